@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# `make test` skips what is marked slow; `make slow` runs that alone.
+.PHONY: run test slow lint clean
+
+run: .venv/installed
+	$(BIN)/python -m sims ledger --scale quick
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,1 +1,44 @@
-"""When and why the singular vectors of an attention head are the features a model uses."""
+"""When and why the singular vectors of an attention head are the features a model uses.
+
+A Scenario is read twice: `predict(scenario)` gives the spectrum that theory expects, `sims.simulate(scenario, key)`
+trains a head and gives the spectrum that came out, and `compare(prediction, measurement)` says how they agree.
+"""
+
+from svtheory.alignments import (
+    alignment,
+    alignment_p_value,
+    best_matching,
+    chance_alignment,
+    principal_cosines,
+    sampled_chance,
+)
+from svtheory.arrangements import (
+    antipodal,
+    conditioned_frame,
+    extremal_pair,
+    frame_with_spectrum,
+    orthonormal,
+    polygon,
+    simplex,
+    tegum,
+    tight_frame,
+)
+from svtheory.bounds import alignment_bound, kantorovich_bound, local_alignment_bound
+from svtheory.checks import InputError
+from svtheory.dynamics import training_condition_number
+from svtheory.frames import (
+    condition_number,
+    dual_frame,
+    feature_dimensionality,
+    frame_bounds,
+    frame_operator,
+    frame_potential,
+    leverage,
+    spread,
+)
+from svtheory.heads import HeadBundle, load_heads, save_heads, unwhiten
+from svtheory.laws import BernoulliUniform, Gaussian, Law, OneHot
+from svtheory.optimum import optimal_omega, predict
+from svtheory.scenarios import Scenario
+from svtheory.spectra import Agreement, Spectrum, compare, effective_rank, spectrum, value_gaps, value_groups
+from svtheory.targets import matching, single_pair

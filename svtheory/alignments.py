@@ -1,0 +1,94 @@
+"""Alignments: cosines between singular vectors and features, their matching, and what chance would give (T12)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+import scipy.special
+from jax import Array
+
+from svtheory.checks import InputError, whole
+from svtheory.frames import exact_products
+
+
+@exact_products
+def alignment(vectors: Array, features: Array) -> Array:
+    """The table `|cos(u_k, x_i)|`, shape (K, N), of vectors (D, K) with features (D, N); 0 for a zero column.
+
+    >>> print(np.asarray(alignment(jnp.eye(2), jnp.array([[3.0], [-4.0]]))).round(2))
+    [[0.6]
+     [0.8]]
+    """
+    vectors, features = jnp.asarray(vectors), jnp.asarray(features)
+    if vectors.shape[0] != features.shape[0]:
+        raise InputError(f"features must have {vectors.shape[0]} rows, as vectors do, got shape {features.shape}")
+    return jnp.abs(_unit(vectors).T @ _unit(features))
+
+
+def _unit(columns: Array) -> Array:
+    lengths = jnp.linalg.norm(columns, axis=0)
+    return columns / jnp.where(lengths > 0, lengths, 1)
+
+
+def best_matching(table: Array) -> tuple[np.ndarray, np.ndarray]:
+    """The one-to-one matching of rows with columns that maximises the sum of `table` (K, N): indices (rows, columns).
+
+    >>> [indices.tolist() for indices in best_matching(jnp.array([[0.9, 0.8], [0.8, 0.1]]))]
+    [[0, 1], [1, 0]]
+    """
+    return scipy.optimize.linear_sum_assignment(np.asarray(table), maximize=True)
+
+
+@exact_products
+def principal_cosines(A: Array, B: Array) -> Array:
+    """Cosines of the principal angles between the spans of the columns of A (D, a) and B (D, b), falling, (min(a, b),).
+
+    Columns must be linearly independent.
+    """
+    (Q, _), (P, _) = jnp.linalg.qr(jnp.asarray(A)), jnp.linalg.qr(jnp.asarray(B))
+    return jnp.minimum(jnp.linalg.svd(Q.T @ P, compute_uv=False), 1)
+
+
+def chance_alignment(dim: int, comparisons: int = 1) -> float:
+    """The expected largest |cos| of a random direction with `comparisons` independent ones.
+
+    `|cos|^2 ~ Beta(1/2, (D-1)/2)`, so `E max = int_0^1 1 - F(c)^n dc`; for one comparison
+    `Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2))` (T12).
+
+    >>> round(chance_alignment(2), 6) == round(2 / math.pi, 6)
+    True
+    """
+    whole("dim", dim, 2)
+    whole("comparisons", comparisons, 1)
+    if comparisons == 1:
+        return math.exp(math.lgamma(dim / 2) - math.lgamma((dim + 1) / 2)) / math.sqrt(math.pi)
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    # c = sin(a) spreads the nodes where F changes
+    angle = (nodes + 1) * math.pi / 4
+    below = scipy.special.betainc(0.5, (dim - 1) / 2, np.sin(angle) ** 2) ** comparisons
+    return float(np.sum(weights * (1 - below) * np.cos(angle)) * math.pi / 4)
+
+
+def alignment_p_value(cosine: Array | float, dim: int, comparisons: int = 1) -> Array:
+    """Bonferroni p-value of the best |cos| among `comparisons`: `min(1, n (1 - I_{c^2}(1/2, (D-1)/2)))` (T12)."""
+    whole("dim", dim, 2)
+    whole("comparisons", comparisons, 1)
+    squared = jnp.clip(jnp.asarray(cosine) ** 2, 0, 1)
+    # the complement, taken as such, keeps its digits where the cosine is near 1
+    tail = jax.scipy.special.betainc((dim - 1) / 2, 0.5, 1 - squared)
+    return jnp.minimum(comparisons * tail, 1)
+
+
+@exact_products
+def sampled_chance(key: Array, covariance: Array, features: Array, draws: int = 1000) -> tuple[Array, Array]:
+    """Mean over random directions `g ~ N(0, covariance)` of their best |cos| with the features, and its standard error.
+
+    The chance level of an anisotropic model, higher than `chance_alignment` (T12). Covariance (D, D), features (D, N).
+    """
+    values, vectors = jnp.linalg.eigh(covariance)
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    directions = root @ jax.random.normal(key, (root.shape[1], draws), root.dtype)
+    best = alignment(directions, features).max(axis=1)
+    return best.mean(), best.std(ddof=1) / math.sqrt(draws)

@@ -1,0 +1,100 @@
+"""Bundles: the heads of a model as one safetensors file, read without executing anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from svtheory.checks import InputError
+
+REQUIRED = ("W_Q", "W_K")
+
+
+@dataclass(frozen=True)
+class HeadBundle:
+    """The heads of one model.
+
+    W_Q, W_K   shape (layers, heads, d_head, d_model); keys may have fewer heads than queries never here: expand first
+    b_Q, b_K   shape (layers, heads, d_head), or None
+    attn_in    what W_Q and W_K read, shape (layers, sequences, positions, d_model), or None
+    others     any further arrays, by name
+    metadata   source, licence, task, positional scheme, score_divisor, ...
+    """
+
+    W_Q: np.ndarray
+    W_K: np.ndarray
+    b_Q: np.ndarray | None = None
+    b_K: np.ndarray | None = None
+    attn_in: np.ndarray | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in REQUIRED:
+            _check(name, getattr(self, name), 4)
+        if self.W_Q.shape != self.W_K.shape:
+            raise InputError(f"W_K must have the shape of W_Q, {self.W_Q.shape}, got {self.W_K.shape}")
+        for name in ("b_Q", "b_K"):
+            if (bias := getattr(self, name)) is not None:
+                _check(name, bias, 3)
+                if bias.shape != self.W_Q.shape[:3]:
+                    raise InputError(f"{name} must have shape {self.W_Q.shape[:3]}, got {bias.shape}")
+        if self.attn_in is not None:
+            _check("attn_in", self.attn_in, 4)
+            if (self.attn_in.shape[0], self.attn_in.shape[3]) != (self.W_Q.shape[0], self.W_Q.shape[3]):
+                raise InputError(
+                    f"attn_in must have {self.W_Q.shape[0]} layers and d_model {self.W_Q.shape[3]}, "
+                    f"got shape {self.attn_in.shape}"
+                )
+        _ = self.score_divisor
+
+    @property
+    def score_divisor(self) -> float:
+        """What scores are divided by before the softmax: the metadata's `score_divisor`, else sqrt(d_head)."""
+        text = self.metadata.get("score_divisor", str(self.W_Q.shape[2] ** 0.5))
+        try:
+            divisor = float(text)
+        except ValueError:
+            divisor = 0.0
+        if not 0 < divisor < np.inf:
+            raise InputError(f"score_divisor must be a positive number, got {text!r}")
+        return divisor
+
+
+def _check(name: str, array: np.ndarray, ndim: int) -> None:
+    if array.ndim != ndim or array.size == 0:
+        raise InputError(f"{name} must have {ndim} non-empty axes, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{name} must hold real floating-point numbers, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} entries that are not")
+
+
+def load_heads(path: str | Path) -> HeadBundle:
+    """Read a bundle: a safetensors file with at least W_Q and W_K, (layers, heads, d_head, d_model).
+
+    Raises InputError for a file that is missing, truncated, not safetensors, or lacks an array.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"bundle must be a safetensors file, got {str(path)!r}, which is no file")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, TypeError) as error:
+        raise InputError(f"bundle must be a whole safetensors file, got {str(path)!r}: {error}") from error
+    if missing := [name for name in REQUIRED if name not in arrays]:
+        raise InputError(f"bundle must hold W_Q and W_K, got {str(path)!r} without {' and '.join(missing)}")
+    named = {name: arrays.pop(name) for name in ("W_Q", "W_K", "b_Q", "b_K", "attn_in") if name in arrays}
+    return HeadBundle(**named, others=arrays, metadata=metadata)
+
+
+def save_heads(path: str | Path, bundle: HeadBundle) -> None:
+    """Write a bundle as one safetensors file; a bundle loaded again is equal to the one saved."""
+    named = {name: getattr(bundle, name) for name in ("W_Q", "W_K", "b_Q", "b_K", "attn_in")}
+    arrays = {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
+    save_file(arrays | dict(bundle.others), Path(path), metadata=dict(bundle.metadata))

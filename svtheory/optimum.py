@@ -1,0 +1,132 @@
+"""The optimum: the head that training arrives at, in closed form (T1, T5, T6, T7, T8).
+
+All of them are one formula. Write each side's token moment as a square, `A = Z Z^T` with `Z = X R`: R = I without a
+law, a root of the second moment C under the squared objective, a root of the covariance V where softmax (or a query
+bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordinates, for the core
+`G = (P^T R^T) T (R' P')`, and the optimum is `U (G / s s') U'^T`; a head of smaller rank keeps the top of G.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory.checks import InputError, concrete
+from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.scenarios import Scenario
+from svtheory.spectra import Spectrum, safe_svd, spectrum_of
+
+
+class Side(NamedTuple):
+    """One side of a scenario in the eigenbasis of its token moment `A = U diag(s^2) U^T`.
+
+    basis    U, shape (D, r)
+    scale    s, shape (r,), falling, exactly 0 outside the range of A
+    readout  `P^T R^T`, shape (r, N): the template's coordinates
+    """
+
+    basis: Array
+    scale: Array
+    readout: Array
+
+
+def moment_roots(scenario: Scenario) -> tuple[Array | None, Array | None]:
+    """Roots `R` (N, R) of the activation moments that the objective sees on query and key side; None stands for I.
+
+    Squared objective: second moments (T5). Softmax: the key side sees the covariance; so does the query side when the
+    head has a free key-only term, and otherwise it sees the second moment (T6).
+    """
+    if scenario.objective == "softmax":
+        query = scenario.query_law.covariance_root if scenario.query_bias else scenario.query_law.second_moment_root
+        return query(), scenario.key_law.covariance_root()
+    query_law, key_law = scenario.query_law, scenario.key_law
+    return query_law and query_law.second_moment_root(), key_law and key_law.second_moment_root()
+
+
+@exact_products
+def whitened_side(features: Array, root: Array | None) -> Side:
+    """The Side of features (D, N) whose activations have moment `root root^T`."""
+    Z = features if root is None else features @ root
+    U, s, Pt = safe_svd(Z)
+    s = jnp.where(s > numerical_rank_tolerance(s, max(Z.shape)), s, 0)
+    return Side(U, s, Pt if root is None else Pt @ root.T)
+
+
+def sides(scenario: Scenario) -> tuple[Side, Side]:
+    """Query and key Side of a scenario."""
+    query_root, key_root = moment_roots(scenario)
+    return whitened_side(scenario.query_features, query_root), whitened_side(scenario.key_features, key_root)
+
+
+@exact_products
+def optimal_omega(scenario: Scenario) -> Array:
+    """The least-norm optimum `Omega*` of the scenario's objective, shape (D, D).
+
+    - squared, no law (T1; the paper's Theorem 1): `(X^T)^+ T Y^+`
+    - squared (T5): `S_r^+ X C_r T C_s Y^T S_s^+`
+    - softmax, to leading order in the logits (T6): `S_r^+ X C_r T V_s Y^T K_s^+`, and with a query bias
+      `K_r^+ X V_r T V_s Y^T K_s^+`
+    - head_dim (T7), reduced-rank regression: `A^{+1/2} [A^{+1/2} M B^{+1/2}]_H B^{+1/2}`
+    - weight_decay (T8): see `predict`
+    """
+    query, key = sides(scenario)
+    omega = _undecayed(scenario, query, key)
+    if concrete(scenario.weight_decay) and scenario.weight_decay == 0:
+        return omega
+    U, values, Vt = safe_svd(omega)
+    return (U * _soft_threshold(values, scenario, query, key)) @ Vt
+
+
+@exact_products
+def predict(scenario: Scenario) -> Spectrum:
+    """The spectrum that theory predicts for a scenario's trained head: the SVD of `optimal_omega`.
+
+    K = min(head_dim or D, D) pairs, zero-padded; values to leading order in the logits (T6). Weight decay g lowers each
+    value by `g / (alpha beta)`, not below 0, where the token moments are `alpha I` and `beta I` on their ranges and the
+    objective is squared (T8); elsewhere no closed form holds: InputError, or NaN while JAX traces.
+    Works under jit, vmap and grad; `vmap(predict)` reads stacked scenarios.
+
+    >>> from svtheory import Scenario, single_pair
+    >>> spectrum = predict(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0)))
+    >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
+    ([3.0, 0.0], [1.0, 0.0])
+    """
+    query, key = sides(scenario)
+    U, values, Vt = safe_svd(_undecayed(scenario, query, key))
+    values = _soft_threshold(values, scenario, query, key)
+    K = scenario.rank
+    return spectrum_of(U[:, :K], values[:K], Vt[:K].T)
+
+
+def _undecayed(scenario: Scenario, query: Side, key: Side) -> Array:
+    core = query.readout @ scenario.target @ key.readout.T
+    if scenario.head_dim is not None and scenario.head_dim < min(core.shape):
+        U, values, Vt = safe_svd(core)
+        H = scenario.head_dim
+        core = (U[:, :H] * values[:H]) @ Vt[:H]
+    return (query.basis * _inverse(query.scale)) @ core @ (key.basis * _inverse(key.scale)).T
+
+
+def _inverse(scale: Array) -> Array:
+    return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+
+
+def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -> Array:
+    """The singular values of Omega lowered by `g / (alpha beta)`, where T8 holds."""
+    g = scenario.weight_decay
+    if concrete(g) and g == 0:
+        return values
+    exact = _flat(query.scale) & _flat(key.scale) & (scenario.objective == "square")
+    if concrete(exact) and concrete(g) and not exact:
+        raise InputError(
+            f"weight_decay must be 0 here, got {float(g)}: its closed form (T8) holds for the square objective and "
+            "tight token moments on both sides only"
+        )
+    lowered = jnp.maximum(values - g / (query.scale[0] * key.scale[0]) ** 2, 0)
+    return jnp.where(g == 0, values, jnp.where(exact, lowered, jnp.nan))
+
+
+def _flat(scale: Array) -> Array:
+    """Whether all non-zero entries are equal, to rounding."""
+    smallest = jnp.min(jnp.where(scale > 0, scale, scale[0]))
+    return scale[0] - smallest <= 100 * scale.size * jnp.finfo(scale.dtype).eps * scale[0]

@@ -1,0 +1,208 @@
+"""Spectra: the singular values and vectors of a head, and the comparison of two of them."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory.alignments import alignment, chance_alignment
+from svtheory.checks import InputError, real_array
+from svtheory.frames import exact_products
+from svtheory.pytrees import pytree
+
+
+@pytree()
+@dataclass(frozen=True)
+class Spectrum:
+    """`Omega = sum_k sigma_k u_k v_k^T`, values falling.
+
+    left    u_k as columns, shape (D, K)
+    values  sigma_k, shape (K,)
+    right   v_k as columns, shape (D, K)
+    gaps    distance of sigma_k to the nearest other value, zero included, shape (K,): how far Omega must move before
+            the pair k loses its identity (T14)
+    """
+
+    left: Array
+    values: Array
+    right: Array
+    gaps: Array
+
+
+@exact_products
+def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
+    """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
+
+    Thin QRs `W_Q^T = Q R`, `W_K^T = Q' R'` leave the small core `R R'^T`. Shapes (H, D) and (H, D') give K = min(H, D,
+    D') pairs. Each factor is scaled to unit size first, so that tiny weights do not underflow on the way.
+    Raises InputError for factors that disagree in H, TypeError for anything but real matrices.
+
+    >>> s = spectrum(jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.eye(2))
+    >>> s.values.round(4).tolist(), s.gaps.round(4).tolist()
+    ([3.0, 1.0], [2.0, 1.0])
+    """
+    W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
+    if W_Q.shape[0] != W_K.shape[0]:
+        raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
+    (Q, R, q_size), (K, S, k_size) = _scaled_qr(W_Q), _scaled_qr(W_K)
+    U, values, Vt = safe_svd(R @ S.T)
+    return spectrum_of(Q @ U, values * q_size * k_size, K @ Vt.T)
+
+
+def _scaled_qr(W: Array) -> tuple[Array, Array, Array]:
+    largest = jnp.abs(W).max()
+    size = jnp.where(largest > 0, largest, 1)
+    Q, R = jnp.linalg.qr((W / size).T)
+    return Q, R, size
+
+
+def spectrum_of(left: Array, values: Array, right: Array) -> Spectrum:
+    """The Spectrum of the given singular vectors (D, K) and falling values (K,), with its gaps."""
+    return Spectrum(left, values, right, value_gaps(values))
+
+
+def value_gaps(values: Array) -> Array:
+    """`min(sigma_k, min_{j != k} |sigma_k - sigma_j|)`, shape (K,), for falling `values`.
+
+    >>> value_gaps(jnp.array([5.0, 3.0, 3.0])).tolist()
+    [2.0, 0.0, 0.0]
+    """
+    steps = values[:-1] - values[1:]
+    infinite = jnp.full((1,), jnp.inf, values.dtype)
+    below = jnp.concatenate([steps, infinite])
+    above = jnp.concatenate([infinite, steps])
+    return jnp.minimum(values, jnp.minimum(below, above))
+
+
+@jax.custom_jvp
+def safe_svd(A: Array) -> tuple[Array, Array, Array]:
+    """Thin SVD `(U, values, V^T)` of a matrix whose derivative stays finite at equal and at zero values.
+
+    Within a group of equal values the basis is arbitrary, and the derivative leaves it at rest; so functions that do
+    not depend on that basis have their true gradient.
+    """
+    U, values, Vt = jnp.linalg.svd(A, full_matrices=False)
+    return U, values, Vt
+
+
+@safe_svd.defjvp
+def _safe_svd_jvp(primals, tangents):
+    (A,), (dA,) = primals, tangents
+    U, s, Vt = safe_svd(A)
+    V = Vt.T
+    dP = U.T @ dA @ V
+    tolerance = max(A.shape) * jnp.finfo(A.dtype).eps * s[0]
+    difference = s[None, :] - s[:, None]
+    apart = jnp.abs(difference) > tolerance
+    F = jnp.where(apart, 1 / jnp.where(apart, difference * (s[None, :] + s[:, None]), 1), 0)
+    inverse = jnp.where(s > tolerance, 1 / jnp.where(s > tolerance, s, 1), 0)
+    dU = U @ (F * (dP * s + s[:, None] * dP.T))
+    dV = V @ (F * (s[:, None] * dP + dP.T * s))
+    if A.shape[0] > A.shape[1]:
+        dU += (dA @ V - U @ dP) * inverse
+    if A.shape[1] > A.shape[0]:
+        dV += (dA.T @ U - V @ dP.T) * inverse
+    return (U, s, Vt), (dU, jnp.diagonal(dP), dV.T)
+
+
+def value_groups(values: Array, tolerance: float = 1e-3) -> Array:
+    """Labels (K,) that equal values share: neighbours closer than `tolerance * sigma_1` belong together.
+
+    >>> value_groups(jnp.array([5.0, 3.0, 3.0, 0.0])).tolist()
+    [0, 1, 1, 2]
+    """
+    new = values[:-1] - values[1:] > tolerance * values[0]
+    return jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
+
+
+def effective_rank(values: Array) -> Array:
+    """`exp(-sum p_k ln p_k)`, `p_k = sigma_k / sum sigma` (Roy and Vetterli 2007); 0 for the zero matrix.
+
+    >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 4)
+    2.0
+    """
+    total = values.sum()
+    p = values / jnp.where(total > 0, total, 1)
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))
+    return jnp.where(total > 0, jnp.exp(entropy), 0)
+
+
+@pytree()
+@dataclass(frozen=True)
+class Agreement:
+    """How a measured spectrum agrees with a predicted one, pair by predicted pair; NaN where nothing is predicted.
+
+    left, right   |cos| of predicted with measured u_k, v_k, shape (K,); where the predicted value belongs to a group
+                  of equal ones, the cosine of the largest principal angle between the groups' subspaces
+    value_error   (measured - predicted sigma_k) / predicted sigma_1, shape (K,)
+    identified    whether the predicted vector is named by its value: non-zero and apart from all others, shape (K,)
+    chance        E|cos| of a random direction (T12)
+    predicted_left, measured_left, predicted_right, measured_right
+                  |cos| of the singular vectors with the features, shapes (K, N) and (K, M); None without features
+    """
+
+    left: Array
+    right: Array
+    value_error: Array
+    identified: Array
+    chance: Array
+    predicted_left: Array | None = None
+    measured_left: Array | None = None
+    predicted_right: Array | None = None
+    measured_right: Array | None = None
+
+
+@exact_products
+def compare(
+    prediction: Spectrum,
+    measurement: Spectrum,
+    features: tuple[Array, Array] | None = None,
+    tolerance: float = 1e-3,
+) -> Agreement:
+    """Compare a measured spectrum with a predicted one.
+
+    Pairs are matched by the order of their values, vectors up to sign, predicted values closer than
+    `tolerance * sigma_1` as subspaces, predicted zeros not at all. `features = (X, Y)`, shapes (D, N) and (D, M), adds
+    the alignment tables of both spectra. Works under jit and vmap. Raises InputError for spectra of different D, or a
+    measurement with fewer pairs than the prediction.
+    """
+    D, K = prediction.left.shape
+    if measurement.left.shape[0] != D or measurement.values.shape[0] < K:
+        raise InputError(
+            f"measurement must be a spectrum of at least {K} pairs in dimension {D}, got shape {measurement.left.shape}"
+        )
+    labels = value_groups(prediction.values, tolerance)
+    together = labels[:, None] == labels
+    nonzero = prediction.values > tolerance * prediction.values[0]
+    aligned = {} if features is None else _alignment_tables(prediction, measurement, features)
+    return Agreement(
+        left=_group_cosines(prediction.left, measurement.left[:, :K], together, nonzero),
+        right=_group_cosines(prediction.right, measurement.right[:, :K], together, nonzero),
+        value_error=jnp.where(nonzero, (measurement.values[:K] - prediction.values) / prediction.values[0], jnp.nan),
+        identified=nonzero & (together.sum(axis=1) == 1),
+        chance=jnp.asarray(chance_alignment(D), prediction.values.dtype),
+        **aligned,
+    )
+
+
+def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: Array) -> Array:
+    """For each k the smallest principal cosine between the two spans of k's group; NaN where not `nonzero`."""
+    cosines = predicted.T @ measured
+
+    def smallest(group):
+        inside = group[:, None] & group
+        # outside the group the identity stands in, whose singular values are 1
+        return jnp.linalg.svd(jnp.where(inside, cosines, jnp.eye(cosines.shape[0])), compute_uv=False)[-1]
+
+    return jnp.where(nonzero, jnp.minimum(jax.vmap(smallest)(together), 1), jnp.nan)
+
+
+def _alignment_tables(prediction: Spectrum, measurement: Spectrum, features: tuple[Array, Array]) -> dict[str, Array]:
+    X, Y = features
+    return {
+        "predicted_left": alignment(prediction.left, X),
+        "measured_left": alignment(measurement.left, X),
+        "predicted_right": alignment(prediction.right, Y),
+        "measured_right": alignment(measurement.right, Y),
+    }

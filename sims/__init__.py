@@ -1,0 +1,1 @@
+"""Experiments: theory predicts a spectrum, a trained head shows one, and the two are compared."""

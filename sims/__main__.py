@@ -1,0 +1,35 @@
+"""`python -m sims` lists the experiments; `python -m sims NAME ...` runs one."""
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sims.lab.command import sentence_errors
+from svtheory.checks import InputError
+
+
+def experiments() -> dict[str, str]:
+    """Every experiment of this folder and the first line of its docstring, read without importing it."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in files}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """List the experiments, or run the one that the first argument names with the arguments after it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = experiments()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, known), default=0)
+        print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
+        print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
+        return
+    with sentence_errors():
+        if arguments[0] not in known:
+            raise InputError(f"the experiment must be one of {', '.join(known)}, got {arguments[0]!r}")
+    importlib.import_module(f"sims.{arguments[0]}").main(arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The command line of an experiment: options are the fields of its Config, errors are one sentence."""
+
+import contextlib
+import inspect
+import io
+import shlex
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from rich.console import Console
+
+from sims.lab import figures, runs
+from sims.lab.report import report
+from sims.lab.runs import Outcome
+from sims.lab.tables import table
+from svtheory.checks import InputError
+
+# what tyro draws its boxes with, in UTF-8 and elsewhere
+BORDER, RULE = "│╰╯ ", "─-"
+
+
+def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> Callable[..., Outcome]:
+    """The `main` of the experiment module that defines `run(config, folder)`.
+
+    `scales` gives the Config of each scale, the default first. A Config has a `seed`, and may have a `dtype`
+    ("float32" or "float64") under which the run then happens. `main(argv)` returns the Outcome; a wrong argument exits
+    with code 2, numbers that stop being finite with code 1, each after one sentence on stderr.
+    """
+    name = Path(inspect.getfile(run)).stem
+
+    def main(argv: Sequence[str] | None = None) -> Outcome:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        with sentence_errors():
+            config, out = parse(name, scales, arguments, str(run.__globals__["__doc__"]))
+            return _perform(name, run, config, out, arguments)
+
+    return main
+
+
+@contextlib.contextmanager
+def sentence_errors() -> Iterator[None]:
+    """Turn a user's error into one sentence on stderr and an exit code; a bug keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def parse(name: str, scales: Mapping[str, Any], arguments: list[str], description: str) -> tuple[Any, Path]:
+    """The Config and output folder that `arguments` ask for; raises InputError for what they may not be."""
+    scale = _scale(scales, arguments)
+    options = make_dataclass(
+        "Options",
+        [
+            ("config", type(scales[scale]), field(default=scales[scale])),
+            ("scale", _documented(Literal[tuple(scales)], "Size of the run."), field(default=scale)),
+            ("out", _documented(Path, "Folder of the run folder."), field(default=Path("runs"))),
+        ],
+    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            chosen = tyro.cli(
+                options,
+                prog=f"python -m sims {name}",
+                description=description,
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            raise InputError(_sentence(printed.getvalue())) from None
+        raise
+    return chosen.config, chosen.out
+
+
+def _scale(scales: Mapping[str, Any], arguments: list[str]) -> str:
+    """The scale is read first, because the other options take their defaults from it."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", nargs="?", default=next(iter(scales)))
+    scale = parser.parse_known_args(arguments)[0].scale
+    if scale not in scales:
+        raise InputError(f"--scale must be one of {', '.join(scales)}, got {scale!r}")
+    return scale
+
+
+def _documented(kind: Any, text: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=text)]
+
+
+def _sentence(box: str) -> str:
+    """What tyro prints in a box under a title, as one sentence without the pointer to --help."""
+    paragraphs: list[list[str]] = [[]]
+    for line in (line.strip(BORDER) for line in box.splitlines()[1:]):
+        if line and set(line) <= set(RULE):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line)
+    texts = [" ".join(" ".join(lines).split()).rstrip(".") for lines in paragraphs]
+    sentence = "; ".join(text for text in texts if text and not text.startswith("For full helptext"))
+    return sentence.removeprefix("Error parsing ").removeprefix("config: ").replace("Argument helptext:", "allowed:")
+
+
+def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: Path, arguments: list[str]) -> Outcome:
+    began = time.perf_counter()
+    line = shlex.join(["python", "-m", "sims", name, *arguments])
+    double = getattr(config, "dtype", "float32") == "float64"
+    with jax.enable_x64(double), figures.style():
+        folder, created = runs.start(out, name, config, line)
+        try:
+            outcome = run(config, folder)
+        except InputError:
+            runs.discard(created)
+            raise
+        runs.finish(folder, outcome, time.perf_counter() - began)
+        page = report(name, str(run.__globals__["__doc__"]), outcome, runs.read_manifest(folder))
+    with runs.atomic(folder / "report.html") as path:
+        path.write_text(page)
+    console = Console()
+    console.print(table(outcome.rows))
+    console.print(f"{folder / 'report.html'}  {folder / 'summary.json'}", soft_wrap=True, highlight=False)
+    return outcome

@@ -1,0 +1,67 @@
+"""One plot style: predictions are lines, measurements are points with error bars, colours survive colour blindness."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's palette, strongest contrasts first
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#666666"
+
+STYLE: Any = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "errorbar.capsize": 2,
+    "savefig.dpi": 160,
+    "savefig.facecolor": "white",
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """Within it, everything is drawn in the style of this project."""
+    return matplotlib.rc_context(STYLE)
+
+
+def panels(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 3.8) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, shape (rows, columns), each `width` x `height` inches."""
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def measured(ax: Axes, x: ArrayLike, y: ArrayLike, yerr: ArrayLike | None = None, **style: Any) -> None:
+    """Measurements: points at (x, y), with error bars where `yerr` is given."""
+    ax.errorbar(x, y, yerr=yerr, **{"fmt": "o", "color": COLOURS[0], "alpha": 0.85, "elinewidth": 1.2, **style})
+
+
+def chance_line(ax: Axes, level: float) -> None:
+    """A dotted line at the level that random directions reach."""
+    ax.axhline(level, color=GREY, linestyle=":", label=f"chance, {level:.2f}")
+
+
+def predicted_against_measured(
+    ax: Axes, predicted: ArrayLike, values: ArrayLike, yerr: ArrayLike | None = None, **style: Any
+) -> None:
+    """Measured values over predicted ones, with the identity, the prediction, as a line."""
+    measured(ax, predicted, values, yerr, **style)
+    both = np.concatenate([np.ravel(predicted), np.ravel(values)]).astype(float)
+    low, high = np.nanmin(both), np.nanmax(both)
+    margin = 0.05 * max(high - low, 1e-12)
+    ends = (low - margin, high + margin)
+    if not any(line.get_gid() == "identity" for line in ax.lines):
+        ax.axline((0, 0), slope=1, color=COLOURS[1], zorder=1, label="predicted", gid="identity")
+    ax.update_datalim([(ends[0], ends[0]), (ends[1], ends[1])])
+    ax.set(xlim=(ax.dataLim.x0, ax.dataLim.x1), ylim=(ax.dataLim.y0, ax.dataLim.y1))

@@ -1,0 +1,75 @@
+"""A self-contained HTML page of a run: what it asks, its table, its figures, and how to make it again."""
+
+import base64
+import io
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from sims.lab.runs import Exhibit, Outcome
+from sims.lab.tables import shown
+
+STYLE = """
+body { font: 16px/1.55 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem }
+h1 { font-size: 1.6rem; margin-bottom: .3rem }
+h2 { font-size: 1.15rem; margin-top: 2.2rem }
+pre { background: #f4f4f2; padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th.text, td.text { text-align: left; white-space: normal }
+th { border-bottom: 2px solid #1b1b1b; vertical-align: bottom }
+figure { margin: 1.5rem 0 }
+img { max-width: 100%; height: auto }
+figcaption, .made { color: #555; font-size: .92rem }
+"""
+
+
+def report(name: str, about: str, outcome: Outcome, manifest: Mapping[str, Any]) -> str:
+    """The page of one run; `about` is the experiment's docstring, its first line the title."""
+    title, _, text = about.partition("\n")
+    figures = "\n".join(map(figure_html, outcome.figures.values()))
+    facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s, commit {manifest['git_commit']}"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+{paragraphs_html(text)}
+<h2>Results</h2>
+<div class="wide">{table_html(outcome.rows)}</div>
+{figures}
+<h2>Headline figures</h2>
+<div class="wide">{table_html([{"name": key, "value": value} for key, value in outcome.summary.items()])}</div>
+<h2>Made by</h2>
+<pre>{escape(manifest["command"])}</pre>
+<p class="made">{escape(facts)}</p>
+</body></html>
+"""
+
+
+def figure_html(exhibit: Exhibit) -> str:
+    """A figure with its sentence, the image inside the page."""
+    buffer = io.BytesIO()
+    exhibit.figure.savefig(buffer, format="png")
+    image = base64.b64encode(buffer.getvalue()).decode()
+    caption = escape(exhibit.caption)
+    return (
+        f'<figure><img src="data:image/png;base64,{image}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def table_html(rows: list[dict[str, Any]]) -> str:
+    """The rows as an HTML table; columns are the keys of the first row, text to the left."""
+    if not rows:
+        return ""
+    kinds = {name: ' class="text"' if isinstance(value, str) else "" for name, value in rows[0].items()}
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in kinds.items())
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(shown(row[name]))}</td>" for name, kind in kinds.items()) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def paragraphs_html(text: str) -> str:
+    """Docstring text as paragraphs."""
+    return "\n".join(f"<p>{escape(' '.join(block.split()))}</p>" for block in text.split("\n\n") if block.strip())

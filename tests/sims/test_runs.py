@@ -1,0 +1,95 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sims.lab import runs
+from sims.lab.runs import Outcome
+from svtheory.checks import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    rates: tuple[float, ...] = (0.1, 1 / 3)
+    bundle: Path = Path("somewhere/bundle")
+
+
+OUTCOME = Outcome({"count": np.int64(3), "cos": np.float32(0.5)}, xr.Dataset({"x": ("n", [1.0])}), {}, [])
+
+
+def start(out, config=None):
+    return runs.start(out, "demo", config or Config(), "python -m sims demo")
+
+
+def test_start_and_finish(tmp_path):
+    folder, created = start(tmp_path / "a" / "b")
+    assert created == [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "demo"]
+    assert runs.read_manifest(folder)["status"] == "running"
+    runs.checkpoints(folder).mkdir()
+    runs.finish(folder, OUTCOME, 1.234)
+    manifest = runs.read_manifest(folder)
+    assert (manifest["status"], manifest["wall_time_s"], manifest["continued"]) == ("finished", 1.23, False)
+    assert json.loads((folder / "summary.json").read_text()) == {"count": 3, "cos": 0.5}
+    assert not runs.checkpoints(folder).exists()
+    assert not [path for path in folder.rglob("*") if "part" in path.name]
+
+
+def test_the_same_configuration_is_taken_up_again(tmp_path):
+    folder, _ = start(tmp_path)
+    runs.checkpoints(folder).mkdir()
+    again, created = start(tmp_path)
+    assert (again, created) == (folder, [])
+    assert runs.read_manifest(folder)["continued"]
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    (tmp_path / "demo").mkdir()
+    assert start(tmp_path)[0] == tmp_path / "demo"
+
+
+def test_another_configuration_is_refused_before_anything_is_written(tmp_path):
+    folder, _ = start(tmp_path)
+    before = (folder / "manifest.json").read_text()
+    with pytest.raises(InputError, match=r"another configuration \(rates \[0.1, 0.33.*\] there, \[0.1\] here\)"):
+        start(tmp_path, Config(rates=(0.1,)))
+    assert (folder / "manifest.json").read_text() == before
+
+
+@pytest.mark.parametrize("manifest", [None, "not json", "[1]", "{}", '{"experiment": "other", "config": {}}'])
+def test_a_folder_that_is_no_run_is_refused(tmp_path, manifest):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "thesis.txt").write_text("precious")
+    if manifest is not None:
+        (tmp_path / "demo" / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="must be empty or hold a run of demo"):
+        start(tmp_path)
+    assert (tmp_path / "demo" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "demo").write_text("")
+    with pytest.raises(InputError, match="must be a folder, got a file"):
+        start(tmp_path)
+    with pytest.raises(InputError, match="--out must be a folder"):
+        start(tmp_path / "demo")
+
+
+def test_a_broken_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "summary.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+
+    def interrupted():
+        with runs.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,106 @@
+"""Statements evaluated at exact values: the check that hypotheses are consistent, and that false neighbours are
+false.
+
+Values are a mapping from symbols to exact numbers and matrices: ``{D: 2, X: Matrix(...), t: Rational(1, 2), w:
+[..]}``. An `IndexedBase` takes a list (indices start at 1) or an explicit matrix. A `PseudoInverse` is computed,
+unless given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy as sp
+
+from proofs.given import Given
+from proofs.notation import Inner, PseudoInverse, SquaredNorm
+
+Values = Mapping[Any, Any]
+
+
+def value(expression: Any, values: Values) -> Any:
+    """An expression at the values: an exact number or an explicit matrix."""
+
+    def at(part):
+        return value(part, values)
+
+    if expression in values:
+        return sp.sympify(values[expression])
+    match expression:
+        case sp.MatrixBase():
+            return expression.applyfunc(at)
+        case sp.MatrixSymbol():
+            raise ValueError(f"no value is given for {expression}")
+        case PseudoInverse():
+            return at(expression.arg).pinv()
+        case sp.Transpose():
+            return at(expression.arg).T
+        case sp.Identity():
+            return sp.eye(int(at(expression.shape[0])))
+        case sp.ZeroMatrix():
+            return sp.zeros(*[int(at(size)) for size in expression.shape])
+        case sp.MatAdd():
+            first, *rest = [at(arg) for arg in expression.args]
+            return sum(rest, first)
+        case sp.MatMul():
+            product: Any = sp.S.One
+            for arg in expression.args:
+                product = product * at(arg)
+            return product
+        case sp.MatPow():
+            return at(expression.base) ** int(str(expression.exp))
+        case sp.Trace():
+            return at(expression.arg).trace()
+        case SquaredNorm():
+            return sp.Add(*[entry**2 for entry in at(expression.args[0])])
+        case Inner():
+            left, right = (at(arg) for arg in expression.args)
+            return sp.Add(*[a * b for a, b in zip(left, right, strict=True)])
+        case sp.Sum():
+            return _sum(expression, values)
+        case sp.Indexed():
+            return _entry(expression, values)
+        case sp.Limit() | sp.Integral() | sp.Derivative():
+            return expression.subs({k: v for k, v in values.items() if isinstance(k, sp.Expr)}).doit()
+    if not expression.args:
+        return expression
+    return expression.func(*[at(arg) for arg in expression.args])
+
+
+def _sum(expression: sp.Sum, values: Values) -> Any:
+    summand, *limits = expression.args
+    inner = sp.Sum(summand, *limits[:-1]) if len(limits) > 1 else summand
+    index, low, high = tuple(limits[-1].args)
+    span = range(int(value(low, values)), int(value(high, values)) + 1)
+    return sp.Add(*[value(inner, {**values, index: position}) for position in span])
+
+
+def _entry(expression: sp.Indexed, values: Values) -> Any:
+    table = values[expression.base]
+    places = [int(value(index, values)) - 1 for index in expression.indices]
+    return sp.sympify(table[tuple(places)] if isinstance(table, sp.MatrixBase) else table[places[0]])
+
+
+def holds(statement: Any, values: Values) -> bool:
+    """Whether a statement is true at the values; one that is not defined there (0/0) is not true."""
+    match statement:
+        case sp.And():
+            return all(holds(part, values) for part in statement.args)
+        case sp.Implies():
+            return not holds(statement.args[0], values) or holds(statement.args[1], values)
+        case sp.Eq() | sp.Ne():
+            difference = value(statement.lhs, values) - value(statement.rhs, values)
+            entries = list(difference.flat()) if isinstance(difference, sp.MatrixBase) else [difference]
+            if any(entry.has(sp.S.NaN, sp.S.ComplexInfinity) for entry in entries):
+                return False
+            return all(Given().scalar(entry) == 0 for entry in entries) == isinstance(statement, sp.Eq)
+        case sp.Ge() | sp.Gt() | sp.Le() | sp.Lt():
+            gap = Given().scalar(value(statement.gts, values) - value(statement.lts, values))
+            return bool(gap.is_positive if isinstance(statement, sp.Gt | sp.Lt) else gap.is_nonnegative)
+    return bool(statement)
+
+
+def failures(statements: Mapping[str, Any], values: Values) -> list[str]:
+    """Names of the statements that are not true at the values."""
+    return [name for name, statement in statements.items() if not holds(statement, values)]

@@ -1,0 +1,228 @@
+"""What a proof may use: the hypotheses in force, and normal forms modulo them.
+
+`Given` sorts hypotheses into matrix equations (rewriting rules of `proofs.words`), scalar equations (an ideal), and
+facts about signs. `Given.normal` brings an identity to a normal form that is exactly 0 if the identity follows;
+traces, norms and inner products of matrices become commuting atoms, one for each reduced word up to rotation and
+transposition, and sums over an index become atoms free of constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+from sympy.logic.boolalg import Boolean
+from sympy.matrices.expressions.matexpr import MatrixExpr
+
+from proofs.notation import Inner, SquaredNorm, parts_of
+from proofs.signs import positive
+from proofs.words import Algebra, Polynomial, Word, add, flipped, plus, polynomial
+
+NAMED = "abcdefgh"
+
+
+def _matrix(side) -> bool:
+    return getattr(side, "is_Matrix", False)
+
+
+class Given:
+    """Hypotheses in force: equations to rewrite with, and signs to rely on.
+
+    Args:
+        hypotheses: relations, or conjunctions of them. Other statements (prose conditions) are carried but give
+            nothing.
+    """
+
+    def __init__(self, hypotheses: Iterable[Boolean] = ()):
+        self.facts = tuple(part for hypothesis in hypotheses for part in parts_of(hypothesis))
+        equations: list[Any] = [fact for fact in self.facts if isinstance(fact, sp.Eq)]
+        self.matrix_equations = [fact for fact in equations if _matrix(fact.lhs)]
+        self.scalar_equations = [fact for fact in equations if not _matrix(fact.lhs)]
+        different: list[Any] = [fact for fact in self.facts if isinstance(fact, sp.Ne) and not _matrix(fact.lhs)]
+        self.nonzero = [fact.lhs - fact.rhs for fact in different]
+        self.positive = [self._gap(fact) for fact in self.facts if isinstance(fact, sp.Gt | sp.Lt)]
+        self.nonnegative = [self._gap(fact) for fact in self.facts if isinstance(fact, sp.Ge | sp.Le)]
+
+    @staticmethod
+    def _gap(fact: Any) -> Any:
+        return fact.gts - fact.lts
+
+    def with_(self, *hypotheses: Boolean) -> Given:
+        """The same with further hypotheses: the antecedents of an implication, or earlier results."""
+        return Given((*self.facts, *hypotheses)) if hypotheses else self
+
+    @cached_property
+    def algebra(self) -> Algebra:
+        """The matrix equations as a completed system of rewriting rules."""
+        forms = [plus(polynomial(fact.lhs), polynomial(fact.rhs), sp.S.NegativeOne) for fact in self.matrix_equations]
+        return Algebra(forms, self.is_nonzero)
+
+    @cached_property
+    def ideal(self) -> list[Any]:
+        """The scalar equations as polynomials that vanish."""
+        gaps = [self._atoms(fact.lhs) - self._atoms(fact.rhs) for fact in self.scalar_equations]
+        return [sp.fraction(sp.together(gap))[0] for gap in gaps]
+
+    def is_nonzero(self, value: Any) -> bool:
+        """Whether a scalar is certainly not 0: a number, a declared positive or non-zero quantity, or a product of
+        such.
+        """
+        if value.is_number:
+            return value.is_zero is False
+        if value in self.nonzero or -value in self.nonzero or positive(value, self) or positive(-value, self):
+            return True
+        if isinstance(value, sp.Mul):
+            return all(self.is_nonzero(arg) for arg in value.args)
+        if isinstance(value, sp.Pow):
+            return self.is_nonzero(value.base)
+        if isinstance(value, sp.Abs):
+            return self.is_nonzero(value.args[0])
+        factored = sp.factor_terms(value).factor() if value.is_Add else value
+        return isinstance(factored, sp.Mul | sp.Pow) and self.is_nonzero(factored)
+
+    def normal(self, expression):
+        """Normal form: a polynomial in words for a matrix of symbols, entries for an explicit one, a fraction for a
+        scalar.
+        """
+        if isinstance(expression, sp.MatrixBase):
+            return expression.applyfunc(self.scalar)
+        if isinstance(expression, MatrixExpr):
+            return self.matrix(expression)
+        return self.scalar(expression)
+
+    def scalar(self, expression: Any) -> Any:
+        """A scalar in normal form; 0 if the hypotheses make it so."""
+        return self._reduced(self._atoms(expression))
+
+    def matrix(self, expression: MatrixExpr) -> Polynomial:
+        """A matrix in normal form: reduced words, inner products of columns taken out as scalars; {} if zero."""
+        return self._words(polynomial(expression, self._atoms))
+
+    def _words(self, form: Polynomial) -> Polynomial:
+        todo, done = self.algebra.normal(form), {}
+        while todo:
+            word, coefficient = todo.popitem()
+            start = next((i for i, letter in enumerate(word) if letter.shape[0] == 1), None)
+            stop = None if start is None else next((j for j in range(start, len(word)) if word[j].shape[1] == 1), None)
+            if start is None or stop is None:
+                add(done, word, coefficient)
+                continue
+            value = coefficient * self._closed(word[start : stop + 1])
+            for rest, factor in self.algebra.normal({word[:start] + word[stop + 1 :]: value}).items():
+                add(todo, rest, factor)
+        return {
+            word: value for word, value in ((word, self._reduced(value)) for word, value in done.items()) if value != 0
+        }
+
+    def _trace(self, matrix: Any) -> Any:
+        total, todo = sp.S.Zero, self.algebra.normal(polynomial(matrix, self._atoms))
+        while todo:
+            word, coefficient = todo.popitem()
+            if not word:
+                total += coefficient * matrix.shape[0]
+                continue
+            turns = [word[i:] + word[:i] for i in range(len(word))]
+            smaller = next((form for form in map(self.algebra.rewrite, turns) if form is not None), None)
+            if smaller is None:
+                total += coefficient * self._closed(word)
+            else:
+                for rest, factor in self.algebra.normal(smaller).items():
+                    add(todo, rest, coefficient * factor)
+        return total
+
+    def _closed(self, word: Word) -> Any:
+        """The trace of a reduced word: a product of atoms, one for each stretch from a row to a column."""
+        rows = [i for i, letter in enumerate(word) if letter.shape[0] == 1]
+        if not rows:
+            turns = [word[i:] + word[:i] for i in range(len(word))]
+            return _atom(min(turns + [flipped(turn) for turn in turns], key=_spelled))
+        word = word[rows[0] :] + word[: rows[0]]
+        starts = [i for i, letter in enumerate(word) if letter.shape[0] == 1]
+        stretches = [word[i:j] for i, j in zip(starts, [*starts[1:], len(word)], strict=True)]
+        return sp.Mul(*[_atom(min(stretch, flipped(stretch), key=_spelled)) for stretch in stretches])
+
+    def _atoms(self, expression: Any) -> Any:
+        """Traces, norms, inner products and sums replaced by commuting atoms."""
+        match expression:
+            case sp.Trace():
+                return self._trace(expression.args[0])
+            case SquaredNorm(arg=matrix):
+                return self._trace(matrix.T * matrix)
+            case Inner(args=(left, right)):
+                return self._trace(sp.Transpose(left) * right)
+            case sp.Sum():
+                return self._sum(expression)
+            case sp.sign():
+                argument = self._atoms(expression.args[0])
+                return argument / sp.Abs(argument)
+        if not expression.args:
+            return expression
+        return expression.func(*[self._atoms(arg) if isinstance(arg, sp.Expr) else arg for arg in expression.args])
+
+    def _sum(self, expression: Any) -> Any:
+        """Linear in the summand, constants outside, a Kronecker delta over the summation index carried out."""
+        summand, *limits = expression.args
+        index, low, high = limits[0]
+        if len(limits) > 1:
+            return self._sum(sp.Sum(self._sum(sp.Sum(summand, limits[0])), *limits[1:]))
+        total = sp.S.Zero
+        for term in sp.Add.make_args(sp.expand(self._atoms(summand))):
+            inside, outside = [], []
+            for factor in sp.Mul.make_args(term):
+                (inside if index in factor.free_symbols else outside).append(factor)
+            delta = next((factor for factor in inside if isinstance(factor, sp.KroneckerDelta)), None)
+            if delta is not None:
+                other = delta.args[0] if delta.args[1] == index else delta.args[1]
+                total += sp.Mul(
+                    *outside, *[factor.xreplace({index: other}) for factor in inside if factor is not delta]
+                )
+            elif not inside:
+                total += sp.Mul(*outside) * (high - low + 1)
+            else:
+                name = next(letter for letter in NAMED if sp.Symbol(letter, integer=True) not in term.atoms(sp.Symbol))
+                bound = sp.Symbol(name, integer=True)
+                total += sp.Mul(*outside) * sp.Sum(sp.Mul(*inside).xreplace({index: bound}), (bound, low, high))
+        return total
+
+    def _reduced(self, expression: Any) -> Any:
+        expression = sp.expand(expression)
+        if expression == 0:
+            return sp.S.Zero
+        if expression.is_number:
+            return _algebraic(expression)
+        try:
+            expression = sp.cancel(sp.together(expression))
+        except sp.PolynomialError:
+            expression = sp.together(expression)
+        top, bottom = sp.fraction(expression)
+        top = sp.expand(top)
+        if top == 0 or self._in_ideal(top):
+            return sp.S.Zero
+        return top / bottom
+
+    def _in_ideal(self, numerator: Any) -> bool:
+        if not self.ideal:
+            return False
+        gens = sorted(sp.Poly(sp.Add(numerator, *self.ideal)).gens, key=str)
+        basis = sp.groebner(self.ideal, *gens, order="grevlex")
+        return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1] == 0
+
+
+def _spelled(word: Word) -> tuple[str, ...]:
+    return tuple(str(letter) for letter in word)
+
+
+def _atom(word: Word) -> Any:
+    half = len(word) // 2
+    gram = len(word) % 2 == 0 and flipped(word[:half]) == word[half:]
+    return sp.Symbol(f"tr({' '.join(_spelled(word))})", real=True, **({"nonnegative": True} if gram else {}))
+
+
+def _algebraic(number: Any) -> Any:
+    """Zero if an algebraic number is zero, decided by its minimal polynomial."""
+    if number.is_Rational:
+        return number
+    variable = sp.Symbol("x")
+    return sp.S.Zero if sp.minimal_polynomial(number, variable) == variable else number

@@ -1,0 +1,103 @@
+"""Signs read off the structure of an expression: squares, sums and products of what is declared non-negative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sympy import Abs, Add, I, Integral, Mul, Pow, Sum, Symbol, Wild, exp, log, preorder_traversal
+
+from proofs.notation import SquaredNorm
+
+if TYPE_CHECKING:
+    from proofs.given import Given
+
+
+def _declared(value: Any, facts: list[Any]) -> bool:
+    """Whether `value` is one of the facts, up to a positive number and to the name of an index."""
+    return any(value == fact or (value - fact).expand() == 0 or _renamed(value, fact) for fact in facts)
+
+
+def _renamed(value: Any, fact: Any) -> bool:
+    """Whether `value` is `fact` with its integer indices renamed: facts about ``w[k]`` hold for every k."""
+    indices = [symbol for symbol in fact.free_symbols if symbol.is_integer and symbol.name.islower()]
+    if not indices:
+        return False
+    wild = {index: Wild(f"{index}_", properties=[lambda e: e.is_integer]) for index in indices}
+    return value.match(fact.xreplace(wild)) is not None
+
+
+def real(value: Any, given: Given) -> bool:
+    """Whether every root and logarithm in the expression is of a non-negative quantity, so that it is a real
+    number.
+    """
+    for node in value.atoms(Pow):
+        if not node.exp.is_integer and not isinstance(node.base, exp) and not nonnegative(node.base, given):
+            return False
+    return all(positive(node.args[0], given) for node in value.atoms(log)) and not value.has(I)
+
+
+def undefined(expression, given: Given) -> list[Any]:
+    """Denominators not known to be non-zero, and roots not known to be real, anywhere in an expression."""
+    powers = {node for node in preorder_traversal(expression) if isinstance(node, Pow)}
+    wrong = [node for node in powers if node.exp.could_extract_minus_sign() and not given.is_nonzero(node.base)]
+    return wrong + [node for node in powers if not real(node, given)]
+
+
+def nonnegative(value: Any, given: Given) -> bool:
+    """Whether an expression is non-negative by its structure, under the hypotheses given."""
+    if value.is_Rational:
+        return bool(value >= 0)
+    if positive(value, given) or _declared(value, given.nonnegative):
+        return True
+    match value:
+        case SquaredNorm() | Abs():
+            return True
+        case Symbol():
+            return bool(value.is_nonnegative)
+        case Add():
+            return all(nonnegative(arg, given) for arg in value.args)
+        case Mul():
+            return all(nonnegative(arg, given) for arg in value.args)
+        case Pow():
+            even = value.exp.is_integer and value.exp.is_even
+            return (bool(even) and real(value.base, given)) or nonnegative(value.base, given)
+        case Sum():
+            return nonnegative(value.function, given)
+        case Integral():
+            return _integral(value, given)
+    return False
+
+
+def positive(value: Any, given: Given) -> bool:
+    """Whether an expression is positive by its structure, under the hypotheses given."""
+    if value.is_Rational:
+        return bool(value > 0)
+    if _declared(value, given.positive):
+        return True
+    match value:
+        case Symbol():
+            return bool(value.is_positive)
+        case Add():
+            return all(nonnegative(arg, given) for arg in value.args) and any(
+                positive(arg, given) for arg in value.args
+            )
+        case Mul():
+            return all(positive(arg, given) for arg in value.args)
+        case exp():
+            return real(value.args[0], given)
+        case Pow():
+            even = value.exp.is_integer and value.exp.is_even
+            return positive(value.base, given) or (
+                bool(even) and real(value.base, given) and given.is_nonzero(value.base)
+            )
+        case Abs():
+            return given.is_nonzero(value.args[0])
+        case SquaredNorm():
+            return value in given.nonzero
+    return False
+
+
+def _integral(value: Any, given: Given) -> bool:
+    (variable, low, high), *rest = [tuple(limits) for limits in value.limits]
+    inside = given.with_(variable >= low, variable <= high) if not rest else given
+    return not rest and nonnegative(high - low, given) and nonnegative(value.function, inside)

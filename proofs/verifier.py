@@ -1,0 +1,342 @@
+"""Theorems as data, proofs as chains of steps, and the machine that checks them.
+
+A `Theorem` carries hypotheses and claim as named sympy statements and a function ``proof(claim)`` that builds its
+steps *from the claim it is handed*, so that a changed claim gets a changed proof. Hypotheses are never passed to the
+proof: the verifier puts those in force into a `Given`, and each step is checked against it, so that a dropped
+hypothesis is missed wherever it was used. Every part of the claim must be concluded by a step, or the verification
+fails.
+
+Steps:
+    - `Identity`: two expressions whose difference has normal form exactly 0;
+    - `Inequality`: larger - smaller equals a certificate identically, and the certificate is non-negative by its
+      structure;
+    - `Limit`: a limit taken symbolically equals a value.
+
+An exception or a step that exceeds its time counts as a failure of that step, never as a proof; a control counts as
+rejected only if a residual was left, not if an exception was raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sympy import Eq, Ge, Gt, Implies, Le, Lt, MatrixBase, limit
+from sympy import Limit as UnevaluatedLimit
+
+from proofs.examples import Values, failures
+from proofs.given import Given
+from proofs.notation import parts_of
+from proofs.signs import nonnegative, positive, undefined
+
+SECONDS_PER_STEP = 60
+STATUSES = ("proved", "limit", "cited", "definition")
+
+
+class Refused(Exception):
+    """A step does not hold: the message is what was left over."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``left = right``: the normal form of the difference is exactly 0, and nothing in it divides by a possible 0."""
+
+    name: str
+    left: Any
+    right: Any
+    proves: str = ""
+    assuming: tuple[Any, ...] = ()
+
+    @property
+    def formula(self) -> Any:
+        """The equation, under its antecedents."""
+        return Eq(self.left, self.right, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
+        given = given.with_(*self.assuming)
+        for side in (self.left, self.right):
+            for node in undefined(side, given):
+                raise Refused(f"not known to be defined: {node}")
+        rest = given.normal(self.left - self.right)
+        if isinstance(rest, dict):
+            if rest:
+                raise Refused(
+                    " + ".join(f"({value}) {' '.join(map(str, word)) or '1'}" for word, value in rest.items())
+                )
+        elif isinstance(rest, MatrixBase):
+            if not rest.is_zero_matrix:
+                raise Refused(str(rest.tolist()))
+        elif rest != 0:
+            raise Refused(str(rest))
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """``larger >= smaller`` (or >): the difference is identically the certificate, whose sign shows in its
+    structure.
+    """
+
+    name: str
+    larger: Any
+    smaller: Any
+    certificate: Any
+    proves: str = ""
+    assuming: tuple[Any, ...] = ()
+    strict: bool = False
+
+    @property
+    def formula(self) -> Any:
+        """The inequality."""
+        return (Gt if self.strict else Ge)(self.larger, self.smaller, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if the certificate differs from the gap, or is not structurally non-negative."""
+        Identity(self.name, self.larger - self.smaller, self.certificate, assuming=self.assuming).check(given)
+        given = given.with_(*self.assuming)
+        if not (positive if self.strict else nonnegative)(self.certificate, given):
+            raise Refused(f"not seen to be {'positive' if self.strict else 'non-negative'}: {self.certificate}")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``lim expression = value`` as the variable goes to the point, from above."""
+
+    name: str
+    expression: Any
+    variable: Any
+    point: Any
+    value: Any
+    proves: str = ""
+
+    @property
+    def formula(self) -> Any:
+        """The limit as an unevaluated equation."""
+        return Eq(UnevaluatedLimit(self.expression, self.variable, self.point), self.value, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if the limit that sympy finds is another value."""
+        Identity(self.name, limit(self.expression, self.variable, self.point, "+"), self.value).check(given)
+
+
+Step = Identity | Inequality | Limit
+"""One link of a proof: a name, the part of the claim that it concludes (or ""), a formula for people, and a check."""
+
+
+class Claim(Mapping[str, Any]):
+    """The named parts of a claim, with `conclude` to turn a part into the step that establishes it."""
+
+    def __init__(self, parts: Mapping[str, Any]):
+        self._parts = dict(parts)
+
+    def __getitem__(self, part: str) -> Any:
+        return self._parts[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def changed(self, parts: Mapping[str, Any]) -> Claim:
+        """The claim with some parts replaced."""
+        return Claim({**self._parts, **parts})
+
+    def conclude(
+        self,
+        part: str,
+        name: str,
+        replace: Mapping[Any, Any] | None = None,
+        certificate: Any | None = None,
+    ) -> list[Step]:
+        """The steps that say exactly what the part says: the consequent under its antecedents.
+
+        Args:
+            part: name of the part of the claim.
+            name: what the step does, for people.
+            replace: symbols written out (a defined quantity by its definition) before checking.
+            certificate: for an inequality, an expression equal to larger - smaller whose sign shows.
+        """
+        statement = self[part].xreplace(dict(replace or {})) if replace else self[part]
+        assuming: tuple[Any, ...] = ()
+        if isinstance(statement, Implies):
+            assuming, statement = parts_of(statement.args[0]), statement.args[1]
+        steps: list[Step] = []
+        for relation in parts_of(statement):
+            if isinstance(relation, Eq):
+                steps.append(Identity(name, relation.lhs, relation.rhs, part, assuming))
+            elif isinstance(relation, Ge | Gt | Le | Lt):
+                if certificate is None:
+                    raise TypeError(f"part {part!r} is an inequality: it needs a certificate")
+                strict = isinstance(relation, Gt | Lt)
+                steps.append(Inequality(name, relation.gts, relation.lts, certificate, part, assuming, strict))
+            else:
+                raise TypeError(f"part {part!r} is neither an equation nor an inequality: {relation}")
+        return steps
+
+
+@dataclass(frozen=True)
+class Control:
+    """A neighbouring false statement, run through the same proof, which must refuse it.
+
+    Args:
+        name: what was changed.
+        claim: parts of the claim put in place of the theorem's own (or added).
+        without: names of hypotheses dropped.
+    """
+
+    name: str
+    claim: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Whether one step held; if not, the residual that it left or the error that it raised."""
+
+    name: str
+    ok: bool
+    proves: str = ""
+    residual: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ControlReport:
+    """Whether a false statement was refused, by which step, and with what left over."""
+
+    name: str
+    rejected: bool
+    step: str = ""
+    residual: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verification found: `ok` iff every step held and every control was rejected."""
+
+    theorem: Theorem
+    steps: tuple[StepReport, ...]
+    controls: tuple[ControlReport, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the theorem stands."""
+        return bool(self.steps) and all(s.ok for s in self.steps) and all(c.rejected for c in self.controls)
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """A statement with its proof.
+
+    Args:
+        id: "T1" to "T17".
+        title: a few words.
+        statement: prose that a reader can follow, in the symbols of the project.
+        hypotheses: named sympy statements in force during the proof.
+        claim: named sympy statements to be proved.
+        proof: builds the steps from the claim it is given.
+        controls: at least two false neighbours.
+        scope: "general D", or the sizes at which it was checked in exact arithmetic.
+        status: "proved", "limit" (a limit taken symbolically), "cited" or "definition".
+        functions: dotted names of the svtheory functions that compute it.
+        experiment: the experiment in sims that tests it.
+        examples: exact values at which all hypotheses and the claim hold (so the hypotheses do not contradict one
+            another).
+        counterexamples: for a hypothesis by name, exact values at which it alone fails, and the claim with it.
+        references: where it comes from.
+    """
+
+    id: str
+    title: str
+    statement: str
+    hypotheses: Mapping[str, Any]
+    claim: Mapping[str, Any]
+    proof: Callable[[Claim], Iterable[Step]]
+    controls: tuple[Control, ...]
+    scope: str
+    status: str
+    functions: tuple[str, ...]
+    experiment: str
+    examples: tuple[Values, ...] = ()
+    counterexamples: Mapping[str, Values] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.status not in STATUSES:
+            raise ValueError(f"status of {self.id} is {self.status!r}, not one of {STATUSES}")
+
+    def steps(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> list[StepReport]:
+        """Check the proof of a claim (the theorem's own unless given), with some hypotheses dropped."""
+        dropped = set(without)
+        if dropped - set(self.hypotheses):
+            raise ValueError(f"{self.id} has no hypotheses {sorted(dropped - set(self.hypotheses))}")
+        stated = Claim(self.claim if claim is None else claim)
+        given = Given(value for name, value in self.hypotheses.items() if name not in dropped)
+        try:
+            steps = list(self.proof(stated))
+        except Exception as error:
+            return [StepReport("building the proof", False, error=f"{type(error).__name__}: {error}")]
+        reports = [_checked(step, given) for step in steps]
+        missing = [part for part in stated if part not in {step.proves for step in steps}]
+        return reports + [
+            StepReport(f"conclude {part}", False, part, "no step concludes this part") for part in missing
+        ]
+
+    def control(self, control: Control) -> ControlReport:
+        """Run a false statement through the proof."""
+        reports = self.steps(Claim(self.claim).changed(control.claim), control.without)
+        refusing = next((report for report in reports if not report.ok), None)
+        raised = any(report.error for report in reports)
+        if refusing is None or raised:
+            return ControlReport(control.name, False, residual=next((r.error for r in reports if r.error), ""))
+        return ControlReport(control.name, True, refusing.name, refusing.residual)
+
+    def verify(self) -> Report:
+        """Check every step and every control."""
+        start = time.perf_counter()
+        steps = (*self.steps(), *map(self._consistent, range(len(self.examples))))
+        controls = tuple(self.control(control) for control in self.controls)
+        return Report(self, steps, controls, time.perf_counter() - start)
+
+    def _consistent(self, number: int) -> StepReport:
+        false = failures({**self.hypotheses, **self.claim}, self.examples[number])
+        return StepReport(
+            f"hypotheses and claim hold at exact example {number + 1}", not false, residual=", ".join(false)
+        )
+
+
+def _checked(step: Step, given: Given) -> StepReport:
+    try:
+        with _limited(SECONDS_PER_STEP):
+            step.check(given)
+    except Refused as refusal:
+        return StepReport(step.name, False, step.proves, residual=str(refusal))
+    except Exception as error:
+        return StepReport(step.name, False, step.proves, error=f"{type(error).__name__}: {error}")
+    return StepReport(step.name, True, step.proves)
+
+
+@contextlib.contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError after some seconds, where the platform can."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(*_):
+        raise TimeoutError(f"a step took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

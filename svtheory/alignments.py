@@ -9,8 +9,9 @@ import scipy.optimize
 import scipy.special
 from jax import Array
 
-from svtheory.checks import InputError, whole
-from svtheory.frames import exact_products
+from svtheory.checks import InputError, real_array, whole
+from svtheory.frames import exact_products, unit_columns
+from svtheory.laws import symmetric_root
 
 
 @exact_products
@@ -21,15 +22,10 @@ def alignment(vectors: Array, features: Array) -> Array:
     [[0.6]
      [0.8]]
     """
-    vectors, features = jnp.asarray(vectors), jnp.asarray(features)
+    vectors, features = real_array("vectors", vectors, ndim=2), real_array("features", features, ndim=2)
     if vectors.shape[0] != features.shape[0]:
         raise InputError(f"features must have {vectors.shape[0]} rows, as vectors do, got shape {features.shape}")
-    return jnp.abs(_unit(vectors).T @ _unit(features))
-
-
-def _unit(columns: Array) -> Array:
-    lengths = jnp.linalg.norm(columns, axis=0)
-    return columns / jnp.where(lengths > 0, lengths, 1)
+    return jnp.abs(unit_columns(vectors).T @ unit_columns(features))
 
 
 def best_matching(table: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +71,9 @@ def alignment_p_value(cosine: Array | float, dim: int, comparisons: int = 1) -> 
     """Bonferroni p-value of the best |cos| among `comparisons`: `min(1, n (1 - I_{c^2}(1/2, (D-1)/2)))` (T12)."""
     whole("dim", dim, 2)
     whole("comparisons", comparisons, 1)
-    squared = jnp.clip(jnp.asarray(cosine) ** 2, 0, 1)
+    cosine = jnp.minimum(jnp.abs(jnp.asarray(cosine)), 1)
     # the complement, taken as such, keeps its digits where the cosine is near 1
-    tail = jax.scipy.special.betainc((dim - 1) / 2, 0.5, 1 - squared)
+    tail = jax.scipy.special.betainc((dim - 1) / 2, 0.5, (1 - cosine) * (1 + cosine))
     return jnp.minimum(comparisons * tail, 1)
 
 
@@ -87,8 +83,7 @@ def sampled_chance(key: Array, covariance: Array, features: Array, draws: int = 
 
     The chance level of an anisotropic model, higher than `chance_alignment` (T12). Covariance (D, D), features (D, N).
     """
-    values, vectors = jnp.linalg.eigh(covariance)
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    root = symmetric_root(jnp.asarray(covariance))
     directions = root @ jax.random.normal(key, (root.shape[1], draws), root.dtype)
     best = alignment(directions, features).max(axis=1)
     return best.mean(), best.std(ddof=1) / math.sqrt(draws)

@@ -36,17 +36,15 @@ def simplex(dim: int) -> Array:
     """
     whole("dim", dim, 1)
     # Helmert's rows are an orthonormal basis of the hyperplane sum = 0, in which the unit vectors form the simplex.
-    rows = jnp.arange(1, dim + 1)[:, None]
-    columns = jnp.arange(dim + 1)[None, :]
-    helmert = jnp.where(columns < rows, 1.0, jnp.where(columns == rows, -1.0 * rows, 0.0)) / jnp.sqrt(
-        rows * (rows + 1.0)
-    )
+    rows = jnp.arange(1.0, dim + 1)[:, None]
+    columns = jnp.arange(dim + 1.0)[None, :]
+    helmert = jnp.where(columns < rows, 1.0, jnp.where(columns == rows, -rows, 0.0)) / jnp.sqrt(rows * (rows + 1))
     return helmert * math.sqrt((dim + 1) / dim)
 
 
 def polygon(n_features: int) -> Array:
     """The regular polygon in the plane, shape (2, n_features); the pentagon has feature dimensionality 2/5."""
-    angles = 2 * jnp.pi * jnp.arange(whole("n_features", n_features, 3)) / n_features
+    angles = 2 * jnp.pi * jnp.arange(float(whole("n_features", n_features, 3))) / n_features
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -79,7 +77,7 @@ def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Arra
     scaled = jnp.sqrt(eigenvalues * n_features / eigenvalues.sum())
     U = jax.random.orthogonal(left, dim, dtype=eigenvalues.dtype)
     V = jax.random.orthogonal(right, n_features, dtype=eigenvalues.dtype)[:dim]
-    return _equalise_lengths((U * scaled) @ V)
+    return _equalise_lengths((U * scaled[None, :]) @ V)
 
 
 def _equalise_lengths(X: Array) -> Array:

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.frames import condition_number, exact_products, frame_operator
+from svtheory.checks import real_array
+from svtheory.frames import condition_number, numerical_rank_tolerance, unit_columns
 
 
 def kantorovich_bound(condition: Array | float) -> Array:
@@ -14,8 +15,8 @@ def kantorovich_bound(condition: Array | float) -> Array:
     >>> float(kantorovich_bound(4.0)).__round__(4)
     0.8
     """
-    condition = jnp.asarray(condition)
-    return 2 * jnp.sqrt(condition) / (1 + condition)
+    root = jnp.sqrt(jnp.asarray(condition))
+    return 2 / (root + 1 / root)
 
 
 def alignment_bound(X: Array) -> Array:
@@ -26,18 +27,18 @@ def alignment_bound(X: Array) -> Array:
     return kantorovich_bound(condition_number(X))
 
 
-@exact_products
 def local_alignment_bound(X: Array) -> Array:
     """For each feature the bound `tan(angle) <= |S^+ q|`, as a least cosine, shape (N,) (T3).
 
     `q = S x^ - rho x^` with `rho = x^^T S x^` is the residual of x_i as an eigenvector: 0 gives cosine 1. Zero features
     give 1.
     """
-    X = jnp.asarray(X)
-    S = frame_operator(X)
-    lengths = jnp.linalg.norm(X, axis=0)
-    unit = X / jnp.where(lengths > 0, lengths, 1)
-    image = S @ unit
-    residual = image - (unit * image).sum(axis=0) * unit
-    tangent = jnp.linalg.norm(jnp.linalg.pinv(S, hermitian=True) @ residual, axis=0)
+    X = real_array("X", X, ndim=2)
+    _, s, Pt = jnp.linalg.svd(X, full_matrices=False)
+    inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
+    s = jnp.where(inside, s[:, None], 1)
+    # S^+ q in the eigenbasis of S, from the right singular vectors: forming S would lose half the digits
+    weights = jnp.where(inside, unit_columns(s * Pt), 0)
+    rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
+    tangent = jnp.linalg.norm(jnp.where(inside, weights * (1 - rho / s**2), 0), axis=0)
     return 1 / jnp.sqrt(1 + tangent**2)

@@ -1,24 +1,35 @@
 """Frames: what a set of feature vectors, the columns of X, is to linear algebra (theory: "Setting and notation").
 
 Every function takes `X` of shape (D, N) and follows its dtype; products are taken at the highest matmul precision.
+Anything but a finite real matrix raises InputError or TypeError.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from svtheory.checks import real_array
+
 exact_products = jax.default_matmul_precision("highest")
 
 
 def numerical_rank_tolerance(values: Array, size: int) -> Array:
-    """The largest singular value that counts as zero beside `values[..., 0]`: `size * epsilon * values[..., 0]`."""
-    return size * jnp.finfo(values.dtype).eps * values[..., 0]
+    """The largest singular value that counts as zero beside `values[0]`, the largest: `size * epsilon * values[0]`."""
+    return size * jnp.finfo(values.dtype).eps * values[0]
+
+
+def unit_columns(X: Array) -> Array:
+    """The columns of X (D, N) at unit length, a zero column as it is; neither tiny nor huge lengths are lost."""
+    largest = jnp.abs(X).max(axis=0, keepdims=True)
+    X = X / jnp.where(largest > 0, largest, 1)
+    squared = (X**2).sum(axis=0, keepdims=True)
+    return X / jnp.sqrt(jnp.where(squared > 0, squared, 1))
 
 
 @exact_products
 def frame_operator(X: Array) -> Array:
     """The frame operator `S_X = X X^T`, shape (D, D)."""
-    X = jnp.asarray(X)
+    X = real_array("X", X, ndim=2)
     return X @ X.T
 
 
@@ -29,17 +40,18 @@ def dual_frame(X: Array) -> Array:
     >>> dual_frame(jnp.array([[2.0, 0.0], [0.0, 4.0]])).tolist()
     [[0.5, 0.0], [0.0, 0.25]]
     """
-    X = jnp.asarray(X)
+    X = real_array("X", X, ndim=2)
     return jnp.linalg.pinv(X.T, rtol=max(X.shape) * jnp.finfo(X.dtype).eps)
 
 
 @exact_products
 def leverage(X: Array) -> Array:
     """The leverage projection `P_X = X^+ X`, shape (N, N)."""
-    X = jnp.asarray(X)
+    X = real_array("X", X, ndim=2)
     return dual_frame(X).T @ X
 
 
+@exact_products
 def feature_dimensionality(X: Array) -> Array:
     """Feature dimensionality `D_i = |x_i|^2 / sum_j (x^_i . x_j)^2`, 0 for a zero feature; shape (N,).
 
@@ -49,38 +61,40 @@ def feature_dimensionality(X: Array) -> Array:
     >>> feature_dimensionality(jnp.array([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
     [0.5, 0.5, 1.0]
     """
-    X = jnp.asarray(X)
-    squared = (X**2).sum(axis=0)
-    crowding = _spectral_moment(X)
-    present = squared > 0
-    return jnp.where(present, squared**2 / jnp.where(present, crowding, 1), 0)
-
-
-@exact_products
-def _spectral_moment(X: Array) -> Array:
-    """`x_i^T S_X x_i = sum_j (x_i . x_j)^2`, shape (N,)."""
-    return ((X.T @ X) ** 2).sum(axis=1)
+    X = real_array("X", X, ndim=2)
+    unit = unit_columns(X)
+    overlaps = unit.T @ X
+    own = jnp.diagonal(overlaps)
+    present = own > 0
+    # ratios of lengths keep their digits however small the features are
+    crowding = ((overlaps / jnp.where(present, own, 1)[:, None]) ** 2).sum(axis=1)
+    return jnp.where(present, 1 / jnp.where(present, crowding, 1), 0)
 
 
 def frame_bounds(X: Array) -> tuple[Array, Array]:
     """The frame bounds `(m, L)`: the extreme eigenvalues of `S_X` on its range (the zero frame gives (0, 0))."""
-    X = jnp.asarray(X)
-    values = jnp.linalg.svd(X, compute_uv=False)
-    on_range = values > numerical_rank_tolerance(values, max(X.shape))
-    smallest = jnp.min(jnp.where(on_range, values, values[0]))
-    return smallest**2, values[0] ** 2
+    smallest, largest = _extreme_singular_values(X)
+    return smallest**2, largest**2
 
 
 def condition_number(X: Array) -> Array:
-    """`kappa = L/m` of the frame operator on its range."""
-    m, L = frame_bounds(X)
-    return L / m
+    """`kappa = L/m` of the frame operator on its range; NaN for the zero frame."""
+    smallest, largest = _extreme_singular_values(X)
+    return (largest / smallest) ** 2
 
 
 def spread(X: Array) -> Array:
     """The relative eigenvalue spread `eps = (L - m)/(L + m)` of the frame operator: 0 iff the frame is tight (T3)."""
-    m, L = frame_bounds(X)
-    return (L - m) / (L + m)
+    smallest, largest = _extreme_singular_values(X)
+    ratio = smallest / largest
+    return (1 - ratio) * (1 + ratio) / (1 + ratio**2)
+
+
+def _extreme_singular_values(X: Array) -> tuple[Array, Array]:
+    X = real_array("X", X, ndim=2)
+    values = jnp.linalg.svd(X, compute_uv=False)
+    on_range = values > numerical_rank_tolerance(values, max(X.shape))
+    return jnp.min(jnp.where(on_range, values, values[0])), values[0]
 
 
 @exact_products
@@ -90,5 +104,5 @@ def frame_potential(X: Array) -> Array:
     >>> float(frame_potential(jnp.eye(3)))
     3.0
     """
-    X = jnp.asarray(X)
+    X = real_array("X", X, ndim=2)
     return ((X.T @ X) ** 2).sum()

@@ -43,7 +43,7 @@ class Law:
     def second_moment(self) -> Array:
         """`C = E f f^T = V + mu mu^T`, shape (N, N)."""
         mu = self.mean()
-        return self.covariance() + mu[:, None] * mu
+        return self.covariance() + mu[:, None] * mu[None, :]
 
 
 @pytree("size")
@@ -86,8 +86,8 @@ class BernoulliUniform(Law):
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape (*shape, N): one uniform u a feature, `f = u/p` if `u < p`, else 0."""
-        p = self._probabilities()
-        u = jax.random.uniform(key, (*shape, self.size), p.dtype)
+        u = jax.random.uniform(key, (*shape, self.size), self.mean().dtype)
+        p = jnp.broadcast_to(self._probabilities(), u.shape)
         return jnp.where(u < p, u / p, 0)
 
 
@@ -125,7 +125,7 @@ class OneHot(Law):
     def covariance_root(self) -> Array:
         """`diag(sqrt p)(I - q q^T)` with the unit vector `q = sqrt p`, shape (N, N)."""
         q = jnp.sqrt(self.mean())
-        return jnp.diag(q) - (q**2)[:, None] * q
+        return jnp.diag(q) - (q**2)[:, None] * q[None, :]
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, one-hot rows of shape (*shape, N)."""
@@ -171,12 +171,38 @@ class Gaussian(Law):
         return self.location
 
     def covariance_root(self) -> Array:
-        """`Q diag(sqrt w)` from the eigendecomposition of the covariance, shape (N, N)."""
-        values, vectors = jnp.linalg.eigh(self.scatter)
-        return vectors * jnp.sqrt(jnp.maximum(values, 0))
+        """The symmetric root of the covariance, shape (N, N)."""
+        return symmetric_root(self.scatter)
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape (*shape, N)."""
         root = self.covariance_root()
         normal = jax.random.normal(key, (*shape, root.shape[-1]), root.dtype)
-        return self.location + jnp.matmul(normal, root.T, precision="highest")
+        centred = jnp.matmul(normal, root.T, precision="highest")
+        return jnp.broadcast_to(self.location, centred.shape) + centred
+
+
+@jax.custom_jvp
+def symmetric_root(V: Array) -> Array:
+    """`V^{1/2}` of a symmetric positive semi-definite matrix (N, N), exactly singular where V is so to rounding.
+
+    Its derivative, like the root itself, does not care about equal eigenvalues; directions outside the range stay out.
+    """
+    root, Q = _root_and_basis(V)
+    return jnp.matmul(Q * root[None, :], Q.T, precision="highest")
+
+
+def _root_and_basis(V: Array) -> tuple[Array, Array]:
+    values, Q = jnp.linalg.eigh(V)
+    inside = values > values.size * jnp.finfo(values.dtype).eps * values[-1]
+    return jnp.where(inside, jnp.sqrt(jnp.where(inside, values, 1)), 0), Q
+
+
+@symmetric_root.defjvp
+@jax.default_matmul_precision("highest")
+def _symmetric_root_jvp(primals, tangents):
+    (V,), (dV,) = primals, tangents
+    root, Q = _root_and_basis(V)
+    total = root[:, None] + root[None, :]
+    F = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    return symmetric_root(V), Q @ (F * (Q.T @ dV @ Q)) @ Q.T

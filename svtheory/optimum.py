@@ -3,7 +3,7 @@
 All of them are one formula. Write each side's token moment as a square, `A = Z Z^T` with `Z = X R`: R = I without a
 law, a root of the second moment C under the squared objective, a root of the covariance V where softmax (or a query
 bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordinates, for the core
-`G = (P^T R^T) T (R' P')`, and the optimum is `U (G / s s') U'^T`; a head of smaller rank keeps the top of G.
+`G = (P^T R^T) T (R' P')`, and the optimum is `(U s^+) G (U' s'^+)^T`; a head of smaller rank keeps the top of G.
 """
 
 from typing import NamedTuple
@@ -12,20 +12,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, concrete
-from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.frames import dual_frame, exact_products, numerical_rank_tolerance
 from svtheory.scenarios import Scenario
 from svtheory.spectra import Spectrum, safe_svd, spectrum_of
 
 
 class Side(NamedTuple):
-    """One side of a scenario in the eigenbasis of its token moment `A = U diag(s^2) U^T`.
+    """One side of a scenario in the eigenbasis of its token moment `A = U diag(s^2) U^T`, r = min(D, R).
 
-    basis    U, shape (D, r)
-    scale    s, shape (r,), falling, exactly 0 outside the range of A
+    inverse  `U s^+`, shape (D, r)
+    scale    s, shape (r,), falling
     readout  `P^T R^T`, shape (r, N): the template's coordinates
+
+    All three are exactly 0 outside the range of A.
     """
 
-    basis: Array
+    inverse: Array
     scale: Array
     readout: Array
 
@@ -47,9 +49,11 @@ def moment_roots(scenario: Scenario) -> tuple[Array | None, Array | None]:
 def whitened_side(features: Array, root: Array | None) -> Side:
     """The Side of features (D, N) whose activations have moment `root root^T`."""
     Z = features if root is None else features @ root
-    U, s, Pt = safe_svd(Z)
-    s = jnp.where(s > numerical_rank_tolerance(s, max(Z.shape)), s, 0)
-    return Side(U, s, Pt if root is None else Pt @ root.T)
+    _, s, Pt = safe_svd(Z)
+    inside = s > numerical_rank_tolerance(s, max(Z.shape))
+    s, Pt = jnp.where(inside, s, 0), jnp.where(inside[:, None], Pt, 0)
+    # U s^+ = (Z^T)^+ P, in the form whose derivative is true where values are equal, as in a tight frame
+    return Side(dual_frame(Z) @ Pt.T, s, Pt if root is None else Pt @ root.T)
 
 
 def sides(scenario: Scenario) -> tuple[Side, Side]:
@@ -74,7 +78,7 @@ def optimal_omega(scenario: Scenario) -> Array:
     if concrete(scenario.weight_decay) and scenario.weight_decay == 0:
         return omega
     U, values, Vt = safe_svd(omega)
-    return (U * _soft_threshold(values, scenario, query, key)) @ Vt
+    return (U * _soft_threshold(values, scenario, query, key)[None, :]) @ Vt
 
 
 @exact_products
@@ -101,14 +105,9 @@ def predict(scenario: Scenario) -> Spectrum:
 def _undecayed(scenario: Scenario, query: Side, key: Side) -> Array:
     core = query.readout @ scenario.target @ key.readout.T
     if scenario.head_dim is not None and scenario.head_dim < min(core.shape):
-        U, values, Vt = safe_svd(core)
-        H = scenario.head_dim
-        core = (U[:, :H] * values[:H]) @ Vt[:H]
-    return (query.basis * _inverse(query.scale)) @ core @ (key.basis * _inverse(key.scale)).T
-
-
-def _inverse(scale: Array) -> Array:
-    return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+        top = safe_svd(core)[0][:, : scenario.head_dim]
+        core = top @ (top.T @ core)
+    return query.inverse @ core @ key.inverse.T
 
 
 def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -> Array:

@@ -64,7 +64,7 @@ class Scenario:
         _check_law("key_law", self.key_law, Y.shape[1], self.objective)
         if self.head_dim is not None:
             whole("head_dim", self.head_dim, 1)
-        decay = real_array("weight_decay", self.weight_decay, ndim=0)
+        decay = real_array("weight_decay", self.weight_decay, ndim=0).astype(X.dtype)
         if concrete(decay) and decay < 0:
             raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         whole("n_keys", self.n_keys, 2)

@@ -79,8 +79,8 @@ def value_gaps(values: Array) -> Array:
 def safe_svd(A: Array) -> tuple[Array, Array, Array]:
     """Thin SVD `(U, values, V^T)` of a matrix whose derivative stays finite at equal and at zero values.
 
-    Within a group of equal values the basis is arbitrary, and the derivative leaves it at rest; so functions that do
-    not depend on that basis have their true gradient.
+    Within a group of equal values the basis is arbitrary, and the derivative leaves it at rest: true for distinct
+    values and for projections on the space of a whole group, not for `U f(values) V^T` where values are equal.
     """
     U, values, Vt = jnp.linalg.svd(A, full_matrices=False)
     return U, values, Vt
@@ -97,12 +97,12 @@ def _safe_svd_jvp(primals, tangents):
     apart = jnp.abs(difference) > tolerance
     F = jnp.where(apart, 1 / jnp.where(apart, difference * (s[None, :] + s[:, None]), 1), 0)
     inverse = jnp.where(s > tolerance, 1 / jnp.where(s > tolerance, s, 1), 0)
-    dU = U @ (F * (dP * s + s[:, None] * dP.T))
-    dV = V @ (F * (s[:, None] * dP + dP.T * s))
+    dU = U @ (F * (dP * s[None, :] + s[:, None] * dP.T))
+    dV = V @ (F * (s[:, None] * dP + dP.T * s[None, :]))
     if A.shape[0] > A.shape[1]:
-        dU += (dA @ V - U @ dP) * inverse
+        dU += (dA @ V - U @ dP) * inverse[None, :]
     if A.shape[1] > A.shape[0]:
-        dV += (dA.T @ U - V @ dP.T) * inverse
+        dV += (dA.T @ U - V @ dP.T) * inverse[None, :]
     return (U, s, Vt), (dU, jnp.diagonal(dP), dV.T)
 
 
@@ -173,7 +173,7 @@ def compare(
             f"measurement must be a spectrum of at least {K} pairs in dimension {D}, got shape {measurement.left.shape}"
         )
     labels = value_groups(prediction.values, tolerance)
-    together = labels[:, None] == labels
+    together = labels[:, None] == labels[None, :]
     nonzero = prediction.values > tolerance * prediction.values[0]
     aligned = {} if features is None else _alignment_tables(prediction, measurement, features)
     return Agreement(
@@ -191,9 +191,11 @@ def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: 
     cosines = predicted.T @ measured
 
     def smallest(group):
-        inside = group[:, None] & group
+        inside = group[:, None] & group[None, :]
         # outside the group the identity stands in, whose singular values are 1
-        return jnp.linalg.svd(jnp.where(inside, cosines, jnp.eye(cosines.shape[0])), compute_uv=False)[-1]
+        return jnp.linalg.svd(jnp.where(inside, cosines, jnp.eye(len(cosines), dtype=cosines.dtype)), compute_uv=False)[
+            -1
+        ]
 
     return jnp.where(nonzero, jnp.minimum(jax.vmap(smallest)(together), 1), jnp.nan)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, real_array
-from svtheory.frames import exact_products
+from svtheory.frames import exact_products, unit_columns
 
 
 @exact_products
@@ -24,20 +24,18 @@ def unwhiten(vectors: Array, covariance: Array, mean: Array | None = None) -> tu
     D = vectors.shape[0]
     if covariance.shape != (D, D):
         raise InputError(f"covariance must have shape {(D, D)}, got {covariance.shape}")
-    patterns = covariance @ vectors
-    squared = (patterns**2).sum(axis=0)
-    if mean is not None:
-        mean = real_array("mean", mean, ndim=1)
-        if mean.shape != (D,):
-            raise InputError(f"mean must have shape {(D,)}, got {mean.shape}")
-        patterns = remove_direction(patterns, mean)
-    left = (patterns**2).sum(axis=0)
-    nonzero = squared > 0
-    share = jnp.where(nonzero, 1 - left / jnp.where(nonzero, squared, 1), 0)
-    return patterns / jnp.sqrt(jnp.where(left > 0, left, 1)), share
+    patterns = unit_columns(covariance @ vectors)
+    if mean is None:
+        return patterns, jnp.zeros(patterns.shape[1], patterns.dtype)
+    mean = real_array("mean", mean, ndim=1)
+    if mean.shape != (D,):
+        raise InputError(f"mean must have shape {(D,)}, got {mean.shape}")
+    share = (unit_columns(mean[:, None])[:, 0] @ patterns) ** 2
+    return unit_columns(remove_direction(patterns, mean)), share
 
 
+@exact_products
 def remove_direction(vectors: Array, direction: Array) -> Array:
     """The columns of `vectors` (D, K) less their component along `direction` (D,); a zero one removes nothing."""
-    squared = direction @ direction
-    return vectors - direction[:, None] * (direction @ vectors) / jnp.where(squared > 0, squared, 1)
+    unit = unit_columns(direction[:, None])
+    return vectors - unit @ (unit.T @ vectors)

@@ -25,7 +25,14 @@ from svtheory.arrangements import (
 )
 from svtheory.bounds import alignment_bound, kantorovich_bound, local_alignment_bound
 from svtheory.checks import InputError
-from svtheory.dynamics import training_condition_number
+from svtheory.dynamics import (
+    filtered_optimum,
+    growth,
+    half_times,
+    imbalance,
+    training_condition_number,
+    training_condition_numbers,
+)
 from svtheory.frames import (
     condition_number,
     dual_frame,
@@ -38,7 +45,12 @@ from svtheory.frames import (
 )
 from svtheory.heads import HeadBundle, load_heads, save_heads, unwhiten
 from svtheory.laws import BernoulliUniform, Gaussian, Law, OneHot
+from svtheory.logits import logit_scale
+from svtheory.moments import correlations, probes
 from svtheory.optimum import optimal_omega, predict
+from svtheory.pairs import PairStructure, pair_structure, star_alignment
+from svtheory.robustness import mixed_gaps, nameable, wedin_bound, wedin_own_bound
 from svtheory.scenarios import Scenario
 from svtheory.spectra import Agreement, Spectrum, compare, effective_rank, spectrum, value_gaps, value_groups
 from svtheory.targets import matching, single_pair
+from svtheory.tightness import TightGroups, eigenvector_residual, pair_values, quantised_values, tight_groups

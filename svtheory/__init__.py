@@ -22,9 +22,11 @@ from svtheory.arrangements import (
     simplex,
     tegum,
     tight_frame,
+    worst_case_frame,
 )
 from svtheory.bounds import alignment_bound, kantorovich_bound, local_alignment_bound
 from svtheory.checks import InputError
+from svtheory.criteria import conditions
 from svtheory.dynamics import (
     filtered_optimum,
     growth,
@@ -54,3 +56,4 @@ from svtheory.scenarios import Scenario
 from svtheory.spectra import Agreement, Spectrum, compare, effective_rank, spectrum, value_gaps, value_groups
 from svtheory.targets import matching, single_pair
 from svtheory.tightness import TightGroups, eigenvector_residual, pair_values, quantised_values, tight_groups
+from svtheory.verdicts import Condition, Conditions

@@ -1,0 +1,127 @@
+"""Criteria: will the singular vectors of a head be its features, and why, or why not?"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory.checks import concrete
+from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.moments import probing, pulled
+from svtheory.optimum import Side, predict, sides
+from svtheory.pairs import CarriedPairs, carried_pairs, pair_structure
+from svtheory.scenarios import Scenario
+from svtheory.side_criteria import View, root, side_rows
+from svtheory.spectra import safe_svd, spectrum_of
+from svtheory.tightness import sine
+from svtheory.verdicts import Condition, Conditions
+
+TOLERANCE = 1e-3
+"""Cosines, and gaps in units of sigma_1, that count as 0."""
+
+
+@exact_products
+def conditions(scenario: Scenario) -> Conditions:
+    """Every alignment condition that applies to a scenario, with its margin, its promise and its theorem.
+
+    Answers "will this head's singular vectors be features, and why (not)?"; `print` shows it as a table. A promise
+    about the fully trained head is never above the alignment that `predict` gives. Under jit and vmap the conditions
+    that do not apply are listed too, with `applies` false. Raises what `predict` raises.
+
+    >>> from svtheory import single_pair
+    >>> table = str(conditions(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))))
+    >>> table.splitlines()[2]
+    'Fully trained, singular vectors are features exactly; chance is 0.6366.'
+    """
+    query, key = sides(scenario)
+    spectrum = predict(scenario)
+    pairs = carried_pairs(spectrum, scenario, probing(query), probing(key), TOLERANCE)
+    structure = pair_structure(scenario, TOLERANCE)
+    views = _views(scenario, query, key, pairs, structure.alone & (pairs.value > 0))
+    rows = [row for view in views for row in side_rows(view)]
+    rows += [_distinct_row(pairs, spectrum.values), *_rank_rows(scenario, query, key)]
+    rows += [*_decay_rows(scenario, structure.values, query, key), *_time_rows(scenario, views)]
+    rows = tuple(row for row in rows if not concrete(row.applies) or row.applies)
+    return Conditions(rows, pairs, scenario.dim)
+
+
+def _views(scenario: Scenario, query: Side, key: Side, pairs: CarriedPairs, single: Array) -> tuple[View, View]:
+    softmax, matched = scenario.objective == "softmax", scenario.target != 0
+
+    def view(name, axis, features, law, centred, side, cosines):
+        return View(
+            name=name,
+            features=features,
+            law=law,
+            theorem="T6" if softmax else "T5",
+            centred=centred,
+            side=side,
+            pull=pulled(side),
+            probe=probing(side),
+            count=matched.sum(axis=axis),
+            single=single.any(axis=axis),
+            predicted=_least(cosines, matched, axis),
+        )
+
+    X, Y = scenario.query_features, scenario.key_features
+    return (
+        view("query", 1, X, scenario.query_law, softmax and scenario.query_bias, query, pairs.query),
+        view("key", 0, Y, scenario.key_law, softmax, key, pairs.key),
+    )
+
+
+def _least(values: Array, where: Array, axis: int) -> Array:
+    least = jnp.where(where, values, jnp.inf).min(axis=axis)
+    return jnp.where(where.any(axis=axis), least, jnp.nan)
+
+
+def _both(theorem: str, statement: str, margin: Array, applies: Array | bool = True) -> Condition:
+    return Condition(theorem, "both", statement, margin, jnp.asarray(jnp.nan, margin.dtype), jnp.asarray(applies))
+
+
+def _shortfall(value: Array, needed: Array) -> Array:
+    """By which share `value` stays below what is needed: 0 if it does not, 1 for no value at all."""
+    return jnp.where(value < needed, 1 - value / jnp.where(needed > 0, needed, 1), 0)
+
+
+def _distinct_row(pairs: CarriedPairs, values: Array) -> Condition:
+    missing = _shortfall(pairs.gap, TOLERANCE * values[0])
+    statement = f"the pair's singular value is {TOLERANCE:g} sigma_1 apart from all others"
+    return _both("T4", statement, jnp.where(jnp.isnan(pairs.gap), jnp.nan, jnp.where(values[0] > 0, missing, 1)))
+
+
+def _rank_rows(scenario: Scenario, query: Side, key: Side) -> list[Condition]:
+    """Whether the head has room for all modes, and else whether the kept ones are the only best choice (T7)."""
+    core = jnp.linalg.svd(query.readout @ scenario.target @ key.readout.T, compute_uv=False)
+    room = scenario.rank
+    if room >= core.size:
+        return []
+    modes = (core > numerical_rank_tolerance(core, max(scenario.target.shape))).sum()
+    excess = jnp.maximum(modes - room, 0)
+    unique = _shortfall(core[room - 1] - core[room], TOLERANCE * core[0])
+    return [
+        _both("T7", f"head_dim {room} has room for all modes: none too many", excess.astype(core.dtype)),
+        _both("T7", "the modes kept outweigh the others in whitened coordinates", unique, excess > 0),
+    ]
+
+
+def _decay_rows(scenario: Scenario, values: Array, query: Side, key: Side) -> list[Condition]:
+    """Whether each pair that would be a singular pair outweighs the threshold `g / (alpha beta)` (T8)."""
+    threshold = scenario.weight_decay / (query.scale[0] * key.scale[0]) ** 2
+    short = jnp.where(values > 0, _shortfall(values, threshold), jnp.nan)
+    return [_both("T8", "weight decay stays below the pair's singular value", short, scenario.weight_decay > 0)]
+
+
+def _time_rows(scenario: Scenario, views: tuple[View, View]) -> list[Condition]:
+    """What training promises at its beginning, where Omega is along M, and at its end (T17)."""
+    rows = []
+    if scenario.rank == scenario.dim:
+        query, key = views
+        U, values, Vt = safe_svd(query.pull @ scenario.target @ key.pull.T)
+        early = carried_pairs(spectrum_of(U, values, Vt.T), scenario, query.pull, key.pull, TOLERANCE)
+        for view, cosines, axis in zip(views, (early.query, early.key), (1, 0), strict=True):
+            promise = _least(cosines, scenario.target != 0, axis)
+            margin = view.each(sine(view.pull, view.features))
+            rows.append(view.state("T17", "early in training: E[r f_i] || x_i", margin, promise))
+    for view in views:
+        margin = root((1 - view.predicted) * (1 + view.predicted))
+        rows.append(view.state("T17", "fully trained: u || x_i", margin, view.predicted))
+    return rows

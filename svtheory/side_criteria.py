@@ -1,0 +1,170 @@
+"""Side criteria: what one side of a scenario, queries or keys, says about its features being singular vectors."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory.alignments import alignment
+from svtheory.frames import dual_frame, exact_products, unit_columns
+from svtheory.laws import Law
+from svtheory.moments import eigenbasis, moment_bounds
+from svtheory.optimum import Side
+from svtheory.tightness import eigenvector_residual, sine
+from svtheory.verdicts import Condition
+
+QUERY_SYMBOLS = ("E[r", "x_i", "f_i", "X", "A", "u ||")
+KEY_SYMBOLS = ("E[s", "y_j", "f_j", "Y", "B", "v ||")
+
+
+class View(NamedTuple):
+    """One side of a scenario as the criteria see it.
+
+    name       "query" or "key"
+    features   X, shape (D, N)
+    law        of the activations
+    theorem    that says which moment the side sees
+    centred    whether that is the covariance
+    side       its Side
+    pull       `E[r f_i]`, shape (D, N)
+    probe      `A^+ E[r f_i]`, shape (D, N)
+    count      in how many pairs each feature is, shape (N,)
+    single     whether each feature's pair is a singular pair of the head, shape (N,)
+    predicted  |cos| of each feature with its singular vector, shape (N,); NaN where it has none
+    """
+
+    name: str
+    features: Array
+    law: Law | None
+    theorem: str
+    centred: bool
+    side: Side
+    pull: Array
+    probe: Array
+    count: Array
+    single: Array
+    predicted: Array
+
+    def state(
+        self, theorem: str, statement: str, margin: Array, promise: Any = jnp.nan, applies: Any = True
+    ) -> Condition:
+        """A condition on this side; the statement is written for queries."""
+        if self.name == "key":
+            for of_query, of_key in zip(QUERY_SYMBOLS, KEY_SYMBOLS, strict=True):
+                statement = statement.replace(of_query, of_key)
+        return Condition(
+            theorem, self.name, statement, margin, jnp.asarray(promise, margin.dtype), jnp.asarray(applies)
+        )
+
+    def each(self, values: Array) -> Array:
+        """`values` (N,) of the matched features, NaN elsewhere."""
+        return jnp.where(self.count > 0, values, jnp.nan)
+
+    def promised(self, values: Array) -> Array:
+        """`values` (N,) of the features whose pair is a singular pair, NaN elsewhere."""
+        return jnp.where(self.single, values, jnp.nan)
+
+
+@exact_products
+def side_rows(view: View) -> list[Condition]:
+    """Law (T5, T6), exact alignment (T2), approximate alignment (T3) and orthogonality of pairs (T4) of one side."""
+    return [*_law_rows(view), *_exact_rows(view), *_approximate_rows(view), _orthogonal_row(view)]
+
+
+def _law_rows(view: View) -> list[Condition]:
+    """Whether the activation moment that the side sees is a multiple of the identity (T2d)."""
+    if view.law is None:
+        return []
+    cone = _cone_share(view, view.law)
+    if view.centred:
+        mean = view.state(view.theorem, "a mean drops out: the tokens are centred", jnp.zeros_like(cone))
+    else:
+        mean = view.state(view.theorem, "the tokens have no mean: X mu = 0", cone)
+    return [mean, view.state(view.theorem, "the activations' covariance is c I", _anisotropy(view.law.covariance()))]
+
+
+def _cone_share(view: View, law: Law) -> Array:
+    """The share of the token second moment that is the mean token: `|X mu|^2 / tr S_r`."""
+    mean, spread = view.features @ law.mean(), view.features @ law.covariance_root()
+    squared = (mean**2).sum()
+    total = squared + (spread**2).sum()
+    return squared / jnp.where(total > 0, total, 1)
+
+
+def _anisotropy(V: Array) -> Array:
+    """`|V - c I|_F / |V|_F` with the best c: the sine of the angle between V and I."""
+    identity = jnp.eye(len(V), dtype=V.dtype)
+    return sine(identity.reshape(-1, 1), V.reshape(-1, 1))[0]
+
+
+def _isotropic(view: View) -> Array:
+    """Whether the side is trained as if the activation moment were the identity, to rounding: the setting of T2."""
+    if view.law is None:
+        return jnp.asarray(True)
+    rounding = 100 * view.features.shape[1] * jnp.finfo(view.features.dtype).eps
+    centred = jnp.asarray(view.centred) | (_cone_share(view, view.law) < rounding**2)
+    return centred & (_anisotropy(view.law.covariance()) < rounding)
+
+
+def _exact_rows(view: View) -> list[Condition]:
+    X, U, s = view.features, eigenbasis(view.side), view.side.scale
+    own = U.T @ X
+    # x_i || A^+ E[r f_i]: within the range of A, and A x_i along E[r f_i], which is not zero
+    residual = jnp.maximum(sine((U * s[None, :] ** 2) @ own, view.pull), sine(U @ own, X))
+    residual = jnp.where(view.pull.any(axis=0), residual, 1)
+    duals = jnp.where(X.any(axis=0), _cosines(dual_frame(X), X), 1).min()
+    statement = "x_i is an eigenvector of the token moment A: A x_i || E[r f_i]"
+    return [
+        view.state("T2", statement, view.each(residual), view.promised(_cosines(view.probe, X))),
+        view.state(
+            "T2",
+            "all features are orthogonal tight groups",
+            eigenvector_residual(X).max(),
+            view.promised(jnp.full_like(view.predicted, duals)),
+            _isotropic(view),
+        ),
+    ]
+
+
+def _approximate_rows(view: View) -> list[Condition]:
+    m, L = moment_bounds(view.side)
+    spread = (L - m) / (L + m)
+    slip = _slip(view)
+    law_angle = jnp.arctan2(sine(view.pull, view.features), _cosines(view.pull, view.features))
+    whole, local = (
+        jnp.cos(jnp.minimum(angle + law_angle, jnp.pi / 2)) for angle in (jnp.arcsin(spread), jnp.arctan(slip))
+    )
+    return [
+        view.state("T3", "the token moment A is isotropic: spread eps = 0", spread, view.promised(whole)),
+        view.state(
+            "T3", "E[r f_i] has no residual as an eigenvector: |A^+ q| = 0", view.each(slip), view.promised(local)
+        ),
+    ]
+
+
+def _slip(view: View) -> Array:
+    """`|A^+ q|` for the residual q of the unit vector along `E[r f_i]` as an eigenvector of A, shape (N,) (T3)."""
+    U, s = eigenbasis(view.side), view.side.scale[:, None]
+    weights = U.T @ unit_columns(view.pull)
+    rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
+    inside = s > 0
+    squared = (jnp.where(inside, 1 - rho / jnp.where(inside, s, 1) ** 2, 0) * weights) ** 2
+    return root(squared.sum(axis=0))
+
+
+def _orthogonal_row(view: View) -> Condition:
+    others = (view.count > 0)[None, :] & ~jnp.eye(view.count.size, dtype=bool)
+    overlap = jnp.where(others, alignment(view.probe, view.probe), 0).max(axis=1)
+    overlap = jnp.where(view.count > 1, 1, overlap)
+    statement = "the probe of x_i is orthogonal to those of the other pairs"
+    return view.state("T4", statement, view.each(overlap), view.predicted)
+
+
+def _cosines(A: Array, B: Array) -> Array:
+    """|cos| of the columns of A with those of B, one by one, shape (N,)."""
+    return jnp.minimum(jnp.abs((unit_columns(A) * unit_columns(B)).sum(axis=0)), 1)
+
+
+def root(squared: Array) -> Array:
+    """The square root, with derivative 0 at 0."""
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)

@@ -1,0 +1,112 @@
+"""Verdicts: the conditions of a scenario as data, and as the table that answers a researcher's question."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svtheory.alignments import chance_alignment
+from svtheory.checks import concrete
+from svtheory.pairs import CarriedPairs
+from svtheory.pytrees import pytree
+
+
+@pytree("theorem", "side", "statement")
+@dataclass(frozen=True)
+class Condition:
+    """One condition under which singular vectors are features.
+
+    theorem    what it rests on
+    side       "query", "key" or "both"
+    statement  what has to hold
+    margin     how far it is from holding: 0 iff it holds exactly. A number, or one a feature of the side, (N,) or (M,),
+               or one a pair, (N, M); NaN for what the target does not match
+    promise    the least |cos| of singular vector and feature that it guarantees, a number or one a feature of the side;
+               NaN where it guarantees none, as for pairs that mix
+    applies    whether its hypotheses are met, a bool scalar
+    """
+
+    theorem: str
+    side: str
+    statement: str
+    margin: Array
+    promise: Array
+    applies: Array
+
+
+@pytree("dim")
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a scenario, and what `predict` makes of its pairs: iterate over the conditions, print a table.
+
+    rows   the conditions
+    pairs  the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M)
+    dim    D
+    """
+
+    rows: tuple[Condition, ...]
+    pairs: CarriedPairs
+    dim: int
+
+    def __iter__(self) -> Iterator[Condition]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        if not concrete(self.pairs.query) or self.pairs.query.ndim != 2:
+            return repr(self)
+        return "\n".join(
+            [*_columns(_pair_cells(self.pairs)), _verdict(self), "", *_columns(_condition_cells(self.rows))]
+        )
+
+
+def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
+    header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|"]
+    table = [np.asarray(column) for column in (pairs.value, pairs.gap, pairs.query, pairs.key)]
+    found = np.argwhere(np.isfinite(table[0]))
+    return [header, *([f"x_{i} -> y_{j}", *(_number(column[i, j]) for column in table)] for i, j in found)]
+
+
+def _verdict(conditions: Conditions) -> str:
+    cosines = np.stack([conditions.pairs.query, conditions.pairs.key])
+    cosines = cosines[np.isfinite(cosines)]
+    if not cosines.size:
+        return "The target matches no pair."
+    chance = chance_alignment(conditions.dim) if conditions.dim > 1 else 1.0
+    rounding = 100 * conditions.dim * float(jnp.finfo(cosines.dtype).eps)
+    answer = "exactly" if cosines.min() >= 1 - rounding else f"to |cos| >= {_number(cosines.min())}"
+    return f"Fully trained, singular vectors are features {answer}; chance is {_number(chance)}."
+
+
+def _condition_cells(rows: tuple[Condition, ...]) -> list[list[str]]:
+    cells = [["theorem", "side", "condition", "margin", "promise"]]
+    for row in rows:
+        margin, promise = np.asarray(row.margin), np.asarray(row.promise)
+        if row.applies and not np.isnan(margin).all():
+            worst = np.unravel_index(np.nanargmax(margin), margin.shape) if margin.ndim else ()
+            least = np.nan if np.isnan(promise).all() else np.nanmin(promise)
+            several = np.isfinite(margin).sum() > 1 and _number(margin[worst]) != "0"
+            statement = f"{row.statement} (most at {_place(row.side, worst)})" if several else row.statement
+            cells.append([row.theorem, row.side, statement, _number(margin[worst]), _number(least)])
+    return cells
+
+
+def _place(side: str, index: tuple) -> str:
+    """The feature or the pair at an index of a margin."""
+    letters = {"query": "x", "key": "y", "both": "xy"}[side]
+    return " -> ".join(f"{letter}_{i}" for letter, i in zip(letters, index, strict=True))
+
+
+def _number(x: np.ndarray | float) -> str:
+    """Four digits; rounding errors of float32 are shown as 0, NaN as a dash."""
+    return "-" if np.isnan(x) else "0" if abs(x) < 1e-5 else f"{x:.4g}"
+
+
+def _columns(cells: list[list[str]]) -> list[str]:
+    """The rows of text cells as aligned lines."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -14,12 +14,11 @@ from typing import Annotated, Any, Literal
 
 import jax
 import tyro
-from rich.console import Console
 
 from sims.lab import figures, runs
 from sims.lab.report import report
 from sims.lab.runs import Outcome
-from sims.lab.tables import table
+from sims.lab.tables import show
 from svtheory.checks import InputError
 
 # what tyro draws its boxes with, in UTF-8 and elsewhere
@@ -127,7 +126,5 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
         page = report(name, str(run.__globals__["__doc__"]), outcome, runs.read_manifest(folder))
     with runs.atomic(folder / "report.html") as path:
         path.write_text(page)
-    console = Console()
-    console.print(table(outcome.rows))
-    console.print(f"{folder / 'report.html'}  {folder / 'summary.json'}", soft_wrap=True, highlight=False)
+    show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
     return outcome

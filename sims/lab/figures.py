@@ -55,13 +55,9 @@ def chance_line(ax: Axes, level: float) -> None:
 def predicted_against_measured(
     ax: Axes, predicted: ArrayLike, values: ArrayLike, yerr: ArrayLike | None = None, **style: Any
 ) -> None:
-    """Measured values over predicted ones, with the identity, the prediction, as a line."""
+    """Measured values over predicted ones, with the identity, the prediction, as a line through all points so far."""
     measured(ax, predicted, values, yerr, **style)
-    both = np.concatenate([np.ravel(predicted), np.ravel(values)]).astype(float)
-    low, high = np.nanmin(both), np.nanmax(both)
-    margin = 0.05 * max(high - low, 1e-12)
-    ends = (low - margin, high + margin)
-    if not any(line.get_gid() == "identity" for line in ax.lines):
-        ax.axline((0, 0), slope=1, color=COLOURS[1], zorder=1, label="predicted", gid="identity")
-    ax.update_datalim([(ends[0], ends[0]), (ends[1], ends[1])])
-    ax.set(xlim=(ax.dataLim.x0, ax.dataLim.x1), ylim=(ax.dataLim.y0, ax.dataLim.y1))
+    for line in [line for line in ax.lines if line.get_gid() == "identity"]:
+        line.remove()
+    low, high = min(ax.dataLim.x0, ax.dataLim.y0), max(ax.dataLim.x1, ax.dataLim.y1)
+    ax.plot([low, high], [low, high], color=COLOURS[1], zorder=1, label="predicted", gid="identity")

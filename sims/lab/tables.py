@@ -3,17 +3,33 @@
 import math
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 200
+
+
+def show(rows: list[dict[str, Any]], *lines: str) -> None:
+    """Print the rows as a table, and lines below it; in full where the output is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_WIDTH)
+    if rows:
+        console.print(table(rows))
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows as a terminal table; columns are the keys of the first row, numbers to the right."""
-    columns = list(rows[0]) if rows else []
-    result = Table(*columns)
-    for column in result.columns:
-        column.justify = "left" if isinstance(rows[0][str(column.header)], str) else "right"
+    result = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, value in rows[0].items():
+        text = isinstance(value, str)
+        result.add_column(name, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for row in rows:
-        result.add_row(*(shown(row[name]) for name in columns))
+        result.add_row(*(Text(shown(row[name])) for name in rows[0]))
     return result
 
 

@@ -1,0 +1,101 @@
+"""Loops over tokens in numpy are the oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sims.lab.ensemble import train
+from sims.lab.toy import Toy, activations, losses, training
+from svtheory import BernoulliUniform, single_pair
+
+N, D, H, KEYS, B = 5, 3, 2, 4, 6
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+def build(query_bias=False):
+    toy = Toy(N, D, H, query_bias=query_bias, rngs=nnx.Rngs(3))
+    toy.b[...] = jnp.linspace(-0.1, 0.2, N)
+    if query_bias:
+        toy.b_Q[...] = jnp.array([0.5, -1.0])
+    return toy
+
+
+def drawn():
+    return activations(BernoulliUniform(0.4, N), jax.random.key(1), KEYS, B)
+
+
+def loop_losses(toy, f, T, objective):
+    W, b, W_Q, W_K = (np.asarray(x[...], np.float64) for x in (toy.W, toy.b, toy.W_Q, toy.W_K))
+    b_Q = 0 if toy.b_Q is None else np.asarray(toy.b_Q[...], np.float64)
+    f, T = np.asarray(f, np.float64), np.asarray(T, np.float64)
+    reconstruction, attention = [], []
+    for n in range(B):
+        for j in range(1 + KEYS):
+            token = W @ f[:, j, n]
+            reconstruction.append(sum((f[:, j, n] - np.maximum(W.T @ token + b, 0)) ** 2))
+        query = W_Q @ W @ f[:, 0, n] + b_Q
+        given = np.array([query @ (W_K @ W @ f[:, j, n]) for j in range(1, 1 + KEYS)])
+        asked = np.array([f[:, 0, n] @ T @ f[:, j, n] for j in range(1, 1 + KEYS)])
+        if objective == "square":
+            attention.append(np.mean((given - asked) ** 2) / 2)
+        else:
+            p = np.exp(asked) / np.exp(asked).sum()
+            attention.append(-np.sum(p * np.log(np.exp(given) / np.exp(given).sum())))
+    return np.mean(reconstruction), np.mean(attention)
+
+
+@pytest.mark.parametrize("objective", ["softmax", "square"])
+@pytest.mark.parametrize("query_bias", [False, True])
+def test_losses_are_those_of_plain_loops(dtype, objective, query_bias):
+    toy, f = build(query_bias), drawn()
+    T = jax.random.normal(jax.random.key(2), (N, N), float)
+    found = losses(toy, f, T, objective)
+    assert [x.dtype for x in found] == [dtype] * 2
+    assert np.allclose(found, loop_losses(toy, f, T, objective), rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+def test_extreme_logits_have_finite_losses_and_gradients(dtype):
+    toy, f = build(), drawn()
+    toy.W_Q[...] = 1e3 * toy.W_Q[...]
+    gradient = nnx.grad(lambda toy: sum(losses(toy, f, 1e3 * jnp.eye(N), "softmax")))(toy)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+def test_activations_follow_the_law():
+    law = BernoulliUniform(jnp.array([0.05, 0.3, 1.0]), 3)
+    f = activations(law, jax.random.key(0), 7, 5000)
+    assert f.shape == (3, 8, 5000)
+    draws = np.asarray(f, np.float64).reshape(3, -1)
+    error = draws.std(axis=1) / np.sqrt(draws.shape[1])
+    assert (abs(draws.mean(axis=1) - law.mean()) < 4 * error).all()
+    square_error = (draws**2).std(axis=1) / np.sqrt(draws.shape[1])
+    assert (abs((draws**2).mean(axis=1) - jnp.diagonal(law.second_moment())) < 4 * square_error).all()
+    assert (abs(np.corrcoef(draws) - np.eye(3)) < 4 / np.sqrt(draws.shape[1])).all()
+
+
+def test_training_lowers_both_losses_and_keeps_the_target(dtype):
+    start, update = training(
+        lambda rngs: Toy(N, D, H, query_bias=True, rngs=rngs),
+        BernoulliUniform(0.4, N),
+        objective="square",
+        coupling=1.0,
+        n_keys=KEYS,
+        batch=64,
+        rate=1e-2,
+        steps=500,
+    )
+    targets = jnp.stack([single_pair(N, N, 0, 1, t) for t in (2.0, 4.0)])
+    members = jax.vmap(start)(jax.random.split(jax.random.key(0), 2), targets)
+    trained, history = train(update, members, jax.random.split(jax.random.key(1), 2), 500)
+    assert {x.dtype.name for x in jax.tree.leaves(trained["parameters"])} == {dtype}
+    assert sorted(trained["parameters"]) == ["W", "W_K", "W_Q", "b", "b_Q"]
+    assert np.array_equal(trained["target"], targets)
+    for name in ("reconstruction", "attention"):
+        assert (history[name][-50:].mean(axis=0) < 0.8 * history[name][:10].mean(axis=0)).all()

@@ -13,10 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import sympy as sp
-from sympy.logic.boolalg import Boolean
 from sympy.matrices.expressions.matexpr import MatrixExpr
 
-from proofs.notation import Inner, SquaredNorm, parts_of
+from proofs.notation import Inner, PseudoInverse, SquaredNorm, parts_of
 from proofs.signs import positive
 from proofs.words import Algebra, Polynomial, Word, add, flipped, plus, polynomial
 
@@ -35,7 +34,7 @@ class Given:
             nothing.
     """
 
-    def __init__(self, hypotheses: Iterable[Boolean] = ()):
+    def __init__(self, hypotheses: Iterable[Any] = (), inverses_first: bool = False):
         self.facts = tuple(part for hypothesis in hypotheses for part in parts_of(hypothesis))
         equations: list[Any] = [fact for fact in self.facts if isinstance(fact, sp.Eq)]
         self.matrix_equations = [fact for fact in equations if _matrix(fact.lhs)]
@@ -44,20 +43,31 @@ class Given:
         self.nonzero = [fact.lhs - fact.rhs for fact in different]
         self.positive = [self._gap(fact) for fact in self.facts if isinstance(fact, sp.Gt | sp.Lt)]
         self.nonnegative = [self._gap(fact) for fact in self.facts if isinstance(fact, sp.Ge | sp.Le)]
+        self.inverses_first = inverses_first
 
     @staticmethod
     def _gap(fact: Any) -> Any:
         return fact.gts - fact.lts
 
-    def with_(self, *hypotheses: Boolean) -> Given:
+    def with_(self, *hypotheses: Any) -> Given:
         """The same with further hypotheses: the antecedents of an implication, or earlier results."""
-        return Given((*self.facts, *hypotheses)) if hypotheses else self
+        return Given((*self.facts, *hypotheses), self.inverses_first) if hypotheses else self
+
+    def reread(self) -> Given:
+        """The same hypotheses with the other alphabet, which turns ``x = c S^+ x`` into a rule the other way
+        round.
+        """
+        return Given(self.facts, not self.inverses_first)
 
     @cached_property
     def algebra(self) -> Algebra:
         """The matrix equations as a completed system of rewriting rules."""
         forms = [plus(polynomial(fact.lhs), polynomial(fact.rhs), sp.S.NegativeOne) for fact in self.matrix_equations]
-        return Algebra(forms, self.is_nonzero)
+        return Algebra(forms, self.is_nonzero, self._rank)
+
+    def _rank(self, letter: Any) -> tuple:
+        """Place in the alphabet: pseudo-inverses last, or first."""
+        return letter.has(PseudoInverse) != self.inverses_first, str(letter)
 
     @cached_property
     def ideal(self) -> list[Any]:
@@ -69,6 +79,8 @@ class Given:
         """Whether a scalar is certainly not 0: a number, a declared positive or non-zero quantity, or a product of
         such.
         """
+        if isinstance(value, SquaredNorm) and isinstance(value.arg, sp.MatrixBase):
+            value = self.scalar(value)
         if value.is_number:
             return value.is_zero is False
         if value in self.nonzero or -value in self.nonzero or positive(value, self) or positive(-value, self):
@@ -112,9 +124,9 @@ class Given:
             value = coefficient * self._closed(word[start : stop + 1])
             for rest, factor in self.algebra.normal({word[:start] + word[stop + 1 :]: value}).items():
                 add(todo, rest, factor)
-        return {
-            word: value for word, value in ((word, self._reduced(value)) for word, value in done.items()) if value != 0
-        }
+        form = {word: self._reduced(value) for word, value in done.items()}
+        form = {word: value for word, value in form.items() if value != 0}
+        return {} if self.algebra.contains(form) else form
 
     def _trace(self, matrix: Any) -> Any:
         total, todo = sp.S.Zero, self.algebra.normal(polynomial(matrix, self._atoms))
@@ -148,8 +160,12 @@ class Given:
         match expression:
             case sp.Trace():
                 return self._trace(expression.args[0])
+            case SquaredNorm(arg=sp.MatrixBase() as matrix):
+                return self._atoms(sp.Add(*[entry**2 for entry in matrix.flat()]))
             case SquaredNorm(arg=matrix):
                 return self._trace(matrix.T * matrix)
+            case Inner(args=(sp.MatrixBase() as left, sp.MatrixBase() as right)):
+                return self._atoms(left.dot(right))
             case Inner(args=(left, right)):
                 return self._trace(sp.Transpose(left) * right)
             case sp.Sum():

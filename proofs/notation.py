@@ -5,9 +5,9 @@ Everything is real. A pseudo-inverse is a name only; what it means enters throug
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from sympy import And, Eq, Expr, Identity, Implies, MatrixSymbol, Symbol, Trace, ZeroMatrix, sqrt
+from sympy import And, Eq, Expr, Ge, Gt, Identity, Implies, MatrixSymbol, Symbol, Trace, ZeroMatrix, sqrt
 from sympy.logic.boolalg import Boolean
 from sympy.matrices.expressions.matexpr import MatrixExpr
 
@@ -52,6 +52,7 @@ class SquaredNorm(Expr):
 
     is_commutative = True
     is_real = True
+    is_extended_real = True
     is_nonnegative = True
 
     @property
@@ -118,9 +119,19 @@ def equal(left, right) -> Any:
     return Eq(left, right, evaluate=False)
 
 
+def at_least(left: Any, right: Any) -> Any:
+    """``left >= right``, left as it is written."""
+    return Ge(left, right, evaluate=False)
+
+
+def more_than(left: Any, right: Any) -> Any:
+    """``left > right``, left as it is written."""
+    return Gt(left, right, evaluate=False)
+
+
 def conjunction(*statements: Any) -> Any:
     """All of the statements, left as they are written."""
-    return And(*statements, evaluate=False)
+    return cast(Any, And)(*statements, evaluate=False)
 
 
 def implies(antecedents: Any, consequent: Any) -> Any:

@@ -14,20 +14,18 @@ which is its own singular decomposition.
 
 from __future__ import annotations
 
-from sympy import Abs, Matrix, Ne, Rational, Symbol, sign
+from sympy import Abs, Matrix, Ne, Rational, sign, symbols
 
-from proofs.notation import D, M, N, SquaredNorm, columns, equal, implies, matrices, norm, penrose, pinv
+from proofs.notation import D, Inner, M, N, SquaredNorm, columns, equal, implies, matrices, norm, penrose, pinv
 from proofs.verifier import Claim, Control, Identity, Theorem
 
 X, Y, T = matrices("X", D, N), matrices("Y", D, M), matrices("T", N, M)
 Omega, Z = matrices("Omega Z", D, D)
 e_i, e_j = columns("e_i", N), columns("e_j", M)
-t = Symbol("t", real=True)
+(u, v), (t, sigma) = columns("u v", D), symbols("t sigma", real=True)
 
 dual_x, dual_y = pinv(X).T * e_i, pinv(Y).T * e_j
 optimum = pinv(X).T * T * pinv(Y)
-sigma = Abs(t) * norm(dual_x) * norm(dual_y)
-u, v = dual_x / norm(dual_x), sign(t) * dual_y / norm(dual_y)
 
 hypotheses = {
     "X^+ is the pseudo-inverse of X": penrose(X),
@@ -43,10 +41,11 @@ claim = {
     "normal equations": equal(X * residual * Y.T, 0),
     "minimum": equal(SquaredNorm(X.T * (Omega + Z) * Y - T), SquaredNorm(residual) + SquaredNorm(X.T * Z * Y)),
     "least norm": implies(equal(X.T * Z * Y, 0), equal(SquaredNorm(Omega + Z), SquaredNorm(Omega) + SquaredNorm(Z))),
+    "sigma": equal(sigma, Abs(t) * norm(dual_x) * norm(dual_y)),
+    "u": equal(u, dual_x / norm(dual_x)),
+    "v": equal(v, sign(t) * dual_y / norm(dual_y)),
     "single pair": equal(t * pinv(X).T * e_i * e_j.T * pinv(Y), sigma * u * v.T),
     "a feature is zero if its dual is": implies(equal(dual_x, 0), equal(X * e_i, 0)),
-    "unit u": equal(SquaredNorm(u), 1),
-    "unit v": equal(SquaredNorm(v), 1),
 }
 
 
@@ -58,13 +57,16 @@ def proof(claim: Claim):
     yield from claim.conclude("normal equations", "the gradient vanishes at the optimum", at)
     yield from claim.conclude("minimum", "Pythagoras: any other Omega costs more by |X^T Z Y|^2", at)
     yield from claim.conclude("least norm", "Pythagoras: any other minimiser is longer by |Z|^2", at)
-    yield Identity("the optimum of one pair", at[Omega].xreplace({T: t * e_i * e_j.T}), t * dual_x * dual_y.T)
-    yield from claim.conclude("single pair", "which is sigma u v^T")
+    pair = at[Omega].xreplace({T: t * e_i * e_j.T})
+    yield Identity("the optimum of one pair is an outer product of duals", pair, t * dual_x * dual_y.T)
+    svd = {symbol: claim[str(symbol)].rhs for symbol in (sigma, u, v)}
+    yield from claim.conclude("single pair", "which is sigma u v^T", svd)
+    yield Identity("sigma is the largest value of u^T Omega v", Inner(svd[u], pair * svd[v]), svd[sigma], "sigma")
     yield from claim.conclude(
         "a feature is zero if its dual is", "x_i = X X^T x~_i, so a non-zero feature has a non-zero dual"
     )
-    yield from claim.conclude("unit u", "with |u| = 1")
-    yield from claim.conclude("unit v", "and |v| = 1")
+    yield Identity("u is a unit vector", SquaredNorm(svd[u]), 1, "u")
+    yield Identity("v is a unit vector", SquaredNorm(svd[v]), 1, "v")
 
 
 def _example(x: Matrix, y: Matrix, target: Matrix, other: Matrix) -> dict:
@@ -72,7 +74,9 @@ def _example(x: Matrix, y: Matrix, target: Matrix, other: Matrix) -> dict:
     first = {e_i: Matrix([1] + [0] * (x.cols - 1)), e_j: Matrix([0] * (y.cols - 1) + [1])}
     sizes = {D: x.rows, N: x.cols, M: y.cols}
     optimal = {Omega: x.T.pinv() * target * y.pinv()}
-    return {**sizes, **first, **optimal, X: x, Y: y, T: target, Z: other, t: Rational(-3, 2)}
+    left, right = x.pinv().T * first[e_i], y.pinv().T * first[e_j]
+    svd = {sigma: left.norm() * right.norm() * Rational(3, 2), u: left / left.norm(), v: -right / right.norm()}
+    return {**sizes, **first, **optimal, **svd, X: x, Y: y, T: target, Z: other, t: Rational(-3, 2)}
 
 
 deficient = Matrix([[1, 0, 1], [0, 1, 1], [1, 1, 2]])
@@ -114,7 +118,7 @@ theorem = Theorem(
             "the cross term counted", {"minimum": equal(SquaredNorm(X.T * (Omega + Z) * Y - T), SquaredNorm(residual))}
         ),
         Control("any inverse, not the least-norm one", without=("X^+ is the pseudo-inverse of X",)),
-        Control("sigma without the dual norms", {"single pair": equal(t * dual_x * dual_y.T, t * u * v.T)}),
+        Control("sigma without the dual norms", {"sigma": equal(sigma, Abs(t))}),
     ),
     scope="general D, N, M; X and Y of any rank",
     status="proved",

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sympy import Eq, Ge, Gt, Implies, Le, Lt, MatrixBase, limit
@@ -33,8 +34,9 @@ from proofs.examples import Values, failures
 from proofs.given import Given
 from proofs.notation import parts_of
 from proofs.signs import nonnegative, positive, undefined
+from proofs.words import EFFORTS
 
-SECONDS_PER_STEP = 60
+SECONDS_PER_STEP = 20
 STATUSES = ("proved", "limit", "cited", "definition")
 
 
@@ -44,13 +46,22 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """``left = right``: the normal form of the difference is exactly 0, and nothing in it divides by a possible 0."""
+    """``left = right``: the normal form of the difference is exactly 0, and nothing in it divides by a possible 0.
+
+    Args:
+        name: what this step does, for people.
+        left, right: scalars or matrices.
+        proves: the part of the claim that it helps to establish.
+        assuming: antecedents, in force for this step only.
+        lemmas: equations, each proved here from what precedes it and then used.
+    """
 
     name: str
     left: Any
     right: Any
     proves: str = ""
     assuming: tuple[Any, ...] = ()
+    lemmas: tuple[Any, ...] = ()
 
     @property
     def formula(self) -> Any:
@@ -59,27 +70,49 @@ class Identity:
 
     def check(self, given: Given) -> None:
         """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
-        given = given.with_(*self.assuming)
+        given = _informed(given, self.assuming, self.lemmas)
         for side in (self.left, self.right):
             for node in undefined(side, given):
                 raise Refused(f"not known to be defined: {node}")
-        rest = given.normal(self.left - self.right)
-        if isinstance(rest, dict):
-            if rest:
-                raise Refused(
-                    " + ".join(f"({value}) {' '.join(map(str, word)) or '1'}" for word, value in rest.items())
-                )
-        elif isinstance(rest, MatrixBase):
-            if not rest.is_zero_matrix:
-                raise Refused(str(rest.tolist()))
-        elif rest != 0:
-            raise Refused(str(rest))
+        readings, difference = (given, given.reread()), self.left - self.right
+        rests = []
+        for effort in EFFORTS:
+            for reading in readings:
+                reading.algebra.complete(effort)
+                rests.append(reading.normal(difference))
+                if _vanishes(rests[-1]):
+                    return
+        raise Refused(_spelled(rests[0]))
+
+
+def _vanishes(rest: Any) -> bool:
+    return rest.is_zero_matrix is True if isinstance(rest, MatrixBase) else rest in ({}, 0)
+
+
+def _spelled(rest: Any) -> str:
+    if isinstance(rest, dict):
+        return " + ".join(f"({value}) {' '.join(map(str, word)) or '1'}" for word, value in rest.items())
+    return str(rest.tolist() if isinstance(rest, MatrixBase) else rest)
+
+
+def _informed(given: Given, assuming: tuple[Any, ...], lemmas: tuple[Any, ...]) -> Given:
+    """The hypotheses with antecedents, and then with lemmas, each after its own proof."""
+    given = given.with_(*assuming)
+    for lemma in lemmas:
+        Identity("lemma", lemma.lhs, lemma.rhs).check(given)
+        given = given.with_(lemma)
+    return given
 
 
 @dataclass(frozen=True)
 class Inequality:
-    """``larger >= smaller`` (or >): the difference is identically the certificate, whose sign shows in its
-    structure.
+    """``larger >= smaller`` (or >): the difference is identically the certificate, whose sign shows in its structure.
+
+    Args:
+        name, proves, assuming, lemmas: as for `Identity`.
+        larger, smaller: real scalars.
+        certificate: squares, norms, and sums and products of what is declared non-negative.
+        strict: whether the certificate has to be positive.
     """
 
     name: str
@@ -88,6 +121,7 @@ class Inequality:
     certificate: Any
     proves: str = ""
     assuming: tuple[Any, ...] = ()
+    lemmas: tuple[Any, ...] = ()
     strict: bool = False
 
     @property
@@ -97,8 +131,8 @@ class Inequality:
 
     def check(self, given: Given) -> None:
         """Refuse if the certificate differs from the gap, or is not structurally non-negative."""
-        Identity(self.name, self.larger - self.smaller, self.certificate, assuming=self.assuming).check(given)
-        given = given.with_(*self.assuming)
+        given = _informed(given, self.assuming, self.lemmas)
+        Identity(self.name, self.larger - self.smaller, self.certificate).check(given)
         if not (positive if self.strict else nonnegative)(self.certificate, given):
             raise Refused(f"not seen to be {'positive' if self.strict else 'non-negative'}: {self.certificate}")
 
@@ -152,7 +186,8 @@ class Claim(Mapping[str, Any]):
         part: str,
         name: str,
         replace: Mapping[Any, Any] | None = None,
-        certificate: Any | None = None,
+        certificate: Any = None,
+        lemmas: tuple[Any, ...] = (),
     ) -> list[Step]:
         """The steps that say exactly what the part says: the consequent under its antecedents.
 
@@ -161,6 +196,7 @@ class Claim(Mapping[str, Any]):
             name: what the step does, for people.
             replace: symbols written out (a defined quantity by its definition) before checking.
             certificate: for an inequality, an expression equal to larger - smaller whose sign shows.
+            lemmas: equations, each proved by the step from what precedes it and then used.
         """
         statement = self[part].xreplace(dict(replace or {})) if replace else self[part]
         assuming: tuple[Any, ...] = ()
@@ -169,12 +205,12 @@ class Claim(Mapping[str, Any]):
         steps: list[Step] = []
         for relation in parts_of(statement):
             if isinstance(relation, Eq):
-                steps.append(Identity(name, relation.lhs, relation.rhs, part, assuming))
+                steps.append(Identity(name, relation.lhs, relation.rhs, part, assuming, lemmas))
             elif isinstance(relation, Ge | Gt | Le | Lt):
                 if certificate is None:
                     raise TypeError(f"part {part!r} is an inequality: it needs a certificate")
                 strict = isinstance(relation, Gt | Lt)
-                steps.append(Inequality(name, relation.gts, relation.lts, certificate, part, assuming, strict))
+                steps.append(Inequality(name, relation.gts, relation.lts, certificate, part, assuming, lemmas, strict))
             else:
                 raise TypeError(f"part {part!r} is neither an equation nor an inequality: {relation}")
         return steps
@@ -278,12 +314,12 @@ class Theorem:
         if dropped - set(self.hypotheses):
             raise ValueError(f"{self.id} has no hypotheses {sorted(dropped - set(self.hypotheses))}")
         stated = Claim(self.claim if claim is None else claim)
-        given = Given(value for name, value in self.hypotheses.items() if name not in dropped)
+        facts = tuple(value for name, value in self.hypotheses.items() if name not in dropped)
         try:
             steps = list(self.proof(stated))
         except Exception as error:
             return [StepReport("building the proof", False, error=f"{type(error).__name__}: {error}")]
-        reports = [_checked(step, given) for step in steps]
+        reports = [_checked(step, facts) for step in steps]
         missing = [part for part in stated if part not in {step.proves for step in steps}]
         return reports + [
             StepReport(f"conclude {part}", False, part, "no step concludes this part") for part in missing
@@ -293,9 +329,9 @@ class Theorem:
         """Run a false statement through the proof."""
         reports = self.steps(Claim(self.claim).changed(control.claim), control.without)
         refusing = next((report for report in reports if not report.ok), None)
-        raised = any(report.error for report in reports)
-        if refusing is None or raised:
-            return ControlReport(control.name, False, residual=next((r.error for r in reports if r.error), ""))
+        error = next((report.error for report in reports if report.error), "")
+        if refusing is None or error:
+            return ControlReport(control.name, False, residual=error)
         return ControlReport(control.name, True, refusing.name, refusing.residual)
 
     def verify(self) -> Report:
@@ -312,10 +348,12 @@ class Theorem:
         )
 
 
-def _checked(step: Step, given: Given) -> StepReport:
+@lru_cache(maxsize=4096)
+def _checked(step: Step, facts: tuple[Any, ...]) -> StepReport:
+    """Check one step; most steps of a changed claim are those of the theorem itself, and are checked once."""
     try:
         with _limited(SECONDS_PER_STEP):
-            step.check(given)
+            step.check(Given(facts))
     except Refused as refusal:
         return StepReport(step.name, False, step.proves, residual=str(refusal))
     except Exception as error:

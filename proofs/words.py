@@ -9,6 +9,8 @@ residual that vanishes is a proof for every dimension; one that does not vanish 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from heapq import heappop, heappush
 from typing import Any
 
 from sympy import Identity, MatAdd, MatMul, MatPow, S, Transpose, ZeroMatrix, cancel, expand
@@ -18,8 +20,8 @@ Word = tuple[Any, ...]
 Polynomial = dict[Word, Any]
 
 LONGEST_RULE = 9
-MOST_RULES = 160
-MOST_OVERLAPS = 6000
+EFFORTS = (200, 800)
+"""Numbers of overlaps after which a residual is looked at; completion need not end."""
 
 
 def tidy(coefficient: Any) -> Any:
@@ -27,7 +29,8 @@ def tidy(coefficient: Any) -> Any:
     if coefficient.is_Number:
         return coefficient
     coefficient = expand(coefficient)
-    return coefficient if coefficient.is_Number else cancel(coefficient)
+    polynomial_in_symbols = coefficient.is_Number or coefficient.is_polynomial(*coefficient.free_symbols)
+    return coefficient if polynomial_in_symbols else cancel(coefficient)
 
 
 def add(total: Polynomial, word: Word, coefficient: Any) -> None:
@@ -91,11 +94,6 @@ def polynomial(expression: Any, scalar: Callable[[Any], Any] = lambda value: val
     raise TypeError(f"{expression} is not a matrix expression")
 
 
-def order(word: Word) -> tuple:
-    """Words are compared by length, then alphabetically."""
-    return len(word), tuple(str(letter) for letter in word)
-
-
 def overlaps(left: Word, right: Word) -> Iterator[tuple[Word, Word]]:
     """Every (prefix, suffix) with ``left + suffix = prefix + right`` sharing at least one letter."""
     for shared in range(1, min(len(left), len(right)) + 1):
@@ -115,32 +113,48 @@ class Algebra:
     Args:
         equations: polynomials that are zero by hypothesis.
         invertible: whether a leading coefficient may be divided by (numbers always may).
+        rank: the place of a letter in the alphabet; words are ordered by length, then alphabetically.
     """
 
-    def __init__(self, equations: Iterable[Polynomial], invertible: Callable[[Any], bool] = lambda _: False):
+    def __init__(self, equations: Iterable[Polynomial], invertible: Callable[[Any], bool], rank: Callable[[Any], Any]):
         self.rules: dict[Word, Polynomial] = {}
-        self._invertible = invertible
-        pending = [form for equation in equations for form in (equation, transposed(equation))]
-        budget = MOST_OVERLAPS
-        while pending and budget > 0 and len(self.rules) < MOST_RULES:
-            pending.sort(key=lambda form: max((order(word) for word in form), default=(0, ())), reverse=True)
-            lead = self._adopt(self.normal(pending.pop()), pending)
-            if lead is not None:
-                fresh = list(self._consequences(lead))
-                budget -= len(fresh)
-                pending += fresh
+        self._invertible, self._rank = invertible, cache(rank)
+        self._unoriented: list[Polynomial] = []
+        self._pending: list[tuple[Any, int, Polynomial]] = []
+        self._count = 0
+        for equation in equations:
+            self._submit(equation)
+            self._submit(transposed(equation))
+        self.complete(EFFORTS[0])
 
-    def _adopt(self, form: Polynomial, pending: list[Polynomial]) -> Word | None:
+    def complete(self, effort: int) -> None:
+        """Follow overlaps of rules until none is left, or until so many have been seen."""
+        while self._pending and self._count < effort:
+            lead = self._adopt(self.normal(heappop(self._pending)[-1]))
+            if lead is not None:
+                for consequence in self._consequences(lead):
+                    self._submit(consequence)
+
+    def _order(self, word: Word) -> tuple:
+        return len(word), tuple(self._rank(letter) for letter in word)
+
+    def _submit(self, form: Polynomial) -> None:
+        if form:
+            self._count += 1
+            heappush(self._pending, (max(map(self._order, form)), self._count, form))
+
+    def _adopt(self, form: Polynomial) -> Word | None:
         if not form:
             return None
-        lead = max(form, key=order)
+        lead = max(form, key=self._order)
         if not lead:
             raise ValueError("the hypotheses contradict one another: they give 1 = 0")
         factor = form[lead]
         if len(lead) > LONGEST_RULE or not (factor.is_Number or self._invertible(factor)):
+            self._unoriented.append(form)
             return None
         for old in [word for word in self.rules if position(word, lead) is not None]:
-            pending.append(plus({old: S.One}, self.rules.pop(old), S.NegativeOne))
+            self._submit(plus({old: S.One}, self.rules.pop(old), S.NegativeOne))
         self.rules[lead] = {word: tidy(-value / factor) for word, value in form.items() if word != lead}
         return lead
 
@@ -150,7 +164,7 @@ class Algebra:
                 for prefix, suffix in overlaps(first, second):
                     one = times(self.rules[first], {suffix: S.One})
                     two = times({prefix: S.One}, self.rules[second])
-                    yield plus(one, two, S.NegativeOne)
+                    yield self.normal(plus(one, two, S.NegativeOne))
 
     def rewrite(self, word: Word) -> Polynomial | None:
         """One rewriting step, or None where no rule applies."""
@@ -171,3 +185,14 @@ class Algebra:
             else:
                 todo = plus(todo, smaller, coefficient)
         return done
+
+    def contains(self, form: Polynomial) -> bool:
+        """Whether a reduced polynomial is 0, or a multiple of a consequence that could not be made a rule."""
+        return not form or any(_proportional(form, self.normal(known)) for known in self._unoriented)
+
+
+def _proportional(form: Polynomial, known: Polynomial) -> bool:
+    if form.keys() != known.keys():
+        return False
+    word = next(iter(form))
+    return all(tidy(form[word] * known[other] - form[other] * known[word]) == 0 for other in form)

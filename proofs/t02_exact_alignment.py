@@ -1,0 +1,266 @@
+r"""T2. Exact alignment: an if-and-only-if.
+
+(a) With :math:`S = XX^T`, the dual of a column x is :math:`S^+x`. If :math:`Sx = \lambda x` then
+:math:`x = S^+Sx = \lambda S^+x`; conversely :math:`x = \lambda S^+x` gives :math:`Sx = \lambda SS^+x = \lambda x`.
+
+(b) Take the features of one eigenvalue as :math:`X_1` and all others as :math:`X_2`, so :math:`SX_1 = \lambda X_1`
+and :math:`SX_2 = X_2 \Lambda`, where :math:`\lambda I - \Lambda` is invertible. As S is symmetric,
+:math:`X_1^TX_2(\lambda I - \Lambda) = 0`, hence :math:`X_1^TX_2 = 0`; then :math:`\lambda X_1 = SX_1 = X_1X_1^TX_1`,
+so that the group is tight. Conversely :math:`SX_1 = X_1X_1^TX_1 + X_2(X_1^TX_2)^T`. Orbits: if :math:`GX = X\Pi` with
+G orthogonal and :math:`\Pi` a permutation, S commutes with G, so its eigenspaces are invariant under the group; for
+an irreducible group an eigenspace is the whole space, and the frame is tight.
+
+(c) Two uses of Cauchy-Schwarz, with :math:`a = |x|^2, b = x^TSx, c = x^TS^+x, d = |S^+x|^2`: :math:`ad \ge c^2` and
+:math:`bc \ge a^2`. Hence :math:`|\tilde x|^2|x|^2 = ad \ge a^4/b^2 = D_i^2`, with equality only if :math:`S^+x
+\parallel x`.
+
+(d) With a mean, :math:`S_r = X(wI + \mu\mu^T)X^T`; a tight frame in exact coordinates shows the loss of alignment,
+and :math:`X\mu = 0` restores it.
+"""
+
+from __future__ import annotations
+
+from sympy import Identity as One
+from sympy import ImmutableMatrix, Ne, Rational, diag, eye, ones, sqrt, symbols
+
+from proofs.notation import (
+    D,
+    M,
+    N,
+    SquaredNorm,
+    at_least,
+    columns,
+    conjunction,
+    equal,
+    implies,
+    matrices,
+    penrose,
+    pinv,
+)
+from proofs.polytopes import (
+    ALONE,
+    ANTIPODAL,
+    PENTAGON,
+    SQUARE_ANTIPRISM,
+    TETRAHEDRON,
+    TRIANGLE,
+    TRIANGULAR_PRISM,
+    dimensionality,
+    dual,
+    squared_cosine,
+)
+from proofs.verifier import Claim, Control, Inequality, Theorem
+
+X, Y = matrices("X", D, N), matrices("Y", D, M)
+e_i, e_j, m = columns("e_i", N), columns("e_j", M), columns("mu", N)
+lam, mu, t, w = symbols("lambda mu t w", real=True)
+variance, mean = symbols("a b", positive=True)
+X_1, X_2 = matrices("X_1", D, N), matrices("X_2", D, M)
+Lam, R = matrices("Lambda R", M, M)
+G, Pi, g = matrices("G", D, D), matrices("Pi", N, N), columns("g", D)
+
+x, y, S = X * e_i, Y * e_j, X * X.T
+dual_x, dual_y = pinv(X).T * e_i, pinv(Y).T * e_j
+D_i, D_j = dimensionality(X, x), dimensionality(Y, y)
+joint = X_1 * X_1.T + X_2 * X_2.T
+groups = [equal(joint * X_1, lam * X_1), equal(joint * X_2, X_2 * Lam)]
+tight_groups = [equal(X_1.T * X_2, 0), equal(X_1 * X_1.T * X_1, lam * X_1)]
+eigenvectors = [equal(S * x, lam * x), equal(Y * Y.T * y, mu * y)]
+aligned = [equal(lam * dual_x, x), equal(mu * dual_y, y)]
+symmetry = [equal(G.T * G, 1), equal(G * G.T, 1), equal(Pi * Pi.T, 1), equal(G * X, X * Pi)]
+law = w * One(N) + m * m.T
+
+with_mean = ImmutableMatrix([[1, 0, -1, 0], [0, 1, 0, 1]])
+moments = variance * eye(4) + mean**2 * ones(4, 4)
+probe = (with_mean * moments * with_mean.T).inv() * with_mean * moments[:, 0]
+POLYTOPES = {
+    "alone": (ALONE, Rational(1)),
+    "antipodal pair": (ANTIPODAL, Rational(1, 2)),
+    "triangle": (TRIANGLE, Rational(2, 3)),
+    "tetrahedron": (TETRAHEDRON, Rational(3, 4)),
+    "pentagon": (PENTAGON, Rational(2, 5)),
+}
+
+hypotheses = {
+    "X^+ is the pseudo-inverse of X": penrose(X),
+    "Y^+ is the pseudo-inverse of Y": penrose(Y),
+    "x_i is not zero": conjunction(Ne(SquaredNorm(x), 0), Ne(SquaredNorm(X.T * x), 0)),
+    "y_j is not zero": conjunction(Ne(SquaredNorm(y), 0), Ne(SquaredNorm(Y.T * y), 0)),
+    "the group's eigenvalue differs from the others": equal((lam * One(M) - Lam) * R, 1),
+}
+excess = SquaredNorm(x) * SquaredNorm(dual_x) - D_i**2
+claim = {
+    "an eigenvector is aligned": implies(eigenvectors[0], aligned[0]),
+    "an aligned feature is an eigenvector": implies(aligned[0], eigenvectors[0]),
+    "X^T x_i vanishes only with x_i": implies(equal(X.T * x, 0), equal(x, 0)),
+    "eigenvalues make orthogonal groups": implies(groups, tight_groups[0]),
+    "each group is tight": implies(groups, tight_groups[1]),
+    "orthogonal tight groups are aligned": implies(tight_groups, groups[0]),
+    "one feature orthogonal to all others": implies(
+        equal(g.T * X_2, 0), equal((g * g.T + X_2 * X_2.T) * g, SquaredNorm(g) * g)
+    ),
+    "a symmetry commutes with S": implies(symmetry, equal(G * S, S * G)),
+    "a symmetry keeps eigenspaces": implies([*symmetry, equal(S * g, lam * g)], equal(S * G * g, lam * G * g)),
+    "sigma of an aligned pair": implies(
+        eigenvectors,
+        equal(
+            t**2 * SquaredNorm(dual_x) * SquaredNorm(dual_y), (t * D_i * D_j) ** 2 / (SquaredNorm(x) * SquaredNorm(y))
+        ),
+    ),
+    "sigma at least": at_least(
+        t**2 * SquaredNorm(dual_x) * SquaredNorm(dual_y),
+        (t * D_i * D_j) ** 2 / (SquaredNorm(x) * SquaredNorm(y)),
+    ),
+    "equality only if aligned": at_least(
+        excess,
+        SquaredNorm(x) * SquaredNorm(dual_x - SquaredNorm(pinv(X) * x) / SquaredNorm(x) * x),
+    ),
+    **{f"{name}: tight": equal(F * F.T, Rational(F.cols, F.rows) * eye(F.rows)) for name, (F, _) in POLYTOPES.items()},
+    **{f"{name}: D_i": equal(dimensionality(F, F[:, 0]), value) for name, (F, value) in POLYTOPES.items()},
+    "square antiprism": equal(
+        squared_cosine(dual(SQUARE_ANTIPRISM, SQUARE_ANTIPRISM[:, 0]), SQUARE_ANTIPRISM[:, 0]), 9 / (5 + 3 * sqrt(2))
+    ),
+    "triangular prism": equal(
+        squared_cosine(dual(TRIANGULAR_PRISM, TRIANGULAR_PRISM[:, 0]), TRIANGULAR_PRISM[:, 0]), Rational(27, 28)
+    ),
+    "a mean misaligns a tight frame": equal(
+        squared_cosine(probe, with_mean[:, 0]), 1 / (1 + (2 * mean**2 / (variance + 2 * mean**2)) ** 2)
+    ),
+    "no mean token: the probe target": implies(equal(X * m, 0), equal(X * law * e_i, w * x)),
+    "no mean token: the second moment": implies(equal(X * m, 0), equal(X * law * X.T, w * S)),
+}
+
+
+def proof(claim: Claim):
+    """(a) both ways, (b) both ways, (c) two Cauchy-Schwarz inequalities and the polytopes, (d) an exact example."""
+    yield from claim.conclude("an eigenvector is aligned", "S x = lambda x gives x = S^+ S x = lambda S^+ x")
+    yield from claim.conclude("an aligned feature is an eigenvector", "x = lambda S^+ x gives S x = lambda x")
+    yield from claim.conclude("X^T x_i vanishes only with x_i", "x = (X^T)^+ X^T x for a column x of X")
+    yield from claim.conclude("eigenvalues make orthogonal groups", "X_1^T X_2 (lambda - Lambda) = 0")
+    yield from claim.conclude("each group is tight", "the others drop out of S X_1")
+    yield from claim.conclude("orthogonal tight groups are aligned", "S acts on a group as its own frame operator")
+    yield from claim.conclude("one feature orthogonal to all others", "a group of one member")
+    yield from claim.conclude("a symmetry commutes with S", "G X X^T G^T = X Pi Pi^T X^T = S")
+    yield from claim.conclude("a symmetry keeps eigenspaces", "so the eigenspaces are invariant")
+    yield from claim.conclude("sigma of an aligned pair", "|x~| = |x|/lambda = D_i/|x|")
+    yield from _inequalities(claim)
+    for part in claim:
+        if part.partition(": ")[0] in POLYTOPES or part in {"square antiprism", "triangular prism"}:
+            yield from claim.conclude(part, f"{part}, in exact coordinates")
+    yield from claim.conclude("a mean misaligns a tight frame", "columns e_1, e_2, -e_1, e_2, in exact coordinates")
+    yield from claim.conclude("no mean token: the probe target", "X C e_i = w x_i when X mu = 0")
+    yield from claim.conclude("no mean token: the second moment", "and S_r = w S, so that T1 applies")
+
+
+def _inequalities(claim: Claim):
+    first, second = _gap(X, x, dual_x), _gap(Y, y, dual_y)
+    misaligned = SquaredNorm(x) * SquaredNorm(dual_x - SquaredNorm(pinv(X) * x) / SquaredNorm(x) * x)
+    yield Inequality("|x~|^2|x|^2 >= D_i^2", excess + D_i**2, D_i**2, sum(first))
+    certificate = t**2 * (
+        sum(first) / SquaredNorm(x) * SquaredNorm(dual_y) + D_i**2 / SquaredNorm(x) * sum(second) / SquaredNorm(y)
+    )
+    yield from claim.conclude("sigma at least", "both factors of sigma", certificate=certificate)
+    yield Inequality("what equality leaves", sum(first), misaligned, first[1])
+    yield from claim.conclude("equality only if aligned", "the gap is at least |S^+x - (c/a)x|^2", certificate=first[1])
+
+
+def _gap(frame, column, its_dual):
+    """``ad - a^4/b^2`` as ``(ad - c^2) + (bc - a^2)(bc + a^2)/b^2``, each a norm times non-negative numbers."""
+    a, b, c = SquaredNorm(column), SquaredNorm(frame.T * column), SquaredNorm(pinv(frame) * column)
+    return (
+        a * SquaredNorm(its_dual - c / a * column),
+        SquaredNorm(pinv(frame) * column - a / b * frame.T * column) * (c + a**2 / b),
+    )
+
+
+def _example(feature: ImmutableMatrix) -> dict:
+    unit = eye(4)
+    frame = unit[:, 0].row_join(unit[:, 1]).row_join(-unit[:, 0]).row_join(unit[:, 1])
+    return {
+        D: 4,
+        N: 4,
+        M: 3,
+        X: frame,
+        e_i: unit[:, 0],
+        m: ImmutableMatrix([1, 0, 1, 0]),
+        w: 2,
+        t: 3,
+        variance: 3,
+        mean: 2,
+        Y: ImmutableMatrix([[2, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]),
+        e_j: feature,
+        lam: 2,
+        mu: 4,
+        X_1: frame,
+        Lam: diag(1, 5, 5),
+        R: diag(1, -Rational(1, 3), -Rational(1, 3)),
+        X_2: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 2]]),
+        g: unit[:, 0],
+        G: diag(-1, 1, 1, 1),
+        Pi: ImmutableMatrix([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]),
+    }
+
+
+aligned_example, mixed_example = _example(ImmutableMatrix([1, 0, 0])), _example(ImmutableMatrix([1, 1, 0]))
+false_eigenvalue = {lam: 5, X_1: ImmutableMatrix(4, 4, lambda i, j: int(i == j == 3))}
+counterexamples = {
+    "X^+ is the pseudo-inverse of X": {**aligned_example, pinv(X): eye(4)},
+    "Y^+ is the pseudo-inverse of Y": {**mixed_example, pinv(Y): ones(3, 4) / 100},
+    "x_i is not zero": {**aligned_example, e_i: ImmutableMatrix([0, 0, 0, 0])},
+    "y_j is not zero": {**aligned_example, e_j: ImmutableMatrix([0, 0, 0])},
+    "the group's eigenvalue differs from the others": {
+        **aligned_example,
+        X_1: diag(1, 0, 0, 0),
+        X_2: ImmutableMatrix(4, 3, [1] + 11 * [0]),
+        Lam: diag(2, 2, 2),
+    },
+}
+
+theorem = Theorem(
+    id="T2",
+    title="Exact alignment, if and only if",
+    statement=(
+        "(a) The dual of x_i is parallel to x_i iff x_i is an eigenvector of S_X. (b) All features are aligned iff "
+        "the non-zero ones split into mutually orthogonal groups, each a tight frame of its span; orbits of "
+        "irreducible groups are tight. (c) If both are aligned, sigma = |t| D_i D_j/(|x_i||y_j|), quantised by the "
+        "polytope (1, 1/2, 2/3, 3/4, 2/5); in general sigma is at least this, with equality iff both are aligned. "
+        "(d) A mean breaks this at population level, unless X mu = 0."
+    ),
+    hypotheses=hypotheses,
+    claim=claim,
+    proof=proof,
+    controls=(
+        Control(
+            "every uniform polytope is aligned: the square antiprism",
+            {"square antiprism": equal(dual(SQUARE_ANTIPRISM, SQUARE_ANTIPRISM[:, 0]), SQUARE_ANTIPRISM[:, 0] / 4)},
+        ),
+        Control(
+            "every uniform polytope is aligned: the triangular prism",
+            {
+                "triangular prism": equal(
+                    squared_cosine(dual(TRIANGULAR_PRISM, TRIANGULAR_PRISM[:, 0]), TRIANGULAR_PRISM[:, 0]), 1
+                )
+            },
+        ),
+        Control(
+            "a pentagon has D_i = 1/2",
+            {"pentagon: D_i": equal(dimensionality(PENTAGON, PENTAGON[:, 0]), Rational(1, 2))},
+        ),
+        Control("any feature is aligned", {"an eigenvector is aligned": aligned[0]}),
+        Control(
+            "tight groups need not be orthogonal",
+            {"orthogonal tight groups are aligned": implies(tight_groups[1], groups[0])},
+        ),
+        Control("groups of one eigenvalue are orthogonal", without=("the group's eigenvalue differs from the others",)),
+        Control(
+            "a mean does no harm", {"a mean misaligns a tight frame": equal(squared_cosine(probe, with_mean[:, 0]), 1)}
+        ),
+    ),
+    scope="general D, N, M; the polytopes and the example with a mean in exact coordinates",
+    status="proved",
+    functions=("svtheory.frames.feature_dimensionality", "svtheory.criteria.conditions"),
+    experiment="ledger",
+    examples=(aligned_example, mixed_example),
+    counterexamples=counterexamples,
+    references=("Benedetto and Fickus 2003", "Elhage et al. 2022"),
+)

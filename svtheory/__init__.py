@@ -45,13 +45,36 @@ from svtheory.frames import (
     leverage,
     spread,
 )
-from svtheory.heads import HeadBundle, load_heads, save_heads, unwhiten
+from svtheory.heads import (
+    Explanation,
+    HeadBundle,
+    IndependentRotations,
+    common_rotation_sparseness,
+    explain,
+    independent_rotation_sparseness,
+    leverage_terms,
+    load_heads,
+    save_heads,
+    treves_rolls,
+    unwhiten,
+)
 from svtheory.laws import BernoulliUniform, Gaussian, Law, OneHot
 from svtheory.logits import logit_scale
 from svtheory.moments import correlations, probes
 from svtheory.optimum import optimal_omega, predict
 from svtheory.pairs import PairStructure, pair_structure, star_alignment
+from svtheory.phases import (
+    ARRANGEMENTS,
+    Arrangement,
+    collapse_threshold,
+    exact_minimum,
+    lowest_arrangement,
+    orthogonalization_threshold,
+    phase_energy,
+    stationary_arrangements,
+)
 from svtheory.robustness import mixed_gaps, nameable, wedin_bound, wedin_own_bound
+from svtheory.rotary import RotaryHead, plane_cost, projected_profile, rotary_head, rotary_spectra
 from svtheory.scenarios import Scenario
 from svtheory.spectra import Agreement, Spectrum, compare, effective_rank, spectrum, value_gaps, value_groups
 from svtheory.targets import matching, single_pair

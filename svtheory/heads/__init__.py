@@ -1,6 +1,26 @@
 """Heads of real models: bundles of trained weights, and reading features back from singular vectors."""
 
 from svtheory.heads.bundles import HeadBundle, load_heads, save_heads
+from svtheory.heads.hypothesis import Explanation, explain
+from svtheory.heads.sparsity import (
+    IndependentRotations,
+    common_rotation_sparseness,
+    independent_rotation_sparseness,
+    leverage_terms,
+    treves_rolls,
+)
 from svtheory.heads.unwhitening import unwhiten
 
-__all__ = ["HeadBundle", "load_heads", "save_heads", "unwhiten"]
+__all__ = [
+    "Explanation",
+    "HeadBundle",
+    "IndependentRotations",
+    "common_rotation_sparseness",
+    "explain",
+    "independent_rotation_sparseness",
+    "leverage_terms",
+    "load_heads",
+    "save_heads",
+    "treves_rolls",
+    "unwhiten",
+]

@@ -34,8 +34,9 @@ class Spectrum:
 def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
 
-    Thin QRs `W_Q^T = Q R`, `W_K^T = Q' R'` leave the small core `R R'^T`. Shapes (H, D) and (H, D') give K = min(H, D,
-    D') pairs. Each factor is scaled to unit size first, so that tiny weights do not underflow on the way.
+    A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, and the thin SVD of `Omega^T Q = W_K^T (W_Q Q)` the
+    rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor is scaled to unit size first, so that tiny
+    weights do not underflow on the way.
     Raises InputError for factors that disagree in H, TypeError for anything but real matrices.
 
     >>> s = spectrum(jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.eye(2))
@@ -45,16 +46,17 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_Q.shape[0] != W_K.shape[0]:
         raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
-    (Q, R, q_size), (K, S, k_size) = _scaled_qr(W_Q), _scaled_qr(W_K)
-    U, values, Vt = safe_svd(R @ S.T)
-    return spectrum_of(Q @ U, values * q_size * k_size, K @ Vt.T)
+    (W_Q, q_size), (W_K, k_size) = _scaled(W_Q), _scaled(W_K)
+    # One factorisation feeds the next: two at once, such as QRs of both factors, can deadlock under vmap on few cores.
+    Q, _ = jnp.linalg.qr(W_Q.T)
+    V, values, Ut = safe_svd(W_K.T @ (W_Q @ Q))
+    return spectrum_of(Q @ Ut.T, values * q_size * k_size, V)
 
 
-def _scaled_qr(W: Array) -> tuple[Array, Array, Array]:
+def _scaled(W: Array) -> tuple[Array, Array]:
     largest = jnp.abs(W).max()
     size = jnp.where(largest > 0, largest, 1)
-    Q, R = jnp.linalg.qr((W / size).T)
-    return Q, R, size
+    return W / size, size
 
 
 def spectrum_of(left: Array, values: Array, right: Array) -> Spectrum:

@@ -82,8 +82,23 @@ def _entry(expression: sp.Indexed, values: Values) -> Any:
     return sp.sympify(table[tuple(places)] if isinstance(table, sp.MatrixBase) else table[places[0]])
 
 
+def _free_index(statement: Any, values: Values) -> tuple[Any, int] | None:
+    """An index that no sum binds, with the number of its values."""
+    for entry in statement.atoms(sp.Indexed):
+        for axis, index in enumerate(entry.indices):
+            if index in statement.free_symbols and index not in values:
+                table = values[entry.base]
+                return index, table.shape[axis] if isinstance(table, sp.MatrixBase) else len(table)
+    return None
+
+
 def holds(statement: Any, values: Values) -> bool:
-    """Whether a statement is true at the values; one that is not defined there (0/0) is not true."""
+    """Whether a statement is true at the values, for every index that is free; what is not defined (0/0) is not
+    true."""
+    free = _free_index(statement, values)
+    if free is not None:
+        index, size = free
+        return all(holds(statement, {**values, index: position}) for position in range(1, size + 1))
     match statement:
         case sp.And():
             return all(holds(part, values) for part in statement.args)

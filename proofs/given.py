@@ -79,8 +79,8 @@ class Given:
         """Whether a scalar is certainly not 0: a number, a declared positive or non-zero quantity, or a product of
         such.
         """
-        if isinstance(value, SquaredNorm) and isinstance(value.arg, sp.MatrixBase):
-            value = self.scalar(value)
+        if isinstance(value, SquaredNorm) and (isinstance(value.arg, sp.MatrixBase) or "algebra" in self.__dict__):
+            value = value if value in self.nonzero else self.scalar(value)
         if value.is_number:
             return value.is_zero is False
         if value in self.nonzero or -value in self.nonzero or positive(value, self) or positive(-value, self):
@@ -214,16 +214,15 @@ class Given:
             expression = sp.together(expression)
         top, bottom = sp.fraction(expression)
         top = sp.expand(top)
-        if top == 0 or self._in_ideal(top):
-            return sp.S.Zero
-        return top / bottom
+        return self._remainder(top) / bottom
 
-    def _in_ideal(self, numerator: Any) -> bool:
-        if not self.ideal:
-            return False
+    def _remainder(self, numerator: Any) -> Any:
+        """A polynomial modulo the scalar equations."""
+        if numerator == 0 or not self.ideal:
+            return numerator
         gens = sorted(sp.Poly(sp.Add(numerator, *self.ideal)).gens, key=str)
         basis = sp.groebner(self.ideal, *gens, order="grevlex")
-        return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1] == 0
+        return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1]
 
 
 def _spelled(word: Word) -> tuple[str, ...]:

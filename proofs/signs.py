@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def _declared(value: Any, facts: list[Any]) -> bool:
     """Whether `value` is one of the facts, up to a positive number and to the name of an index."""
-    return any(value == fact or (value - fact).expand() == 0 or _renamed(value, fact) for fact in facts)
+    _, value = value.primitive()
+    return any(value == fact or _renamed(value, fact) for fact in (fact.primitive()[1] for fact in facts))
 
 
 def _renamed(value: Any, fact: Any) -> bool:

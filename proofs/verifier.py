@@ -27,139 +27,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sympy import Eq, Ge, Gt, Implies, Le, Lt, MatrixBase, limit
-from sympy import Limit as UnevaluatedLimit
+from sympy import Eq, Ge, Gt, Implies, Le, Lt
 
 from proofs.examples import Values, failures
 from proofs.given import Given
 from proofs.notation import parts_of
-from proofs.signs import nonnegative, positive, undefined
-from proofs.words import EFFORTS
+from proofs.steps import Identity, Inequality, Limit, Refused, Step
 
 SECONDS_PER_STEP = 20
 STATUSES = ("proved", "limit", "cited", "definition")
-
-
-class Refused(Exception):
-    """A step does not hold: the message is what was left over."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """``left = right``: the normal form of the difference is exactly 0, and nothing in it divides by a possible 0.
-
-    Args:
-        name: what this step does, for people.
-        left, right: scalars or matrices.
-        proves: the part of the claim that it helps to establish.
-        assuming: antecedents, in force for this step only.
-        lemmas: equations, each proved here from what precedes it and then used.
-    """
-
-    name: str
-    left: Any
-    right: Any
-    proves: str = ""
-    assuming: tuple[Any, ...] = ()
-    lemmas: tuple[Any, ...] = ()
-
-    @property
-    def formula(self) -> Any:
-        """The equation, under its antecedents."""
-        return Eq(self.left, self.right, evaluate=False)
-
-    def check(self, given: Given) -> None:
-        """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
-        given = _informed(given, self.assuming, self.lemmas)
-        for side in (self.left, self.right):
-            for node in undefined(side, given):
-                raise Refused(f"not known to be defined: {node}")
-        readings, difference = (given, given.reread()), self.left - self.right
-        rests = []
-        for effort in EFFORTS:
-            for reading in readings:
-                reading.algebra.complete(effort)
-                rests.append(reading.normal(difference))
-                if _vanishes(rests[-1]):
-                    return
-        raise Refused(_spelled(rests[0]))
-
-
-def _vanishes(rest: Any) -> bool:
-    return rest.is_zero_matrix is True if isinstance(rest, MatrixBase) else rest in ({}, 0)
-
-
-def _spelled(rest: Any) -> str:
-    if isinstance(rest, dict):
-        return " + ".join(f"({value}) {' '.join(map(str, word)) or '1'}" for word, value in rest.items())
-    return str(rest.tolist() if isinstance(rest, MatrixBase) else rest)
-
-
-def _informed(given: Given, assuming: tuple[Any, ...], lemmas: tuple[Any, ...]) -> Given:
-    """The hypotheses with antecedents, and then with lemmas, each after its own proof."""
-    given = given.with_(*assuming)
-    for lemma in lemmas:
-        Identity("lemma", lemma.lhs, lemma.rhs).check(given)
-        given = given.with_(lemma)
-    return given
-
-
-@dataclass(frozen=True)
-class Inequality:
-    """``larger >= smaller`` (or >): the difference is identically the certificate, whose sign shows in its structure.
-
-    Args:
-        name, proves, assuming, lemmas: as for `Identity`.
-        larger, smaller: real scalars.
-        certificate: squares, norms, and sums and products of what is declared non-negative.
-        strict: whether the certificate has to be positive.
-    """
-
-    name: str
-    larger: Any
-    smaller: Any
-    certificate: Any
-    proves: str = ""
-    assuming: tuple[Any, ...] = ()
-    lemmas: tuple[Any, ...] = ()
-    strict: bool = False
-
-    @property
-    def formula(self) -> Any:
-        """The inequality."""
-        return (Gt if self.strict else Ge)(self.larger, self.smaller, evaluate=False)
-
-    def check(self, given: Given) -> None:
-        """Refuse if the certificate differs from the gap, or is not structurally non-negative."""
-        given = _informed(given, self.assuming, self.lemmas)
-        Identity(self.name, self.larger - self.smaller, self.certificate).check(given)
-        if not (positive if self.strict else nonnegative)(self.certificate, given):
-            raise Refused(f"not seen to be {'positive' if self.strict else 'non-negative'}: {self.certificate}")
-
-
-@dataclass(frozen=True)
-class Limit:
-    """``lim expression = value`` as the variable goes to the point, from above."""
-
-    name: str
-    expression: Any
-    variable: Any
-    point: Any
-    value: Any
-    proves: str = ""
-
-    @property
-    def formula(self) -> Any:
-        """The limit as an unevaluated equation."""
-        return Eq(UnevaluatedLimit(self.expression, self.variable, self.point), self.value, evaluate=False)
-
-    def check(self, given: Given) -> None:
-        """Refuse if the limit that sympy finds is another value."""
-        Identity(self.name, limit(self.expression, self.variable, self.point, "+"), self.value).check(given)
-
-
-Step = Identity | Inequality | Limit
-"""One link of a proof: a name, the part of the claim that it concludes (or ""), a formula for people, and a check."""
 
 
 class Claim(Mapping[str, Any]):
@@ -196,7 +72,7 @@ class Claim(Mapping[str, Any]):
             name: what the step does, for people.
             replace: symbols written out (a defined quantity by its definition) before checking.
             certificate: for an inequality, an expression equal to larger - smaller whose sign shows.
-            lemmas: equations, each proved by the step from what precedes it and then used.
+            lemmas: steps checked under what precedes them, whose formulas are then used.
         """
         statement = self[part].xreplace(dict(replace or {})) if replace else self[part]
         assuming: tuple[Any, ...] = ()
@@ -378,3 +254,18 @@ def _limited(seconds: int) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+__all__ = [
+    "Claim",
+    "Control",
+    "ControlReport",
+    "Identity",
+    "Inequality",
+    "Limit",
+    "Refused",
+    "Report",
+    "Step",
+    "StepReport",
+    "Theorem",
+]

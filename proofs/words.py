@@ -135,6 +135,11 @@ class Algebra:
                 for consequence in self._consequences(lead):
                     self._submit(consequence)
 
+    @property
+    def finished(self) -> bool:
+        """Whether every overlap has been followed."""
+        return not self._pending
+
     def _order(self, word: Word) -> tuple:
         return len(word), tuple(self._rank(letter) for letter in word)
 

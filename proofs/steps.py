@@ -1,0 +1,145 @@
+"""The links of a proof: identities, inequalities, limits. Each is data with a `check` that returns or refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sympy import Eq, Ge, Gt, MatrixBase, limit
+from sympy import Limit as UnevaluatedLimit
+
+from proofs.given import Given
+from proofs.signs import nonnegative, positive, undefined
+from proofs.words import EFFORTS
+
+
+class Refused(Exception):
+    """A step does not hold: the message is what was left over."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``left = right``: the normal form of the difference is exactly 0, and nothing in it divides by a possible 0.
+
+    Args:
+        name: what this step does, for people.
+        left, right: scalars or matrices.
+        proves: the part of the claim that it helps to establish.
+        assuming: antecedents, in force for this step only.
+        lemmas: steps, each checked here under what precedes it; their formulas are then used.
+    """
+
+    name: str
+    left: Any
+    right: Any
+    proves: str = ""
+    assuming: tuple[Any, ...] = ()
+    lemmas: tuple[Any, ...] = ()
+
+    @property
+    def formula(self) -> Any:
+        """The equation, under its antecedents."""
+        return Eq(self.left, self.right, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
+        given = _informed(given, self.assuming, self.lemmas)
+        difference = self.left - self.right
+        given.algebra.complete(EFFORTS[0])
+        for side in (self.left, self.right):
+            for node in undefined(side, given):
+                raise Refused(f"not known to be defined: {node}")
+        rest = given.normal(difference)
+        if _vanishes(rest) or any(_vanishes(reading.normal(difference)) for reading in _efforts(given)):
+            return
+        raise Refused(_spelled(rest))
+
+
+def _efforts(given: Given) -> Iterator[Given]:
+    """Further readings of the hypotheses: the other alphabet, then both with more overlaps followed."""
+    if not given.matrix_equations:
+        return
+    other = given.reread()
+    yield other
+    for reading in (given, other):
+        if not reading.algebra.finished:
+            reading.algebra.complete(EFFORTS[1])
+            yield reading
+
+
+def _vanishes(rest: Any) -> bool:
+    return rest.is_zero_matrix is True if isinstance(rest, MatrixBase) else rest in ({}, 0)
+
+
+def _spelled(rest: Any) -> str:
+    if isinstance(rest, dict):
+        return " + ".join(f"({value}) {' '.join(map(str, word)) or '1'}" for word, value in rest.items())
+    return str(rest.tolist() if isinstance(rest, MatrixBase) else rest)
+
+
+def _informed(given: Given, assuming: tuple[Any, ...], lemmas: tuple[Any, ...]) -> Given:
+    """The hypotheses with antecedents, and then with lemmas, each after its own check."""
+    given = given.with_(*assuming)
+    for lemma in lemmas:
+        lemma.check(given)
+        given = given.with_(lemma.formula)
+    return given
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """``larger >= smaller`` (or >): the difference is identically the certificate, whose sign shows in its structure.
+
+    Args:
+        name, proves, assuming, lemmas: as for `Identity`.
+        larger, smaller: real scalars.
+        certificate: squares, norms, and sums and products of what is declared non-negative.
+        strict: whether the certificate has to be positive.
+    """
+
+    name: str
+    larger: Any
+    smaller: Any
+    certificate: Any
+    proves: str = ""
+    assuming: tuple[Any, ...] = ()
+    lemmas: tuple[Any, ...] = ()
+    strict: bool = False
+
+    @property
+    def formula(self) -> Any:
+        """The inequality."""
+        return (Gt if self.strict else Ge)(self.larger, self.smaller, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if the certificate differs from the gap, or is not structurally non-negative."""
+        given = _informed(given, self.assuming, self.lemmas)
+        Identity(self.name, self.larger - self.smaller, self.certificate).check(given)
+        if not (positive if self.strict else nonnegative)(self.certificate, given):
+            raise Refused(f"not seen to be {'positive' if self.strict else 'non-negative'}: {self.certificate}")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``lim expression = value`` as the variable goes to the point, from above."""
+
+    name: str
+    expression: Any
+    variable: Any
+    point: Any
+    value: Any
+    proves: str = ""
+
+    @property
+    def formula(self) -> Any:
+        """The limit as an unevaluated equation."""
+        return Eq(UnevaluatedLimit(self.expression, self.variable, self.point), self.value, evaluate=False)
+
+    def check(self, given: Given) -> None:
+        """Refuse if the limit that sympy finds is another value."""
+        Identity(self.name, limit(self.expression, self.variable, self.point, "+"), self.value).check(given)
+
+
+Step = Identity | Inequality | Limit
+"""One link of a proof: a name, the part of the claim that it concludes (or ""), a formula for people, and a check."""

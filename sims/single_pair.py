@@ -102,8 +102,9 @@ class Config:
     """Floating-point numbers of the run."""
 
     def __post_init__(self):
-        if not self.strengths or not all(np.isfinite(self.strengths)) or 0 in self.strengths:
-            raise InputError(f"--strengths must be finite numbers other than 0, got {self.strengths}")
+        distinct = set(self.strengths)
+        if not distinct or len(distinct) < len(self.strengths) or 0 in distinct or not np.isfinite([*distinct]).all():
+            raise InputError(f"--strengths must be distinct finite numbers other than 0, got {self.strengths}")
         for name, least in (("members", 2), ("n-features", 2), ("dim", 2), ("head-dim", 2), ("n-keys", 2)):
             whole(f"--{name}", getattr(self, name.replace("-", "_")), least)
         for name in ("batch", "steps"):
@@ -117,7 +118,7 @@ class Config:
 
 PAPER = Config()
 SCALES = {
-    "quick": replace(PAPER, strengths=(20.0,), members=8, steps=4000),
+    "quick": replace(PAPER, strengths=(20.0,), members=8, steps=3000),
     "paper": PAPER,
     "full": replace(PAPER, members=2048, batch=1024),
 }

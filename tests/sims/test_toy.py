@@ -51,8 +51,7 @@ def loop_losses(toy, f, T, objective):
     return np.mean(reconstruction), np.mean(attention)
 
 
-@pytest.mark.parametrize("objective", ["softmax", "square"])
-@pytest.mark.parametrize("query_bias", [False, True])
+@pytest.mark.parametrize(("objective", "query_bias"), [("softmax", True), ("square", False)])
 def test_losses_are_those_of_plain_loops(dtype, objective, query_bias):
     toy, f = build(query_bias), drawn()
     T = jax.random.normal(jax.random.key(2), (N, N), float)

@@ -1,0 +1,50 @@
+import numpy as np
+import xarray as xr
+
+from sims.lab.figures import panels
+from sims.lab.report import report, table_html
+from sims.lab.runs import Exhibit, Outcome
+from sims.lab.tables import show
+
+ROWS = [
+    {"law": "a < b", "cosine": np.float32(0.99912345), "holds": True},
+    {"law": "c", "cosine": np.nan, "holds": None},
+]
+MANIFEST = {
+    "device": "1 x cpu",
+    "dtype": "float32",
+    "wall_time_s": 1.0,
+    "git_commit": "abc",
+    "command": "python -m x <y>",
+}
+
+
+def test_a_report_is_one_page_with_everything_in_it():
+    outcome = Outcome({"heads": 3}, xr.Dataset(), {"a": Exhibit(panels()[0], "Points & lines.")}, ROWS)
+    page = report("demo", "Title > all.\n\nFirst paragraph\nof two lines.\n\nSecond.", outcome, MANIFEST)
+    for text in (
+        "<h1>Title &gt; all.</h1>",
+        "<p>First paragraph of two lines.</p>\n<p>Second.</p>",
+        "a &lt; b",
+        "0.9991",
+        "Points &amp; lines.",
+        "python -m x &lt;y&gt;",
+        '<img src="data:image/png;base64,iVBOR',
+        "heads",
+    ):
+        assert text in page
+    assert not any(word in page for word in ("http", "<script", "<link"))
+
+
+def test_no_rows_no_table():
+    assert table_html([]) == ""
+
+
+def test_a_table_is_shown_in_full_where_there_is_no_terminal(capsys):
+    wide = [{f"column number {n}": n / 7 for n in range(8)} | {"rule": "lowest >= 0.99"}]
+    show(wide, "the/path [of] it")
+    printed = capsys.readouterr().out
+    assert all(f"column number {n}" in printed for n in range(8))
+    assert "0.8571" in printed
+    assert "lowest >= 0.99" in printed
+    assert "the/path [of] it" in printed

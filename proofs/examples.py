@@ -61,6 +61,8 @@ def value(expression: Any, values: Values) -> Any:
             return _sum(expression, values)
         case sp.Indexed():
             return _entry(expression, values)
+        case sp.Subs():
+            return at(expression.doit())
         case sp.Limit() | sp.Integral() | sp.Derivative():
             return expression.subs({k: v for k, v in values.items() if isinstance(k, sp.Expr)}).doit()
     if not expression.args:
@@ -94,7 +96,8 @@ def _free_index(statement: Any, values: Values) -> tuple[Any, int] | None:
 
 def holds(statement: Any, values: Values) -> bool:
     """Whether a statement is true at the values, for every index that is free; what is not defined (0/0) is not
-    true."""
+    true.
+    """
     free = _free_index(statement, values)
     if free is not None:
         index, size = free

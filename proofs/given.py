@@ -168,6 +168,8 @@ class Given:
                 return self._atoms(left.dot(right))
             case Inner(args=(left, right)):
                 return self._trace(sp.Transpose(left) * right)
+            case sp.Subs() | sp.Derivative():
+                return self._atoms(expression.doit())
             case sp.Sum():
                 return self._sum(expression)
             case sp.sign():

@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from sympy import And, Eq, Expr, Ge, Gt, Identity, Implies, MatrixSymbol, Symbol, Trace, ZeroMatrix, sqrt
+from sympy import (
+    And,
+    Eq,
+    Expr,
+    Ge,
+    Gt,
+    Identity,
+    Implies,
+    IndexedBase,
+    MatrixSymbol,
+    Sum,
+    Symbol,
+    Trace,
+    ZeroMatrix,
+    sqrt,
+)
 from sympy.logic.boolalg import Boolean
 from sympy.matrices.expressions.matexpr import MatrixExpr
 
@@ -86,6 +101,16 @@ class Inner(Expr):
 
     def _numpycode(self, printer) -> str:
         return f"numpy.sum(({printer._print(self.args[0])})*({printer._print(self.args[1])}))"
+
+
+def table(name: str) -> Any:
+    """Real numbers with an index, ``w[k]``, as many as a sum runs over."""
+    return IndexedBase(name, real=True)
+
+
+def total(function: Any, *limits: Any) -> Any:
+    """A sum over an index, ``(k, 1, D)``; the first of several limits is the innermost."""
+    return Sum(function, *limits)
 
 
 def norm(matrix: Any) -> Any:

@@ -95,6 +95,9 @@ def positive(value: Any, given: Given) -> bool:
             return given.is_nonzero(value.args[0])
         case SquaredNorm():
             return value in given.nonzero
+        case Sum():
+            occupied = all((high - low).is_nonnegative for _, low, high in map(tuple, value.limits))
+            return occupied and positive(value.function, given)
     return False
 
 

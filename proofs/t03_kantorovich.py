@@ -19,7 +19,7 @@ and :math:`q = Sx - \rho x`, :math:`S^+q = x - \rho S^+x`, so :math:`\rho P_\per
 from __future__ import annotations
 
 from sympy import Identity as One
-from sympy import ImmutableMatrix, IndexedBase, KroneckerDelta, Ne, Rational, S, Sum, diag, eye, sqrt, symbols
+from sympy import ImmutableMatrix, KroneckerDelta, Ne, Rational, S, diag, eye, sqrt, symbols
 
 from proofs.notation import (
     D,
@@ -34,12 +34,14 @@ from proofs.notation import (
     more_than,
     penrose,
     pinv,
+    table,
+    total,
 )
 from proofs.polytopes import squared_cosine
 from proofs.verifier import Claim, Control, Identity, Inequality, Theorem
 
 k, l = symbols("k l", integer=True)
-w, nu, z, q = (IndexedBase(name, real=True) for name in ("w", "nu", "z", "q"))
+w, nu, z, q = (table(name) for name in ("w", "nu", "z", "q"))
 a, b = symbols("a b", real=True)
 root_m, root_L = symbols("r s", positive=True)
 m, L = root_m**2, root_L**2
@@ -48,7 +50,7 @@ kappa, eps = L / m, (L - m) / (L + m)
 
 def mean(function):
     """``E[f] = sum_k w_k f(nu_k)``."""
-    return Sum(w[k] * function, (k, 1, D))
+    return total(w[k] * function, (k, 1, D))
 
 
 first, second = mean(nu[k]), mean(nu[k] ** 2)
@@ -69,7 +71,7 @@ P_perp = One(D) - x * x.T
 
 hypotheses = {
     "weights are not negative": at_least(w[k], 0),
-    "weights sum to 1": equal(Sum(w[k], (k, 1, D)), 1),
+    "weights sum to 1": equal(total(w[k], (k, 1, D)), 1),
     "the spectrum lies in [a, b]": conjunction(at_least(nu[k], a), at_least(b, nu[k])),
     "its ends are positive": conjunction(more_than(a, 0), more_than(b, 0)),
     "eigenvectors are orthonormal": equal(Q.T * Q, 1),
@@ -92,7 +94,7 @@ claim = {
         equal((inverse * spectral).T, inverse * spectral),
     ),
     "a diagonal form is a sum": equal(
-        Sum(z[k] * nu[k] * KroneckerDelta(k, l) * z[l], (l, 1, D), (k, 1, D)), Sum(nu[k] * z[k] ** 2, (k, 1, D))
+        total(z[k] * nu[k] * KroneckerDelta(k, l) * z[l], (l, 1, D), (k, 1, D)), total(nu[k] * z[k] ** 2, (k, 1, D))
     ),
     "Kantorovich": at_least(first**2 / second, 4 * a * b / (a + b) ** 2),
     "sine": at_least(((b - a) / (b + a)) ** 2, 1 - first**2 / second),
@@ -103,7 +105,7 @@ claim = {
     "two columns: cosine": equal(squared_cosine(dual_plus, plus), 4 * m * L / (m + L) ** 2),
     "residual": equal(rho**2 * SquaredNorm(P_perp * Splus * x), SquaredNorm(P_perp * Splus * residual)),
     "local bound": at_least(SquaredNorm(Splus * residual), SquaredNorm(P_perp * Splus * x) / inverse_rho**2),
-    "size of the residual": at_least(b**2 * Sum(q[k] ** 2, (k, 1, D)), Sum(nu[k] ** 2 * q[k] ** 2, (k, 1, D))),
+    "size of the residual": at_least(b**2 * total(q[k] ** 2, (k, 1, D)), total(nu[k] ** 2 * q[k] ** 2, (k, 1, D))),
 }
 
 
@@ -147,7 +149,7 @@ def _local(claim: Claim):
     )
     yield from claim.conclude("local bound", "tan(angle) <= |S^+ q|", certificate=certificate)
     halves = (b - nu[k]) ** 2 + 2 * (b - nu[k]) * (nu[k] - a) + 2 * a * (b - nu[k])
-    certificate = Sum(halves * q[k] ** 2, (k, 1, D))
+    certificate = total(halves * q[k] ** 2, (k, 1, D))
     yield from claim.conclude("size of the residual", "|S^+ q| <= |q|/m", certificate=certificate)
 
 

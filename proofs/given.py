@@ -9,13 +9,13 @@ transposition, and sums over an index become atoms free of constants.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy as sp
 from sympy.matrices.expressions.matexpr import MatrixExpr
 
-from proofs.notation import Inner, PseudoInverse, SquaredNorm, parts_of
+from proofs.notation import Inner, SquaredNorm, parts_of
 from proofs.signs import positive
 from proofs.words import Algebra, Polynomial, Word, add, flipped, plus, polynomial
 
@@ -51,23 +51,19 @@ class Given:
 
     def with_(self, *hypotheses: Any) -> Given:
         """The same with further hypotheses: the antecedents of an implication, or earlier results."""
-        return Given((*self.facts, *hypotheses), self.inverses_first) if hypotheses else self
+        return under((*self.facts, *hypotheses), self.inverses_first) if hypotheses else self
 
     def reread(self) -> Given:
         """The same hypotheses with the other alphabet, which turns ``x = c S^+ x`` into a rule the other way
         round.
         """
-        return Given(self.facts, not self.inverses_first)
+        return under(self.facts, not self.inverses_first)
 
     @cached_property
     def algebra(self) -> Algebra:
         """The matrix equations as a completed system of rewriting rules."""
         forms = [plus(polynomial(fact.lhs), polynomial(fact.rhs), sp.S.NegativeOne) for fact in self.matrix_equations]
-        return Algebra(forms, self.is_nonzero, self._rank)
-
-    def _rank(self, letter: Any) -> tuple:
-        """Place in the alphabet: pseudo-inverses last, or first."""
-        return letter.has(PseudoInverse) != self.inverses_first, str(letter)
+        return Algebra(forms, self.is_nonzero, self.inverses_first)
 
     @cached_property
     def ideal(self) -> list[Any]:
@@ -116,8 +112,8 @@ class Given:
         todo, done = self.algebra.normal(form), {}
         while todo:
             word, coefficient = todo.popitem()
-            start = next((i for i, letter in enumerate(word) if letter.shape[0] == 1), None)
-            stop = None if start is None else next((j for j in range(start, len(word)) if word[j].shape[1] == 1), None)
+            start = next((i for i, letter in enumerate(word) if letter.rows == 1), None)
+            stop = None if start is None else next((j for j in range(start, len(word)) if word[j].cols == 1), None)
             if start is None or stop is None:
                 add(done, word, coefficient)
                 continue
@@ -146,12 +142,12 @@ class Given:
 
     def _closed(self, word: Word) -> Any:
         """The trace of a reduced word: a product of atoms, one for each stretch from a row to a column."""
-        rows = [i for i, letter in enumerate(word) if letter.shape[0] == 1]
+        rows = [i for i, letter in enumerate(word) if letter.rows == 1]
         if not rows:
             turns = [word[i:] + word[:i] for i in range(len(word))]
             return _atom(min(turns + [flipped(turn) for turn in turns], key=_spelled))
         word = word[rows[0] :] + word[: rows[0]]
-        starts = [i for i, letter in enumerate(word) if letter.shape[0] == 1]
+        starts = [i for i, letter in enumerate(word) if letter.rows == 1]
         stretches = [word[i:j] for i, j in zip(starts, [*starts[1:], len(word)], strict=True)]
         return sp.Mul(*[_atom(min(stretch, flipped(stretch), key=_spelled)) for stretch in stretches])
 
@@ -227,8 +223,14 @@ class Given:
         return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1]
 
 
+@lru_cache(maxsize=128)
+def under(facts: tuple[Any, ...], inverses_first: bool = False) -> Given:
+    """The hypotheses in force, with the rules completed once for all steps that share them."""
+    return Given(facts, inverses_first)
+
+
 def _spelled(word: Word) -> tuple[str, ...]:
-    return tuple(str(letter) for letter in word)
+    return tuple(letter.name for letter in word)
 
 
 def _atom(word: Word) -> Any:

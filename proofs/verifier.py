@@ -30,7 +30,7 @@ from typing import Any
 from sympy import Eq, Ge, Gt, Implies, Le, Lt
 
 from proofs.examples import Values, failures
-from proofs.given import Given
+from proofs.given import under
 from proofs.notation import parts_of
 from proofs.steps import Identity, Inequality, Limit, Refused, Step
 
@@ -229,7 +229,7 @@ def _checked(step: Step, facts: tuple[Any, ...]) -> StepReport:
     """Check one step; most steps of a changed claim are those of the theorem itself, and are checked once."""
     try:
         with _limited(SECONDS_PER_STEP):
-            step.check(Given(facts))
+            step.check(under(facts))
     except Refused as refusal:
         return StepReport(step.name, False, step.proves, residual=str(refusal))
     except Exception as error:

@@ -16,7 +16,35 @@ from typing import Any
 from sympy import Identity, MatAdd, MatMul, MatPow, S, Transpose, ZeroMatrix, cancel, expand
 from sympy.matrices.expressions.matexpr import MatrixExpr
 
-Word = tuple[Any, ...]
+from proofs.notation import PseudoInverse
+
+
+class Letter:
+    """A matrix symbol, its pseudo-inverse, or the transpose of either: one object for each, compared by identity."""
+
+    __slots__ = ("cols", "inverse", "name", "rows", "symbol")
+
+    def __init__(self, symbol: Any):
+        self.symbol, self.name = symbol, str(symbol)
+        self.rows, self.cols = symbol.shape
+        self.inverse = symbol.has(PseudoInverse)
+
+    @staticmethod
+    @cache
+    def of(symbol: Any) -> Letter:
+        """The letter of a matrix symbol."""
+        return Letter(symbol)
+
+    @property
+    def flipped(self) -> Letter:
+        """The transpose."""
+        return Letter.of(self.symbol.arg if isinstance(self.symbol, Transpose) else Transpose(self.symbol))
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+Word = tuple[Letter, ...]
 Polynomial = dict[Word, Any]
 
 LONGEST_RULE = 9
@@ -59,7 +87,7 @@ def times(left: Polynomial, right: Polynomial) -> Polynomial:
 
 def flipped(word: Word) -> Word:
     """The transpose of a word: reversed, each letter transposed."""
-    return tuple(letter.arg if isinstance(letter, Transpose) else Transpose(letter) for letter in reversed(word))
+    return tuple(letter.flipped for letter in reversed(word))
 
 
 def transposed(polynomial: Polynomial) -> Polynomial:
@@ -90,7 +118,7 @@ def polynomial(expression: Any, scalar: Callable[[Any], Any] = lambda value: val
         case Transpose():
             return transposed(polynomial(expression.arg, scalar))
         case MatrixExpr():
-            return {(expression,): S.One}
+            return {(Letter.of(expression),): S.One}
     raise TypeError(f"{expression} is not a matrix expression")
 
 
@@ -113,12 +141,12 @@ class Algebra:
     Args:
         equations: polynomials that are zero by hypothesis.
         invertible: whether a leading coefficient may be divided by (numbers always may).
-        rank: the place of a letter in the alphabet; words are ordered by length, then alphabetically.
+        inverses_first: place of the pseudo-inverses in the alphabet. Words are ordered by length, then alphabetically.
     """
 
-    def __init__(self, equations: Iterable[Polynomial], invertible: Callable[[Any], bool], rank: Callable[[Any], Any]):
-        self.rules: dict[Word, Polynomial] = {}
-        self._invertible, self._rank = invertible, cache(rank)
+    def __init__(self, equations: Iterable[Polynomial], invertible: Callable[[Any], bool], inverses_first: bool):
+        self._rules: dict[Letter, dict[Word, Polynomial]] = {}
+        self._invertible, self._inverses_first = invertible, inverses_first
         self._unoriented: list[Polynomial] = []
         self._pending: list[tuple[Any, int, Polynomial]] = []
         self._count = 0
@@ -140,8 +168,13 @@ class Algebra:
         """Whether every overlap has been followed."""
         return not self._pending
 
+    @property
+    def rules(self) -> dict[Word, Polynomial]:
+        """Each leading word with the polynomial that replaces it."""
+        return {lead: tail for rules in self._rules.values() for lead, tail in rules.items()}
+
     def _order(self, word: Word) -> tuple:
-        return len(word), tuple(self._rank(letter) for letter in word)
+        return len(word), tuple((letter.inverse != self._inverses_first, letter.name) for letter in word)
 
     def _submit(self, form: Polynomial) -> None:
         if form:
@@ -159,24 +192,26 @@ class Algebra:
             self._unoriented.append(form)
             return None
         for old in [word for word in self.rules if position(word, lead) is not None]:
-            self._submit(plus({old: S.One}, self.rules.pop(old), S.NegativeOne))
-        self.rules[lead] = {word: tidy(-value / factor) for word, value in form.items() if word != lead}
+            self._submit(plus({old: S.One}, self._rules[old[0]].pop(old), S.NegativeOne))
+        tail = {word: tidy(-value / factor) for word, value in form.items() if word != lead}
+        self._rules.setdefault(lead[0], {})[lead] = tail
         return lead
 
     def _consequences(self, lead: Word) -> Iterator[Polynomial]:
-        for other in list(self.rules):
+        rules = self.rules
+        for other in rules:
             for first, second in {(lead, other), (other, lead)}:
                 for prefix, suffix in overlaps(first, second):
-                    one = times(self.rules[first], {suffix: S.One})
-                    two = times({prefix: S.One}, self.rules[second])
+                    one = times(rules[first], {suffix: S.One})
+                    two = times({prefix: S.One}, rules[second])
                     yield self.normal(plus(one, two, S.NegativeOne))
 
     def rewrite(self, word: Word) -> Polynomial | None:
         """One rewriting step, or None where no rule applies."""
-        for lead, tail in self.rules.items():
-            at = position(word, lead)
-            if at is not None:
-                return {word[:at] + middle + word[at + len(lead) :]: value for middle, value in tail.items()}
+        for at, letter in enumerate(word):
+            for lead, tail in self._rules.get(letter, {}).items():
+                if word[at : at + len(lead)] == lead:
+                    return {word[:at] + middle + word[at + len(lead) :]: value for middle, value in tail.items()}
         return None
 
     def normal(self, form: Polynomial) -> Polynomial:
@@ -188,7 +223,8 @@ class Algebra:
             if smaller is None:
                 add(done, word, coefficient)
             else:
-                todo = plus(todo, smaller, coefficient)
+                for replacement, factor in smaller.items():
+                    add(todo, replacement, coefficient * factor)
         return done
 
     def contains(self, form: Polynomial) -> bool:

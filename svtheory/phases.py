@@ -190,7 +190,7 @@ def _superposed(N: Array, D: Array, g: Array) -> Arrangement:
         return jnp.where(falling, middle, low), jnp.where(falling, high, middle)
 
     c, _ = lax.fori_loop(0, 50, halve, (below, below + grid[1]))
-    c = _following(slope, c, g, jax.grad(slope)(c, lax.stop_gradient(g))[None, None])
+    c = _following(slope, c, g, jax.grad(slope)(c, lax.stop_gradient(g)))
     valid = rises.any() & (g < 2 * (N - D) / (D - 2))
     found = _superposed_at(N, D, jnp.where(valid, c, 0.5), g)
     return _where(valid, found.energy, found.s_0, found.s_1, found.cosine)
@@ -205,9 +205,10 @@ def _superposed_at(N: Array, D: Array, c: Array, g: Array) -> Arrangement:
 
 def _following(slope: Callable, x: Array, g: Array, hessian: Array) -> Array:
     """`x`, a minimum found where `slope(x, g) = 0`, with its derivative in g: `dx/dg = -H^+ d slope/dg`."""
-    x = lax.stop_gradient(x)
-    step = jnp.linalg.pinv(lax.stop_gradient(hessian), rtol=1e-4, hermitian=True) @ jnp.atleast_1d(slope(x, g))
-    return x - (step - lax.stop_gradient(step)).reshape(x.shape)
+    x, hessian = lax.stop_gradient((x, hessian))
+    inverse = 1 / hessian if x.ndim == 0 else jnp.linalg.pinv(hessian, rtol=1e-4, hermitian=True)
+    step = jnp.dot(inverse, slope(x, g))
+    return x - (step - lax.stop_gradient(step))
 
 
 @jax.jit
@@ -256,7 +257,7 @@ def _compass(energy: Callable, start: Array) -> Array:
 
     def step(_, state):
         x, here, distance = state
-        there = jax.vmap(energy)(x + distance * around)
+        there = jax.vmap(energy)(x[None, :] + distance * around)
         best = there.argmin()
         lower = there[best] < here
         x = jnp.where(lower, x + distance * around[best], x)

@@ -75,7 +75,8 @@ def _grouped(member: Array, rayleigh: Array, tolerance: float) -> TightGroups:
     labels = jnp.zeros_like(order).at[order].set(jnp.cumsum(step))
     labels = jnp.where(member, labels, -1)
     inside = labels[None, :] == jnp.arange(labels.size)[:, None]
-    eigenvalues = jnp.where(inside, rayleigh[None, :], 0).sum(axis=1) / jnp.maximum(inside.sum(axis=1), 1)
+    members = jnp.maximum(inside.sum(axis=1), 1).astype(rayleigh.dtype)
+    eigenvalues = jnp.where(inside, rayleigh[None, :], 0).sum(axis=1) / members
     return TightGroups(labels, eigenvalues)
 
 

@@ -1,0 +1,94 @@
+"""The closed forms of T1, T4, T5, T7 and T8 against heads whose factors were optimised directly, in float64."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+from svtheory import BernoulliUniform, Gaussian, Scenario, matching, predict, single_pair, tight_frame
+
+PAIRS = ([0, 1, 2, 3], [2, 0, 5, 1], [3.0, -2.0, 1.0, 2.5])
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def optimised_omega(scenario, seed):
+    """Omega of the factors that L-BFGS finds for `(1/2) E (r^T Omega s - f^T T g)^2` with the factors' decay."""
+    X, Y, T = (np.asarray(a) for a in (scenario.query_features, scenario.key_features, scenario.target))
+    laws = scenario.query_law, scenario.key_law
+    C, C_ = (
+        np.eye(n) if law is None else np.asarray(law.second_moment()) for n, law in zip(T.shape, laws, strict=True)
+    )
+    g, rng = float(scenario.weight_decay), np.random.default_rng(seed)
+    # a start inside the tokens' range ends at the least-norm optimum
+    start = np.stack([rng.normal(size=(scenario.rank, n)) @ F.T / 5 for n, F in zip(T.shape, (X, Y), strict=True)])
+
+    def loss_and_gradient(flat):
+        W_Q, W_K = flat.reshape(start.shape)
+        error = X.T @ W_Q.T @ W_K @ Y - T
+        dOmega = X @ C @ error @ C_ @ Y.T
+        loss = (np.trace(C @ error @ C_ @ error.T) + g * (flat @ flat)) / 2
+        return loss, np.stack([W_K @ dOmega.T, W_Q @ dOmega]).ravel() + g * flat
+
+    options = {"maxiter": 20000, "maxfun": 40000, "ftol": 0, "gtol": 1e-13, "maxcor": 60}
+    found = scipy.optimize.minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    W_Q, W_K = found.x.reshape(start.shape)
+    return W_Q.T @ W_K
+
+
+def features(seed, D, N, rank=None):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(D, N)) if rank is None else rng.normal(size=(D, rank)) @ rng.normal(size=(rank, N))
+
+
+def gaussian(seed, N):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(N, N)) / 2 + np.eye(N)
+    return Gaussian(rng.normal(size=N), root @ root.T)
+
+
+def one_pair(D, **ranks):
+    X, Y = features(0, D, 7, ranks.get("X")), features(1, D, 6, ranks.get("Y"))
+    return Scenario(X, Y, single_pair(7, 6, 0, 1, 2.0))
+
+
+def four_pairs(query_law=None, key_law=None, **options):
+    return Scenario(features(2, 4, 7), features(3, 4, 6), matching(7, 6, *PAIRS), query_law, key_law, **options)
+
+
+def decayed(**options):
+    X, Y = tight_frame(jax.random.key(8), 4, 7), 2 * tight_frame(jax.random.key(9), 4, 6)
+    return Scenario(X, Y, matching(7, 6, *PAIRS), weight_decay=1.5, **options)
+
+
+SCENARIOS = {
+    "T1, more features than dimensions": lambda: one_pair(4),
+    "T1, fewer features than dimensions": lambda: one_pair(8),
+    "T1, dependent features": lambda: one_pair(5, X=3, Y=4),
+    "T4": four_pairs,
+    "T5, present or absent": lambda: four_pairs(BernoulliUniform(0.4, 7), BernoulliUniform(0.7, 6)),
+    "T5, correlated": lambda: four_pairs(gaussian(6, 7), gaussian(7, 6)),
+    "T7": lambda: four_pairs(head_dim=2),
+    "T7, correlated": lambda: four_pairs(gaussian(6, 7), gaussian(7, 6), head_dim=3),
+    "T8": decayed,
+    "T8, rank 2": lambda: decayed(head_dim=2),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_optimised_factors_end_at_the_closed_form(name):
+    scenario = SCENARIOS[name]()
+    found, expected = optimised_omega(scenario, seed=10), predict(scenario)
+    omega = np.asarray(expected.left * expected.values) @ np.asarray(expected.right).T
+    assert np.linalg.norm(found - omega) < 1e-5 * np.linalg.norm(omega)
+    values = np.linalg.svd(found, compute_uv=False)[: scenario.rank]
+    np.testing.assert_allclose(values, expected.values, atol=1e-5 * values[0])
+
+
+def test_the_decay_above_removes_some_modes_and_not_others():
+    values = np.asarray(predict(decayed()).values)
+    assert 1 <= (values > 0).sum() < 4

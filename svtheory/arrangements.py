@@ -104,22 +104,41 @@ def tight_frame(key: Array, dim: int, n_features: int) -> Array:
     return frame_with_spectrum(key, jnp.ones(whole("dim", dim, 1)), n_features)
 
 
-def conditioned_frame(key: Array, dim: int, n_features: int, condition: float) -> Array:
+def conditioned_frame(key: Array, dim: int, n_features: int, condition: float | Array) -> Array:
     """A random unit-norm frame whose frame operator has condition number `condition >= 1`, eigenvalues log-spaced.
 
     Shape (dim, n_features); dim must be at least 2 unless `condition` is 1.
     """
     whole("dim", dim, 1)
-    if not condition >= 1 or (dim == 1 and condition > 1):
-        raise InputError(f"condition must be at least 1, and 1 in one dimension, got {condition} for dim = {dim}")
+    _check_condition(condition)
+    if dim == 1 and concrete(condition) and condition > 1:
+        raise InputError(f"condition must be 1 in one dimension, got {condition}")
     return frame_with_spectrum(key, jnp.geomspace(1.0, condition, dim), n_features)
 
 
-def extremal_pair(condition: float) -> Array:
+def extremal_pair(condition: float | Array) -> Array:
     """The two features in the plane that attain T3's bound: columns `(+-sqrt m, sqrt L)/sqrt 2`, m = 1, L = condition.
 
     Their lengths are `sqrt((1 + condition)/2)`, not 1; `alignment_bound` is attained by both.
     """
-    if not condition >= 1:
+    _check_condition(condition)
+    short, long = jnp.ones_like(jnp.asarray(condition, float)), jnp.sqrt(condition)
+    return jnp.array([[short, -short], [long, long]]) / math.sqrt(2)
+
+
+def worst_case_frame(key: Array, dim: int, n_features: int, condition: float | Array) -> Array:
+    """A frame of condition number `condition` whose first two features attain T3's bound; shape (dim, n_features).
+
+    `extremal_pair` in a random plane; the other dimensions hold a random frame with eigenvalues log-spaced between the
+    extremes. Features are not of unit length. Needs `dim >= 3` and `n_features >= dim`.
+    """
+    whole("dim", dim, 3)
+    left, right = jax.random.split(key)
+    between = jnp.geomspace(1.0, condition, dim - 2)
+    others = frame_with_spectrum(left, between, n_features - 2) * jnp.sqrt(between.sum() / (n_features - 2))
+    return jax.random.orthogonal(right, dim) @ tegum(extremal_pair(condition), others)
+
+
+def _check_condition(condition: float | Array) -> None:
+    if concrete(condition) and not condition >= 1:
         raise InputError(f"condition must be at least 1, got {condition}")
-    return jnp.array([[1.0, -1.0], [math.sqrt(condition), math.sqrt(condition)]]) / math.sqrt(2)

@@ -1,0 +1,135 @@
+"""Simulation: train a head on a scenario's fixed features and read off its spectrum."""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from sims.lab.ensemble import train
+from svtheory import Scenario, Spectrum, spectrum
+from svtheory.checks import InputError, whole
+
+Weights = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a head is trained: L-BFGS on its factors W_Q, W_K from a small random start.
+
+    steps     steps of L-BFGS
+    contexts  sampled contexts, a query and its keys each, over which the softmax objective is averaged; the squared
+              objective is a polynomial in the laws' moments and needs none
+    start     standard deviation of the entries of W_Q and W_K at the start, times sqrt(D)
+    """
+
+    steps: int = 300
+    contexts: int = 16384
+    start: float = 1e-3
+
+    def __post_init__(self):
+        whole("steps", self.steps, 1)
+        whole("contexts", self.contexts, 1)
+        if not self.start > 0:
+            raise InputError(f"start must be positive, got {self.start}")
+
+
+def simulate(scenario: Scenario, key: Array, training: Training = Training()) -> Spectrum:
+    """Train one head on `scenario` and return its spectrum, K = min(head_dim or D, D) pairs."""
+    stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], scenario)
+    return jax.tree.map(lambda leaf: leaf[0], simulate_ensemble(stacked, key[None], training))
+
+
+def simulate_ensemble(
+    scenarios: Scenario,
+    keys: Array,
+    training: Training = Training(),
+    checkpoint: Path | None = None,
+    label: str = "training heads",
+) -> Spectrum:
+    """Train one head on each of M stacked scenarios, one key each, shape (M,); returns M stacked spectra.
+
+    Continues from `checkpoint` after a kill. Raises FloatingPointError where training leaves the finite numbers.
+    """
+    contexts = jax.jit(jax.vmap(partial(sample_contexts, training.contexts)))(scenarios, keys)
+    members = jax.jit(jax.vmap(partial(_start, training)))(scenarios, keys)
+    members, _ = train(
+        _update, members, keys, training.steps, scenarios, contexts, chunk=50, checkpoint=checkpoint, label=label
+    )
+    weights = members[0]
+    return jax.jit(partial(jax.lax.map, lambda W: spectrum(W["W_Q"], W["W_K"])))(weights)
+
+
+def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> tuple[Array, Array, Array] | None:
+    """Queries r (n, D), keys s (n, m, D) and the logits asked for (n, m); None where the objective needs no samples."""
+    if scenario.objective == "square":
+        return None
+    query_key, key_key = jax.random.split(jax.random.fold_in(key, 1))
+    f = scenario.query_law.sample(query_key, (n_contexts,))
+    g = scenario.key_law.sample(key_key, (n_contexts, scenario.n_keys))
+    product = partial(jnp.einsum, precision="highest")
+    asked = product("ni,ij,nmj->nm", f, scenario.target, g)
+    return product("ni,di->nd", f, scenario.query_features), product("nmj,dj->nmd", g, scenario.key_features), asked
+
+
+def head_loss(weights: Weights, scenario: Scenario, contexts: tuple[Array, Array, Array] | None) -> Array:
+    """The scenario's objective at W_Q, W_K (H, D) and, with a query bias, b_Q (H,), a scalar; weight decay included."""
+    with jax.default_matmul_precision("highest"):
+        loss = _square_loss(weights, scenario) if contexts is None else _softmax_loss(weights, contexts)
+    size = (weights["W_Q"] ** 2).sum() + (weights["W_K"] ** 2).sum()
+    return loss + scenario.weight_decay / 2 * size
+
+
+def _square_loss(weights: Weights, scenario: Scenario) -> Array:
+    """`(1/2) E (r^T Omega s - f^T T g)^2 = (1/2) tr(C_r E C_s E^T)` with `E = X^T Omega Y - T`."""
+    E = (weights["W_Q"] @ scenario.query_features).T @ (weights["W_K"] @ scenario.key_features) - scenario.target
+    weighted = E
+    if scenario.query_law is not None:
+        weighted = scenario.query_law.second_moment() @ weighted
+    if scenario.key_law is not None:
+        weighted = weighted @ scenario.key_law.second_moment()
+    return (E * weighted).sum() / 2
+
+
+def _softmax_loss(weights: Weights, contexts: tuple[Array, Array, Array]) -> Array:
+    """Mean cross-entropy between the softmax over keys of the logits asked for and of the head's."""
+    r, s, asked = contexts
+    query = r @ weights["W_Q"].T + weights.get("b_Q", 0.0)
+    logits = jnp.einsum("nd,nmd->nm", query @ weights["W_K"], s)
+    return optax.softmax_cross_entropy(logits, jax.nn.softmax(asked)).mean()
+
+
+def _start(training: Training, scenario: Scenario, key: Array) -> tuple[Weights, Any]:
+    """A random head and the optimizer's state."""
+    D, H = scenario.dim, scenario.head_dim or scenario.dim
+    q, k = jax.random.split(jax.random.fold_in(key, 0))
+    scale = training.start / D**0.5
+    dtype = scenario.query_features.dtype
+    weights = {
+        "W_Q": scale * jax.random.normal(q, (H, D), dtype),
+        "W_K": scale * jax.random.normal(k, (H, D), dtype),
+    }
+    if scenario.query_bias:
+        weights["b_Q"] = jnp.zeros(H, dtype)
+    return weights, _optimizer().init(weights)
+
+
+@cache
+def _optimizer() -> optax.GradientTransformationExtraArgs:
+    return optax.lbfgs(memory_size=20)
+
+
+def _update(
+    member: tuple[Weights, Any], key: Array, scenario: Scenario, contexts: tuple[Array, Array, Array] | None
+) -> tuple[tuple[Weights, Any], dict[str, Array]]:
+    """One step of L-BFGS; the objective is deterministic, so the step's key is not used."""
+    weights, state = member
+    loss = partial(head_loss, scenario=scenario, contexts=contexts)
+    value, gradient = optax.value_and_grad_from_state(loss)(weights, state=state)
+    updates, state = _optimizer().update(gradient, state, weights, value=value, grad=gradient, value_fn=loss)
+    weights = jax.tree.map(jnp.add, weights, updates)
+    return (weights, state), {"loss": value, "gradient": optax.tree.norm(gradient)}

@@ -26,6 +26,7 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.ensemble import train
@@ -45,6 +46,7 @@ from svtheory import (
 )
 from svtheory.checks import InputError, whole
 
+NEAREST = 0.999999  # cosines nearer to 1 are drawn here
 CONTEXTS = 20_000  # sampled contexts behind the predicted size at finite logits
 STRONG = 20.0  # target logit from which the stricter rules hold
 STATISTICS = {"lowest": np.min, "median": np.median, "highest": np.max}
@@ -276,7 +278,8 @@ def figures(config: Config, results: xr.Dataset) -> dict[str, Exhibit]:
         "alignment": Exhibit(
             figure,
             "First singular vectors against the features they were asked to match, seed by seed: points are trained "
-            "heads, bars what theory expects of the features that training arrived at, dots the level of chance.",
+            "heads, bars what theory expects of the features that training arrived at, the dotted line chance. Cosines "
+            f"above {NEAREST} are drawn there.",
         ),
         "size": Exhibit(
             draw_sizes(config, results),
@@ -288,19 +291,22 @@ def figures(config: Config, results: xr.Dataset) -> dict[str, Exhibit]:
 
 def draw_cosines(ax: Axes, results: xr.Dataset, t: float, chance: float) -> None:
     """`|cos(w_0, u_0)|` and `|cos(w_1, v_0)|` by seed, measured and expected."""
+    bars = {"linestyle": "", "marker": "_", "color": COLOURS[1], "markersize": 11, "markeredgewidth": 2}
     for side, label, shift, colour in (
         ("query", r"$|\cos(w_0, u_0)|$", -0.15, COLOURS[0]),
         ("key", r"$|\cos(w_1, v_0)|$", 0.15, COLOURS[2]),
     ):
         x = results.seed + shift
-        measured(ax, x, results[f"cosine_{side}"], color=colour, label=label)
-        ax.plot(x, results[f"expected_cosine_{side}"], "_", color=COLOURS[1], markersize=11, markeredgewidth=2)
-    ax.plot([], [], "_", color=COLOURS[1], markersize=11, markeredgewidth=2, label="predicted")
+        ax.plot(x, np.minimum(results[f"expected_cosine_{side}"], NEAREST), **bars)
+        measured(ax, x, np.minimum(results[f"cosine_{side}"], NEAREST), color=colour, label=label)
+    ax.plot([], [], **bars, label="predicted")
     chance_line(ax, chance)
     # equal steps for each factor of ten nearer to 1, where all the points are
-    ax.set_yscale("function", functions=(lambda c: -np.log10(np.maximum(1 - c, 1e-6)), lambda z: 1 - 10.0**-z))
-    ax.set(ylim=(0, 1 - 1e-6), yticks=(levels := (0, 0.9, 0.99, 0.999, 0.9999, 0.99999)), yticklabels=map(str, levels))
+    ax.set_yscale("function", functions=(lambda c: -np.log10(np.maximum(1 - c, 1e-9)), lambda z: 1 - 10.0**-z))
+    levels = (0, 0.9, 0.99, 0.999, 0.9999, 0.99999, NEAREST)
+    ax.set(ylim=(0, 1 - (1 - NEAREST) / 2), yticks=levels, yticklabels=map(str, levels))
     ax.set(title=f"target logit t = {t:g}", xlabel="seed", ylabel="cosine")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower right")
 
 

@@ -82,21 +82,22 @@ def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Arra
 
 def _equalise_lengths(X: Array) -> Array:
     """Rotate pairs of columns until each has unit length; needs `|X|_F^2 = N`."""
+    return jax.lax.scan(_rotate_pair, X, length=X.shape[1] - 1)[0]
 
-    def rotate(X, _):
-        squared = (X**2).sum(axis=0)
-        short, long = jnp.argmin(squared), jnp.argmax(squared)
-        x, y = X[:, short], X[:, long]
-        below, above, product = 1 - x @ x, y @ y - 1, x @ y
-        # |x + tan y|^2 = 1 + tan^2, the root that does not cancel
-        root = jnp.sqrt(jnp.maximum(product**2 + above * below, 0))
-        denominator = product + jnp.where(product >= 0, root, -root)
-        tan = jnp.where(denominator == 0, 0, below / jnp.where(denominator == 0, 1, denominator))
-        cos = 1 / jnp.sqrt(1 + tan**2)
-        sin = tan * cos
-        return X.at[:, short].set(cos * x + sin * y).at[:, long].set(cos * y - sin * x), None
 
-    return jax.lax.scan(rotate, X, length=X.shape[1] - 1)[0]
+def _rotate_pair(X: Array, _: None) -> tuple[Array, None]:
+    """Rotate the shortest column with the longest until it has unit length."""
+    squared = (X**2).sum(axis=0)
+    short, long = jnp.argmin(squared), jnp.argmax(squared)
+    x, y = X[:, short], X[:, long]
+    below, above, product = 1 - x @ x, y @ y - 1, x @ y
+    # |x + tan y|^2 = 1 + tan^2, the root that does not cancel
+    root = jnp.sqrt(jnp.maximum(product**2 + above * below, 0))
+    denominator = product + jnp.where(product >= 0, root, -root)
+    tan = jnp.where(denominator == 0, 0, below / jnp.where(denominator == 0, 1, denominator))
+    cos = 1 / jnp.sqrt(1 + tan**2)
+    sin = tan * cos
+    return X.at[:, short].set(cos * x + sin * y).at[:, long].set(cos * y - sin * x), None
 
 
 def tight_frame(key: Array, dim: int, n_features: int) -> Array:

@@ -29,7 +29,8 @@ def real_array(name: str, x: Any, ndim: int | None = None) -> Array:
         numeric = False
     if not numeric:
         raise TypeError(f"{name} must be an array of real numbers, got {_brief(x)}")
-    array = jnp.asarray(given)
+    with np.errstate(over="ignore"):  # what overflows is reported below
+        array = jnp.asarray(given)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.result_type(float))
     if ndim is not None and array.ndim != ndim:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,8 @@ def test_reading_a_head_that_is_the_optimum():
     rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (4, 4)))[0]
     W_Q = jnp.zeros((4, 4)).at[0].set(5 * rotation[:, 0])
     W_K = jnp.zeros((4, 4)).at[0].set(rotation[:, 1])
-    found = read(
-        config, BernoulliUniform(0.1, 4), {"W": rotation, "W_Q": W_Q, "W_K": W_K}, jnp.array(5.0), jax.random.key(1)
-    )
+    weights, law = {"W": rotation, "W_Q": W_Q, "W_K": W_K}, BernoulliUniform(0.1, 4)
+    found = jax.jit(partial(read, config, law))(weights, jnp.array(5.0), jax.random.key(1))
     ones = (
         "cosine_query",
         "cosine_key",

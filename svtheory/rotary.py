@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
 from svtheory.frames import exact_products, numerical_rank_tolerance
@@ -42,7 +42,7 @@ class RotaryHead:
         `spectrum(*head.at(d))` is the head's spectrum there.
         """
         angle = self.frequencies * offset
-        key = self.key * (jnp.cos(angle) - 1j * jnp.sin(angle))[:, None]
+        key = self.key * lax.complex(jnp.cos(angle), -jnp.sin(angle))[:, None]
         return jnp.concatenate([self.query.real, -self.query.imag]), jnp.concatenate([key.real, key.imag])
 
     @exact_products
@@ -77,7 +77,8 @@ def rotary_head(W_Q: Array, W_K: Array, frequencies: Array, pairing: str) -> Rot
     if one_of("pairing", pairing, PAIRINGS) == "half-split":
         rows[:R] = rows[:R].reshape(2, -1).T.ravel()
     (q_a, q_b), (k_a, k_b) = (W[rows].reshape(-1, 2, W.shape[1]).swapaxes(0, 1) for W in (W_Q, W_K))
-    return RotaryHead(q_a - 1j * q_b, k_a + 1j * k_b, jnp.pad(theta, (0, H // 2 - theta.size)))
+    theta = jnp.pad(theta.astype(W_Q.dtype), (0, H // 2 - theta.size))
+    return RotaryHead(lax.complex(q_a, -q_b), lax.complex(k_a, k_b), theta)
 
 
 @exact_products
@@ -94,10 +95,10 @@ def projected_profile(profile: Array, frequencies: Array, offsets: Array, weight
     g, theta = real_array("profile", profile, ndim=1), real_array("frequencies", frequencies, ndim=1)
     if g.shape != offsets.shape:
         raise InputError(f"profile must have shape {offsets.shape}, one value an offset, got {g.shape}")
-    angles = offsets[:, None] * theta
+    angles = offsets[:, None] * theta[None, :]
     root = jnp.sqrt(weights)
     U, values, _ = safe_svd(root[:, None] * jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1))
-    U = jnp.where(values > numerical_rank_tolerance(values, max(angles.shape)), U, 0)
+    U = jnp.where((values > numerical_rank_tolerance(values, max(angles.shape)))[None, :], U, 0)
     return U @ (U.T @ (root * g)) / root
 
 

@@ -9,6 +9,8 @@ unless given.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import mul
 from typing import Any
 
 import sympy as sp
@@ -44,10 +46,10 @@ def value(expression: Any, values: Values) -> Any:
             first, *rest = [at(arg) for arg in expression.args]
             return sum(rest, first)
         case sp.MatMul():
-            product: Any = sp.S.One
-            for arg in expression.args:
-                product = product * at(arg)
-            return product
+            factors = [at(arg) for arg in expression.args]
+            scalar = sp.Mul(*[factor for factor in factors if not isinstance(factor, sp.MatrixBase)])
+            first, *rest = [factor for factor in factors if isinstance(factor, sp.MatrixBase)]
+            return reduce(mul, rest, first).applyfunc(lambda entry: scalar * entry)
         case sp.MatPow():
             return at(expression.base) ** int(str(expression.exp))
         case sp.Trace():
@@ -94,6 +96,10 @@ def _free_index(statement: Any, values: Values) -> tuple[Any, int] | None:
     return None
 
 
+def _defined(number: Any) -> bool:
+    return not number.has(sp.S.NaN, sp.S.ComplexInfinity)
+
+
 def holds(statement: Any, values: Values) -> bool:
     """Whether a statement is true at the values, for every index that is free; what is not defined (0/0) is not
     true.
@@ -110,11 +116,12 @@ def holds(statement: Any, values: Values) -> bool:
         case sp.Eq() | sp.Ne():
             difference = value(statement.lhs, values) - value(statement.rhs, values)
             entries = list(difference.flat()) if isinstance(difference, sp.MatrixBase) else [difference]
-            if any(entry.has(sp.S.NaN, sp.S.ComplexInfinity) for entry in entries):
+            if not all(map(_defined, entries)):
                 return False
             return all(Given().scalar(entry) == 0 for entry in entries) == isinstance(statement, sp.Eq)
         case sp.Ge() | sp.Gt() | sp.Le() | sp.Lt():
-            gap = Given().scalar(value(statement.gts, values) - value(statement.lts, values))
+            gap = value(statement.gts, values) - value(statement.lts, values)
+            gap = Given().scalar(gap) if _defined(gap) else gap
             return bool(gap.is_positive if isinstance(statement, sp.Gt | sp.Lt) else gap.is_nonnegative)
     return bool(statement)
 

@@ -22,6 +22,12 @@ from proofs.words import Algebra, Polynomial, Word, add, flipped, plus, polynomi
 NAMED = "abcdefgh"
 
 
+def _symbols(expression: Any) -> set[Any]:
+    """Matrices, tables and real scalars in an expression; sizes and indices connect nothing."""
+    found = expression.atoms(sp.MatrixSymbol, sp.IndexedBase, sp.Symbol)
+    return {symbol for symbol in found if not symbol.is_integer}
+
+
 def _matrix(side) -> bool:
     return getattr(side, "is_Matrix", False)
 
@@ -53,6 +59,18 @@ class Given:
         """The same with further hypotheses: the antecedents of an implication, or earlier results."""
         return under((*self.facts, *hypotheses), self.inverses_first) if hypotheses else self
 
+    def about(self, *expressions: Any) -> Given:
+        """The facts that can bear on the expressions: signs, and equations connected to them by shared symbols."""
+        symbols = set().union(*(_symbols(expression) for expression in expressions))
+        equations = {fact: _symbols(fact) for fact in (*self.matrix_equations, *self.scalar_equations)}
+        bearing: set[Any] = set()
+        while fresh := [fact for fact, own in equations.items() if fact not in bearing and own & symbols]:
+            bearing.update(fresh)
+            symbols = symbols.union(*(equations[fact] for fact in fresh))
+        return under(
+            tuple(fact for fact in self.facts if fact not in equations or fact in bearing), self.inverses_first
+        )
+
     def reread(self) -> Given:
         """The same hypotheses with the other alphabet, which turns ``x = c S^+ x`` into a rule the other way
         round.
@@ -76,7 +94,9 @@ class Given:
         such.
         """
         if isinstance(value, SquaredNorm) and (isinstance(value.arg, sp.MatrixBase) or "algebra" in self.__dict__):
-            value = value if value in self.nonzero else self.scalar(value)
+            value = self.scalar(value)
+            if value in (self.scalar(known) for known in self.nonzero):
+                return True
         if value.is_number:
             return value.is_zero is False
         if value in self.nonzero or -value in self.nonzero or positive(value, self) or positive(-value, self):
@@ -168,8 +188,8 @@ class Given:
                 return self._atoms(expression.doit())
             case sp.Sum():
                 return self._sum(expression)
-            case sp.sign():
-                argument = self._atoms(expression.args[0])
+            case sp.sign(args=(argument,)) if self.is_nonzero(argument):
+                argument = self._atoms(argument)
                 return argument / sp.Abs(argument)
         if not expression.args:
             return expression

@@ -44,8 +44,8 @@ class Identity:
 
     def check(self, given: Given) -> None:
         """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
-        given = _informed(given, self.assuming, self.lemmas)
         difference = self.left - self.right
+        given = _informed(given, self.assuming, self.lemmas).about(difference)
         given.algebra.complete(EFFORTS[0])
         for side in (self.left, self.right):
             for node in undefined(side, given):

@@ -46,24 +46,24 @@ PAPER = (0.3, 1.7)  # |E_X|_2 / alpha of the dictionaries that the paper measure
 
 @dataclass(frozen=True)
 class Config:
-    """Size of the sweep.
-
-    dim            D
-    n_features     N, at least D
-    largest        the largest condition number
-    conditions     how many condition numbers, log-spaced from 1
-    frames         random frames for each
-    steps          steps of L-BFGS
-    """
+    """Size of the sweep."""
 
     dim: int = 10
+    """Dimension D."""
     n_features: int = 20
+    """Features N, at least D."""
     largest: float = 1000.0
+    """The largest condition number."""
     conditions: int = 13
+    """How many condition numbers, log-spaced from 1."""
     frames: int = 12
+    """Random frames for each."""
     steps: int = 600
+    """Steps of L-BFGS."""
     seed: int = 0
+    """Random seed."""
     dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the whole run."""
 
     def __post_init__(self):
         whole("dim", self.dim, 4)

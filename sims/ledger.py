@@ -48,22 +48,22 @@ R2, VARIES = 0.99, 0.1
 
 @dataclass(frozen=True)
 class Config:
-    """Size of the ledger.
-
-    square_seeds   random heads for each value of a knob, squared objective
-    softmax_seeds  the same, softmax objective
-    square_steps   steps of L-BFGS, squared objective
-    softmax_steps  steps of L-BFGS, softmax objective
-    contexts       sampled contexts a head, softmax objective
-    """
+    """Size of the ledger."""
 
     square_seeds: int = 4
+    """Random heads for each value of a knob, squared objective."""
     softmax_seeds: int = 3
+    """Random heads for each value of a knob, softmax objective."""
     square_steps: int = 600
+    """Steps of L-BFGS, squared objective."""
     softmax_steps: int = 60
+    """Steps of L-BFGS, softmax objective."""
     contexts: int = 16384
+    """Sampled contexts a head, softmax objective."""
     seed: int = 0
+    """Random seed."""
     dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the whole run."""
 
     def __post_init__(self):
         for name in ("square_seeds", "softmax_seeds", "square_steps", "softmax_steps", "contexts"):
@@ -118,7 +118,7 @@ def run(config: Config, folder: Path) -> Outcome:
 
 def _unit_frame(key: Array) -> Array:
     X = jax.random.normal(key, (D, N))
-    return X / jnp.linalg.norm(X, axis=0)
+    return X / jnp.linalg.norm(X, axis=0, keepdims=True)
 
 
 def _both(frame: Callable[[Array], Array], key: Array, **options: Any) -> Scenario:
@@ -133,7 +133,7 @@ def _rank_deficient(missing: Array, key: Array) -> Scenario:
     def frame(key):
         left, right = jax.random.split(key)
         X = jnp.where(jnp.arange(D)[:, None] < D - missing, jax.random.normal(right, (D, N)), 0)
-        return jax.random.orthogonal(left, D) @ (X / jnp.linalg.norm(X, axis=0))
+        return jax.random.orthogonal(left, D) @ (X / jnp.linalg.norm(X, axis=0, keepdims=True))
 
     return _both(frame, key)
 
@@ -143,11 +143,12 @@ def _crowded(ratio: Array, key: Array) -> Scenario:
     present = jnp.round(ratio * D)
 
     def frame(key):
-        X = jnp.where(jnp.arange(4 * D) < present, jax.random.normal(key, (D, 4 * D)), 0)
+        X = jnp.where(jnp.arange(4 * D)[None, :] < present, jax.random.normal(key, (D, 4 * D)), 0)
         U, _, Vt = jnp.linalg.svd(X, full_matrices=False)
         rank = jnp.minimum(present, D)
         eigenvalues = 10.0 ** (-jnp.arange(D) / (rank - 1))
-        return (U * jnp.sqrt(jnp.where(jnp.arange(D) < rank, eigenvalues, 0))) @ Vt
+        scale = jnp.sqrt(jnp.where(jnp.arange(D) < rank, eigenvalues, 0))
+        return U @ (scale[:, None] * Vt)
 
     return _both(frame, key)
 
@@ -162,7 +163,7 @@ def _off_eigenvector(share: Array, key: Array) -> Scenario:
         x = jnp.zeros(D).at[0].set(jnp.cos(angle)).at[-1].set(jnp.sin(angle))
         # unit x and eigenvalues of at least 1 leave a positive semi-definite remainder for the other features
         values, vectors = jnp.linalg.eigh(jnp.diag(eigenvalues) - jnp.outer(x, x))
-        others = vectors * jnp.sqrt(jnp.maximum(values, 0)) @ jax.random.orthogonal(left, N - 1)[:D]
+        others = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :] @ jax.random.orthogonal(left, N - 1)[:D]
         return jax.random.orthogonal(right, D) @ jnp.column_stack([x, others])
 
     return _both(frame, key)
@@ -174,7 +175,7 @@ def _conditioned(frame: Callable, condition: Array, key: Array) -> Scenario:
 
 def _correlated(correlation: Array, key: Array) -> Scenario:
     """Tight frames; centred activations whose correlation falls as `correlation^|i - j|`."""
-    distance = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N))
+    distance = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)[None, :])
     law = Gaussian(jnp.zeros(N), correlation**distance)
     return _both(lambda key: tight_frame(key, D, N), key, query_law=law, key_law=law)
 

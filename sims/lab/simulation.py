@@ -19,17 +19,15 @@ Weights = dict[str, Array]
 
 @dataclass(frozen=True)
 class Training:
-    """How a head is trained: L-BFGS on its factors W_Q, W_K from a small random start.
-
-    steps     steps of L-BFGS
-    contexts  sampled contexts, a query and its keys each, over which the softmax objective is averaged; the squared
-              objective is a polynomial in the laws' moments and needs none
-    start     standard deviation of the entries of W_Q and W_K at the start, times sqrt(D)
-    """
+    """How a head is trained: L-BFGS on its factors W_Q, W_K from a small random start."""
 
     steps: int = 300
+    """Steps of L-BFGS."""
     contexts: int = 16384
+    """Sampled contexts, a query and its keys each, over which the softmax objective is averaged; the squared objective
+    is a polynomial in the laws' moments and needs none."""
     start: float = 1e-3
+    """Standard deviation of the entries of W_Q and W_K at the start, times sqrt(D)."""
 
     def __post_init__(self):
         whole("steps", self.steps, 1)
@@ -98,7 +96,9 @@ def _square_loss(weights: Weights, scenario: Scenario) -> Array:
 def _softmax_loss(weights: Weights, contexts: tuple[Array, Array, Array]) -> Array:
     """Mean cross-entropy between the softmax over keys of the logits asked for and of the head's."""
     r, s, asked = contexts
-    query = r @ weights["W_Q"].T + weights.get("b_Q", 0.0)
+    query = r @ weights["W_Q"].T
+    if "b_Q" in weights:
+        query = query + weights["b_Q"][None, :]
     logits = jnp.einsum("nd,nmd->nm", query @ weights["W_K"], s)
     return optax.softmax_cross_entropy(logits, jax.nn.softmax(asked)).mean()
 
@@ -131,5 +131,5 @@ def _update(
     loss = partial(head_loss, scenario=scenario, contexts=contexts)
     value, gradient = optax.value_and_grad_from_state(loss)(weights, state=state)
     updates, state = _optimizer().update(gradient, state, weights, value=value, grad=gradient, value_fn=loss)
-    weights = jax.tree.map(jnp.add, weights, updates)
-    return (weights, state), {"loss": value, "gradient": optax.tree.norm(gradient)}
+    metrics = {"loss": value, "gradient": jnp.asarray(optax.tree.norm(gradient))}
+    return (jax.tree.map(jnp.add, weights, updates), state), metrics

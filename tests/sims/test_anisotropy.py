@@ -1,0 +1,56 @@
+import jax
+import numpy as np
+import pytest
+
+from sims import anisotropy
+from svtheory import conditioned_frame, dual_frame, frame_operator, worst_case_frame
+
+SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100", "--steps", "300"]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    with jax.numpy_rank_promotion("raise"):
+        return anisotropy.main([*SMALL, "--out", str(tmp_path_factory.mktemp("runs"))])
+
+
+def test_prediction_and_bound_hold(outcome):
+    assert outcome.summary["holds"]
+    assert outcome.summary["heads"] == 3 * 3
+    assert outcome.summary["mean_absolute_error_cosine"] < 1e-3
+    assert [row["condition number"] for row in outcome.rows] == pytest.approx([1, 10, 100])
+    assert outcome.rows[-1]["worst case measured"] == pytest.approx(20 / 101, abs=1e-4)
+
+
+def test_prediction_by_hand():
+    """The cosine between a dual vector and its feature is what a head's singular vectors show."""
+    with jax.enable_x64(True):
+        config = anisotropy.Config()
+        key = jax.random.key(0)
+        scenario = anisotropy._scenario(config, 30.0, True, key)
+        X = conditioned_frame(jax.random.split(key)[0], config.dim, config.n_features, 30.0)
+        assert np.allclose(scenario.query_features, X)
+        x, dual = X[:, 0], np.linalg.solve(np.asarray(frame_operator(X)), X[:, 0])
+        assert np.allclose(dual, dual_frame(X)[:, 0])
+        constructed = anisotropy._scenario(config, 30.0, False, key)
+        Y = worst_case_frame(jax.random.split(key)[1], config.dim, config.n_features, 30.0)
+        assert np.allclose(constructed.key_features, Y)
+        values = np.linalg.eigvalsh(frame_operator(X))
+        assert np.isclose(anisotropy._anisotropy(scenario), np.abs(values - 2).max() / 2)
+        assert x @ dual > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n-features", "5"], "n_features must be a whole number of at least 10, got 5"),
+        (["--largest", "1"], "largest must be above 1, got 1.0"),
+        (["--scale", "huge"], "--scale must be one of quick, paper, full, got 'huge'"),
+    ],
+)
+def test_bad_options_leave_nothing(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        anisotropy.main([*arguments, "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

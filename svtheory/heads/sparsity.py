@@ -62,7 +62,8 @@ def leverage_terms(
     j = np.array([index("key", k, Y.shape[1]) for k in keys])
     if not i.size == j.size == t.size:
         raise InputError(f"queries, keys and strengths must be of one length, got {i.size}, {j.size} and {t.size}")
-    return t * (f_r @ leverage(X)[:, i]) * (f_s @ leverage(Y)[:, j])
+    terms = (f_r @ leverage(X)[:, i]) * (f_s @ leverage(Y)[:, j])
+    return jnp.broadcast_to(t.astype(terms.dtype), terms.shape) * terms
 
 
 def _side(name: str, features: Array, activations: Array) -> tuple[Array, Array]:

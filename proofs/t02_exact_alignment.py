@@ -173,47 +173,35 @@ def _gap(frame, column, its_dual):
     )
 
 
-def _example(feature: ImmutableMatrix) -> dict:
+def _values(changes: dict) -> dict:
+    """Exact values for every symbol: an orthonormal frame taken twice, with one sign turned."""
     unit = eye(4)
     frame = unit[:, 0].row_join(unit[:, 1]).row_join(-unit[:, 0]).row_join(unit[:, 1])
     return {
-        D: 4,
-        N: 4,
-        M: 3,
-        X: frame,
-        e_i: unit[:, 0],
-        m: ImmutableMatrix([1, 0, 1, 0]),
-        w: 2,
-        t: 3,
-        variance: 3,
-        mean: 2,
-        Y: ImmutableMatrix([[2, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]),
-        e_j: feature,
-        lam: 2,
-        mu: 4,
-        X_1: frame,
-        Lam: diag(1, 5, 5),
-        R: diag(1, -Rational(1, 3), -Rational(1, 3)),
-        X_2: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 2]]),
-        g: unit[:, 0],
-        G: diag(-1, 1, 1, 1),
-        Pi: ImmutableMatrix([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]),
-    }
+        D: 4, N: 4, M: 3, X: frame, e_i: unit[:, 0], m: ImmutableMatrix([1, 0, 1, 0]), w: 2, t: 3,
+        variance: 3, mean: 2,
+        Y: ImmutableMatrix([[2, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]), e_j: ImmutableMatrix([1, 0, 0]), lam: 2, mu: 4,
+        X_1: frame, X_2: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 2]]), Lam: diag(1, 5, 5),
+        R: diag(1, -Rational(1, 3), -Rational(1, 3)), g: unit[:, 0], G: diag(-1, 1, 1, 1),
+        Pi: ImmutableMatrix([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]), **changes,
+    }  # fmt: skip
 
 
-aligned_example, mixed_example = _example(ImmutableMatrix([1, 0, 0])), _example(ImmutableMatrix([1, 1, 0]))
-false_eigenvalue = {lam: 5, X_1: ImmutableMatrix(4, 4, lambda i, j: int(i == j == 3))}
+generic = {
+    D: 2, N: 2, M: 2, X: ImmutableMatrix([[1, 1], [0, 1]]), e_i: ImmutableMatrix([1, 0]), m: ImmutableMatrix([1, 1]),
+    Y: ImmutableMatrix([[1, 2], [0, 1]]), e_j: ImmutableMatrix([1, 0]), X_1: ImmutableMatrix([[1, 0], [1, 1]]),
+    X_2: ImmutableMatrix([[1, 1], [0, 2]]), Lam: diag(1, 5), R: diag(1, -Rational(1, 3)), g: ImmutableMatrix([1, 2]),
+    G: ImmutableMatrix([[0, 1], [1, 1]]), Pi: ImmutableMatrix([[0, 1], [1, 0]]),
+}  # fmt: skip
+examples = (_values({}), _values({e_j: ImmutableMatrix([1, 1, 0])}), _values(generic))
 counterexamples = {
-    "X^+ is the pseudo-inverse of X": {**aligned_example, pinv(X): eye(4)},
-    "Y^+ is the pseudo-inverse of Y": {**mixed_example, pinv(Y): ones(3, 4) / 100},
-    "x_i is not zero": {**aligned_example, e_i: ImmutableMatrix([0, 0, 0, 0])},
-    "y_j is not zero": {**aligned_example, e_j: ImmutableMatrix([0, 0, 0])},
-    "the group's eigenvalue differs from the others": {
-        **aligned_example,
-        X_1: diag(1, 0, 0, 0),
-        X_2: ImmutableMatrix(4, 3, [1] + 11 * [0]),
-        Lam: diag(2, 2, 2),
-    },
+    "X^+ is the pseudo-inverse of X": _values({pinv(X): eye(4)}),
+    "Y^+ is the pseudo-inverse of Y": {**examples[1], pinv(Y): ones(3, 4) / 100},
+    "x_i is not zero": _values({e_i: ImmutableMatrix([0, 0, 0, 0])}),
+    "y_j is not zero": _values({e_j: ImmutableMatrix([0, 0, 0])}),
+    "the group's eigenvalue differs from the others": _values(
+        {X_1: diag(1, 0, 0, 0), X_2: ImmutableMatrix(4, 3, [1] + 11 * [0]), Lam: diag(2, 2, 2)}
+    ),
 }
 
 theorem = Theorem(
@@ -260,7 +248,7 @@ theorem = Theorem(
     status="proved",
     functions=("svtheory.frames.feature_dimensionality", "svtheory.criteria.conditions"),
     experiment="ledger",
-    examples=(aligned_example, mixed_example),
+    examples=examples,
     counterexamples=counterexamples,
     references=("Benedetto and Fickus 2003", "Elhage et al. 2022"),
 )

@@ -162,6 +162,10 @@ def _values(changes: dict) -> dict:
 plane = eye(4)[:, :2]
 twisted, swap = ImmutableMatrix([[1, 1], [0, -1]]), ImmutableMatrix([[0, 1], [1, 0]])
 leaning = ImmutableMatrix([[1, 0], [0, 1], [1, 0], [1, 0]])
+generic = {
+    A_r: leaning, B_r: leaning, R_x: plane.T, R_y: plane.T, T: ImmutableMatrix([[1, 2], [3, 4]]), a_j: 1,
+    v: ImmutableMatrix([1, 2, 3, 4]),
+}  # fmt: skip
 counterexamples = {
     "the duals are orthogonal": _values({A: ImmutableMatrix([[1, 1], [0, 1], [1, 0], [0, 0]])}),
     "their norms are not zero": _values({P_inverse: eye(2)}),
@@ -212,6 +216,6 @@ theorem = Theorem(
     status="proved",
     functions=("svtheory.optimum.predict",),
     experiment="ledger",
-    examples=(_values({}),),
+    examples=(_values({}), _values(generic), _values({T: diag(12, 3)})),
     counterexamples=counterexamples,
 )

@@ -170,47 +170,25 @@ def proof(claim: Claim):
     yield from claim.conclude("minimum with a key-only term", "any other Omega costs more", at)
 
 
-x, y = ImmutableMatrix([[1, 0, 1], [0, 1, 1]]), ImmutableMatrix([[1, 2], [0, 1]])
-root, centre = ImmutableMatrix([[1, 0, 0], [1, 2, 0], [0, 1, 1]]), diag(1, 2, 1)
-key, target = ImmutableMatrix([[1, 0], [1, 2]]), ImmutableMatrix([[1, 2], [0, 3], [-1, 1]])
-left, left_centred = (x * root).pinv().T * root.T, (x * centre).pinv().T * centre.T
-right, zero = (y * key).pinv().T * key.T, ImmutableMatrix([[1, -1], [2, 0]])
-example = {
-    D: 2,
-    N: 3,
-    M: 2,
-    H: 2,
-    m: 3,
-    a: [1, 2, 5, 0],
-    b: [0, -1, 2, 1],
-    v: 2,
-    nu: 3,
-    X: x,
-    Y: y,
-    T: target,
-    E: target,
-    F: root,
-    F_V: centre,
-    G: key,
-    Z: x * root,
-    Z_V: x * centre,
-    W: y * key,
-    Omega: left * target * right.T,
-    Centred: left_centred * target * right.T,
-    Delta: zero,
-    W_Q: eye(2),
-    W_K: zero,
-    f: ImmutableMatrix([1, 2, 3]),
-    mu: ImmutableMatrix([1, 0, 1]),
-    C_s: eye(2),
-    h: ImmutableMatrix([1, 2]),
-    mu_s: ImmutableMatrix([3, 1]),
-    r: ImmutableMatrix([1, 2]),
-    beta: ImmutableMatrix([1, 4]),
-    shifted: ImmutableMatrix([0, 1]),
-    b_Q: ImmutableMatrix([1, 1]),
-    s: ImmutableMatrix([2, 5]),
-}
+def _values(y: ImmutableMatrix, change: ImmutableMatrix) -> dict:
+    """Exact values for every symbol; the optima are computed from pseudo-inverses of Z, Z_V, W."""
+    x, centre = ImmutableMatrix([[1, 0, 1], [0, 1, 1]]), diag(1, 2, 1)
+    root = ImmutableMatrix([[1, 0, 0], [1, 2, 0], [0, 1, 1]])
+    key, target = ImmutableMatrix([[1, 0], [1, 2]]), ImmutableMatrix([[1, 2], [0, 3], [-1, 1]])
+    left, left_centred = (x * root).pinv().T * root.T, (x * centre).pinv().T * centre.T
+    right = (y * key).pinv().T * key.T
+    return {
+        D: 2, N: 3, M: 2, H: 2, m: 3, a: [1, 2, 5, 0], b: [0, -1, 2, 1], v: 2, nu: 3, X: x, Y: y, T: target,
+        E: target, F: root, F_V: centre, G: key, Z: x * root, Z_V: x * centre, W: y * key, Omega: left * target * right.T,
+        Centred: left_centred * target * right.T, Delta: change, W_Q: eye(2), W_K: change, f: ImmutableMatrix([1, 2, 3]),
+        mu: ImmutableMatrix([1, 0, 1]), C_s: eye(2), h: ImmutableMatrix([1, 2]), mu_s: ImmutableMatrix([3, 1]),
+        r: ImmutableMatrix([1, 2]), s: ImmutableMatrix([2, 5]), beta: ImmutableMatrix([1, 4]),
+        shifted: ImmutableMatrix([0, 1]), b_Q: ImmutableMatrix([1, 1]),
+    }  # fmt: skip
+
+
+example = _values(ImmutableMatrix([[1, 2], [0, 1]]), ImmutableMatrix([[1, -1], [2, 0]]))
+deficient = _values(ImmutableMatrix([[1, 2], [1, 2]]), ImmutableMatrix([[1, -1], [2, -2]]))
 counterexamples = {
     "Z = X C_r^(1/2)": {**example, Z: 2 * example[Z]},
     "Z_V = X V_r^(1/2)": {**example, Z_V: 2 * example[Z_V]},
@@ -257,6 +235,6 @@ theorem = Theorem(
     status="limit",
     functions=("svtheory.optimum.predict",),
     experiment="ledger",
-    examples=(example,),
+    examples=(example, deficient),
     counterexamples=counterexamples,
 )

@@ -16,11 +16,18 @@ from svtheory.optimum import Side, predict, sides
 from svtheory.scenarios import Scenario
 
 
+def remaining(rate: Array, time: Array) -> Array:
+    """`e^{-rate t}` for rate >= 0; time may be infinite, which leaves 1 at rate 0 and 0 elsewhere."""
+    endless = jnp.isinf(time)
+    return jnp.where(endless, (rate == 0).astype(rate.dtype), jnp.exp(-rate * jnp.where(endless, 0, time)))
+
+
 def elapsed(rate: Array, time: Array) -> Array:
-    """`int_0^t e^{-rate s} ds = (1 - e^{-rate t})/rate`, and t at rate 0; time may be infinite."""
-    moving = rate != 0
-    safe = jnp.where(moving, rate, 1)
-    return jnp.where(moving, -jnp.expm1(-safe * time) / safe, time)
+    """`int_0^t e^{-rate s} ds = (1 - e^{-rate t})/rate` for rate >= 0, and t at rate 0; time may be infinite."""
+    moving, endless = rate > 0, jnp.isinf(time)
+    rate = jnp.where(moving, rate, 1)
+    finite = -jnp.expm1(-rate * jnp.where(endless, 0, time)) / rate
+    return jnp.where(moving, jnp.where(endless, 1 / rate, finite), time)
 
 
 def training_condition_number(smallest: Array | float, largest: Array | float, time: Array | float) -> Array:
@@ -45,11 +52,11 @@ def training_condition_numbers(scenario: Scenario, time: Array | float) -> tuple
 
     With `kantorovich_bound` they bound the cosine of a single pair's leading singular vectors with `E[r f_i]`,
     `E[s f_j]` after training for `time` from zero, whatever the anisotropy of the two sides. Under softmax time counts
-    `1 - 1/m`. NaN for a side whose token moment is zero. Raises InputError for a time that is not a number >= 0.
+    `1 - 1/m`. Raises InputError for a time that is not a number >= 0.
     """
     t = _pace(scenario) * _non_negative("time", time, scenario.target.dtype)
     (m_r, L_r), (m_s, L_s) = (moment_bounds(side) for side in sides(scenario))
-    return training_condition_number(m_r, L_r, L_s * t), training_condition_number(m_s, L_s, L_r * t)
+    return training_condition_number(m_r * L_s, L_r * L_s, t), training_condition_number(m_s * L_r, L_s * L_r, t)
 
 
 @exact_products
@@ -79,8 +86,8 @@ def filtered_optimum(
     omega = U @ (pull * jnp.where(rate > 0, elapsed(rate + gamma, t), 0)) @ V.T
     if start is not None:
         start = _start(start, scenario)
-        forgotten = -jnp.expm1(-_product(rate, t))
-        omega += jnp.exp(-_product(gamma, t)) * (start - U @ (forgotten * (U.T @ start @ V)) @ V.T)
+        forgotten = jnp.where(rate > 0, rate * elapsed(rate, t), 0)
+        omega += remaining(gamma, t) * (start - U @ (forgotten * (U.T @ start @ V)) @ V.T)
     return jnp.where(scenario.weight_decay == 0, omega, jnp.nan)
 
 
@@ -104,10 +111,10 @@ def growth(scenario: Scenario, times: Array, start: Array | float) -> Array:
     """
     s, pace, start = (x[None, :] for x in _modes(scenario, start))
     t = _non_negative("times", times, s.dtype, ndim=1)[:, None]
-    x = _product(pace * s, t)
+    rate = pace * jnp.abs(s)
+    left, spent = remaining(rate, t), elapsed(rate, t)
     # divided through by the larger exponential, so that neither sign of s overflows
-    spent = elapsed(pace * jnp.abs(s), t)
-    return start * jnp.exp(jnp.minimum(x, 0)) / (jnp.exp(-jnp.maximum(x, 0)) + start * pace * spent)
+    return start * jnp.where(s < 0, left, 1) / (jnp.where(s < 0, 1, left) + start * pace * spent)
 
 
 def half_times(scenario: Scenario, start: Array | float) -> Array:
@@ -136,8 +143,9 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     if concrete(roomy) and not roomy:
         raise InputError(f"head_dim must be at least the number of modes (T9), got {scenario.head_dim}")
     alpha_beta = (query.scale[0] * key.scale[0]) ** 2
-    undecayed = predict(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay))).values
-    s = jnp.where(tight & roomy, undecayed - scenario.weight_decay / alpha_beta, jnp.nan)
+    optimum = predict(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay))).values
+    optimum = jnp.where(optimum > numerical_rank_tolerance(optimum, max(scenario.target.shape)), optimum, 0)
+    s = jnp.where(tight & roomy, optimum - scenario.weight_decay / alpha_beta, jnp.nan)
     return s, jnp.full_like(s, 2 * alpha_beta), _positive_start(start, s)
 
 
@@ -155,12 +163,12 @@ def _has_room(scenario: Scenario, query: Side, key: Side) -> Array:
 
 
 def _positive_start(start: Array | float, s: Array) -> Array:
-    a = real_array("start", start).astype(s.dtype)
+    a = real_array("start", start)
     if a.shape not in ((), s.shape):
         raise InputError(f"start must be a number or have shape {s.shape}, one a mode, got shape {a.shape}")
-    if concrete(a) and not (a > 0).all():
-        raise InputError(f"start must be positive, got {float(a.min())}")
-    return jnp.broadcast_to(a, s.shape)
+    if concrete(a) and np.asarray(a).min() <= 0:
+        raise InputError(f"start must be positive, got {float(np.asarray(a).min())}")
+    return jnp.broadcast_to(a.astype(s.dtype), s.shape)
 
 
 @exact_products
@@ -173,13 +181,13 @@ def imbalance(W_Q: Array, W_K: Array, weight_decay: Array | float = 0.0, time: A
     if W_Q.shape[0] != W_K.shape[0]:
         raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
     g, t = _non_negative("weight_decay", weight_decay, W_Q.dtype), _non_negative("time", time, W_Q.dtype)
-    return jnp.exp(-2 * _product(g, t)) * (W_Q @ W_Q.T - W_K @ W_K.T)
+    return remaining(2 * g, t) * (W_Q @ W_Q.T - W_K @ W_K.T)
 
 
 def _check_free(scenario: Scenario) -> None:
     if scenario.rank < scenario.dim:
         raise InputError(f"head_dim must be at least {scenario.dim}, D, for the filter (T17), got {scenario.head_dim}")
-    if concrete(scenario.weight_decay) and scenario.weight_decay != 0:
+    if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) != 0:
         raise InputError(
             f"weight_decay must be 0 for the filter (T17), got {float(scenario.weight_decay)}; decay of Omega itself "
             "is omega_decay"
@@ -198,18 +206,13 @@ def _start(start: Array, scenario: Scenario) -> Array:
     return omega
 
 
-def _product(rate: Array, time: Array) -> Array:
-    """`rate * time`, 0 at rate 0 even for infinite time."""
-    return jnp.where(rate != 0, jnp.where(rate != 0, rate, 1) * time, 0)
-
-
 def _non_negative(name: str, x: Array | float, dtype: jnp.dtype, ndim: int = 0) -> Array:
     """`x` as an array of `ndim` axes, at least 0 and possibly infinite; raises InputError or TypeError otherwise."""
     if not concrete(x):
         return real_array(name, x, ndim).astype(dtype)
     given = np.asarray(x)
-    endless = np.equal(given, float("inf"))
-    array = real_array(name, np.where(endless, 0, given) if endless.any() else given, ndim).astype(dtype)
-    if (array < 0).any():
-        raise InputError(f"{name} must be at least 0, got {float(array.min())}")
-    return jnp.where(endless, jnp.inf, array)
+    endless = given == np.inf if given.dtype.kind == "f" else np.zeros(given.shape, bool)
+    array = real_array(name, np.where(endless, 0, given) if endless.any() else given, ndim)
+    if (given < 0).any():
+        raise InputError(f"{name} must be at least 0, got {float(given.min())}")
+    return jnp.where(endless, jnp.inf, array.astype(dtype))

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array
@@ -57,7 +58,7 @@ def nameable(spectrum: Spectrum, error: Array | float | None = None) -> Array:
 
 def _size(error: Array | float) -> Array:
     size = real_array("error", error, ndim=0)
-    if concrete(size) and size < 0:
+    if concrete(size) and np.asarray(size) < 0:
         raise InputError(f"error must be at least 0, got {float(size)}")
     return size
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from svtheory import BernoulliUniform, Gaussian, Scenario, matching, predict, single_pair, tight_frame
+from svtheory import BernoulliUniform, Gaussian, Scenario, matching, predict, single_pair
 
+D, N, M = 4, 7, 6
 PAIRS = ([0, 1, 2, 3], [2, 0, 5, 1], [3.0, -2.0, 1.0, 2.5])
 
 
@@ -40,40 +41,42 @@ def optimised_omega(scenario, seed):
     return W_Q.T @ W_K
 
 
-def features(seed, D, N, rank=None):
+def features(seed, N, rank=D):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(D, N)) if rank is None else rng.normal(size=(D, rank)) @ rng.normal(size=(rank, N))
+    return np.linalg.qr(rng.normal(size=(D, rank)))[0] @ rng.normal(size=(rank, N))
 
 
-def gaussian(seed, N):
+def gaussian(seed, size):
     rng = np.random.default_rng(seed)
-    root = rng.normal(size=(N, N)) / 2 + np.eye(N)
-    return Gaussian(rng.normal(size=N), root @ root.T)
+    root = rng.normal(size=(size, size)) / 2 + np.eye(size)
+    return Gaussian(rng.normal(size=size), root @ root.T)
 
 
-def one_pair(D, **ranks):
-    X, Y = features(0, D, 7, ranks.get("X")), features(1, D, 6, ranks.get("Y"))
-    return Scenario(X, Y, single_pair(7, 6, 0, 1, 2.0))
+def one_pair(rank=D, present=N):
+    """A pair of features of which only the first few are there, and which span `rank` dimensions."""
+    X, Y = (features(0, N, rank) * (np.arange(N) < present), features(1, M, rank) * (np.arange(M) < present))
+    return Scenario(X, Y, single_pair(N, M, 0, 1, 2.0))
 
 
 def four_pairs(query_law=None, key_law=None, **options):
-    return Scenario(features(2, 4, 7), features(3, 4, 6), matching(7, 6, *PAIRS), query_law, key_law, **options)
+    return Scenario(features(2, N), features(3, M), matching(N, M, *PAIRS), query_law, key_law, **options)
 
 
 def decayed(**options):
-    X, Y = tight_frame(jax.random.key(8), 4, 7), 2 * tight_frame(jax.random.key(9), 4, 6)
-    return Scenario(X, Y, matching(7, 6, *PAIRS), weight_decay=1.5, **options)
+    X, Y = (np.linalg.qr(features(8, n).T)[0].T for n in (N, M))
+    return Scenario(1.3 * X, 2 * Y, matching(N, M, *PAIRS), weight_decay=1.5, **options)
 
 
 SCENARIOS = {
-    "T1, more features than dimensions": lambda: one_pair(4),
-    "T1, fewer features than dimensions": lambda: one_pair(8),
-    "T1, dependent features": lambda: one_pair(5, X=3, Y=4),
+    "T1, more features than dimensions": one_pair,
+    "T1, as many": lambda: one_pair(present=D),
+    "T1, fewer features than dimensions": lambda: one_pair(present=3),
+    "T1, dependent features": lambda: one_pair(rank=2),
     "T4": four_pairs,
-    "T5, present or absent": lambda: four_pairs(BernoulliUniform(0.4, 7), BernoulliUniform(0.7, 6)),
-    "T5, correlated": lambda: four_pairs(gaussian(6, 7), gaussian(7, 6)),
+    "T5, present or absent": lambda: four_pairs(BernoulliUniform(0.4, N), BernoulliUniform(0.7, M)),
+    "T5, correlated": lambda: four_pairs(gaussian(6, N), gaussian(7, M)),
     "T7": lambda: four_pairs(head_dim=2),
-    "T7, correlated": lambda: four_pairs(gaussian(6, 7), gaussian(7, 6), head_dim=3),
+    "T7, correlated": lambda: four_pairs(gaussian(6, N), gaussian(7, M), head_dim=3),
     "T8": decayed,
     "T8, rank 2": lambda: decayed(head_dim=2),
 }
@@ -83,7 +86,7 @@ SCENARIOS = {
 def test_optimised_factors_end_at_the_closed_form(name):
     scenario = SCENARIOS[name]()
     found, expected = optimised_omega(scenario, seed=10), predict(scenario)
-    omega = np.asarray(expected.left * expected.values) @ np.asarray(expected.right).T
+    omega = (np.asarray(expected.left) * np.asarray(expected.values)) @ np.asarray(expected.right).T
     assert np.linalg.norm(found - omega) < 1e-5 * np.linalg.norm(omega)
     values = np.linalg.svd(found, compute_uv=False)[: scenario.rank]
     np.testing.assert_allclose(values, expected.values, atol=1e-5 * values[0])

@@ -22,6 +22,8 @@ TRIANGLE, SQUARE, PENTAGON = (
 )
 TETRAHEDRON = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / np.sqrt(3)
 
+SHARES = np.repeat([1 / 2, 2 / 3, 3 / 4], [2, 3, 4])
+
 
 def padded(X):
     return np.pad(X, ((0, D - X.shape[0]), (0, N - X.shape[1])))
@@ -49,7 +51,7 @@ def dual_cosines(X):
         ([DIGON, SQUARE], [0] * 6, [2], [1 / 2] * 6),
         ([PENTAGON], [0] * 5, [5 / 2], [2 / 5] * 5),
         ([ALONE, DIGON], [1, 0, 0], [2, 1], [1, 1 / 2, 1 / 2]),
-        ([DIGON, TRIANGLE, TETRAHEDRON], [0, 0, 1, 1, 1, 2, 2, 2, 2], [2, 1.5, 4 / 3], np.repeat([1 / 2, 2 / 3, 3 / 4], [2, 3, 4])),
+        ([DIGON, TRIANGLE, TETRAHEDRON], [0] * 2 + [1] * 3 + [2] * 4, [2, 1.5, 4 / 3], SHARES),
         ([3 * DIGON, TRIANGLE], [0, 0, 1, 1, 1], [18, 3 / 2], [1 / 2] * 2 + [2 / 3] * 3),
     ],
 )  # fmt: skip

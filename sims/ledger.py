@@ -54,11 +54,11 @@ class Config:
     """Random heads for each value of a knob, squared objective."""
     softmax_seeds: int = 3
     """Random heads for each value of a knob, softmax objective."""
-    square_steps: int = 600
+    square_steps: int = 800
     """Steps of L-BFGS, squared objective."""
     softmax_steps: int = 60
     """Steps of L-BFGS, softmax objective."""
-    contexts: int = 16384
+    contexts: int = 8192
     """Sampled contexts a head, softmax objective."""
     seed: int = 0
     """Random seed."""
@@ -72,7 +72,7 @@ class Config:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(square_seeds=18, softmax_seeds=16),
+    "paper": Config(square_seeds=18, softmax_seeds=14, contexts=16384),
     "full": Config(square_seeds=200, softmax_seeds=100, contexts=65536),
 }
 

@@ -67,7 +67,7 @@ def train(
                 history[name][fresh] = np.asarray(values)[: fresh.stop - fresh.start]
             done = min(done + length, steps)
             if saved is not None:
-                saved.save(done, {"members": members, "history": history})
+                saved.save(done, _on_host({"members": members, "history": history}))
             bar.update(task, completed=done)
     return members, {"step": np.minimum(every * np.arange(1, records + 1), steps), **history}
 
@@ -117,8 +117,13 @@ def _restore(
     """The number of steps done, the members and the history at the newest checkpoint, or as given without one."""
     if saved is None or saved.latest is None:
         return 0, members, history
-    state = saved.load(saved.latest, {"members": members, "history": history})
-    return saved.latest.step, state["members"], state["history"]
+    state = saved.load(saved.latest, _on_host({"members": members, "history": history}))
+    return saved.latest.step, jax.tree.map(jnp.asarray, state["members"]), state["history"]
+
+
+def _on_host(state: Any) -> Any:
+    """Numpy arrays: orbax works in threads of its own, where an `enable_x64` of this one does not hold."""
+    return jax.tree.map(np.asarray, state)
 
 
 def _progress() -> Progress:

@@ -25,7 +25,8 @@ def start():
 
 
 def equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
 
 
 def test_a_plain_loop_gives_the_same():
@@ -62,8 +63,13 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("survived", [1, 2])
-def test_a_killed_run_continues_with_identical_bits(tmp_path, monkeypatch, survived):
+@pytest.mark.parametrize(("survived", "double"), [(1, False), (2, False), (2, True)])
+def test_a_killed_run_continues_with_identical_bits(tmp_path, monkeypatch, survived, double):
+    with jax.enable_x64(double):
+        _check_continuation(tmp_path, monkeypatch, survived)
+
+
+def _check_continuation(tmp_path, monkeypatch, survived):
     members, keys = start()
     uninterrupted = train(noisy_descent, members, keys, STEPS, chunk=8)
     advance, calls = ensemble._advance, []

@@ -68,12 +68,9 @@ def test_scenarios_have_what_their_knob_says():
 
 
 def test_it_runs_as_a_script(tmp_path):
+    little = ["--square-steps", "5", "--softmax-steps", "2", "--contexts", "64", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "sims/ledger.py", *SMALL, "--square-steps", "5", "--softmax-steps", "2", "--contexts", "64"]
-        + ["--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, "sims/ledger.py", *SMALL[:4], *little], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "verdict" in done.stdout

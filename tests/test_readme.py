@@ -1,0 +1,26 @@
+import re
+from pathlib import Path
+
+import svtheory
+from sims.__main__ import experiments
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    exec(code, {})
+    first = capsys.readouterr().out.split()
+    assert float(first[0]) > 0.999
+    assert float(first[1]) > 0.999
+
+
+def test_every_experiment_stands_in_the_table():
+    assert set(re.findall(r"`sims/(\w+)\.py` \|", README.read_text())) == set(experiments())
+
+
+def test_functions_named_exist():
+    table = README.read_text().split("## The theory, checked")[1].split("## Reading")[0]
+    named = re.findall(r"`(\w+)`", "".join(line.rpartition("| ")[2] for line in table.splitlines()))
+    assert named
+    assert all(hasattr(svtheory, name) for name in named)

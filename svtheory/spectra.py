@@ -191,6 +191,7 @@ def compare(
 def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: Array) -> Array:
     """For each k the smallest principal cosine between the two spans of k's group; NaN where not `nonzero`."""
     cosines = predicted.T @ measured
+    alone = together.sum(axis=1) == 1
 
     def smallest(group):
         inside = group[:, None] & group[None, :]
@@ -199,7 +200,13 @@ def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: 
             -1
         ]
 
-    return jnp.where(nonzero, jnp.minimum(jax.vmap(smallest)(together), 1), jnp.nan)
+    # one after the other, and only where needed: most of the many pairs of a large head are alone or zero
+    grouped = jax.lax.map(
+        lambda k: jax.lax.cond(k[0], smallest, lambda _: jnp.ones((), cosines.dtype), k[1]),
+        (nonzero & ~alone, together),
+    )
+    found = jnp.where(alone, jnp.abs(jnp.diagonal(cosines)), grouped)
+    return jnp.where(nonzero, jnp.minimum(found, 1), jnp.nan)
 
 
 def _alignment_tables(prediction: Spectrum, measurement: Spectrum, features: tuple[Array, Array]) -> dict[str, Array]:

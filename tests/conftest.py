@@ -1,4 +1,4 @@
-"""Strict tests: an array never changes rank silently, warnings are errors (pyproject), theory runs in both precisions."""
+"""Strict tests: no array changes rank silently, warnings are errors (pyproject), theory runs in both precisions."""
 
 import os
 

@@ -46,8 +46,8 @@ def test_moments_belong_together(name, dtype, eps):
     law = laws()[name]
     mu, V, C, R = (np.asarray(x) for x in (law.mean(), law.covariance(), law.second_moment(), law.covariance_root()))
     assert {x.dtype for x in (mu, V, C, R)} == {dtype}
-    assert V == pytest.approx(R @ R.T, abs=20 * eps)
-    assert C == pytest.approx(V + np.outer(mu, mu), abs=20 * eps)
+    assert pytest.approx(R @ R.T, abs=20 * eps) == V
+    assert pytest.approx(V + np.outer(mu, mu), abs=20 * eps) == C
     assert np.asarray(law.second_moment_root() @ law.second_moment_root().T) == pytest.approx(C, abs=50 * eps)
 
 

@@ -3,15 +3,17 @@
 Time is that of gradient flow: learning rate times steps.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, real_array
 from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.moments import eigenbasis, is_tight, moment_bounds
+from svtheory.moments import is_tight, moment_bounds
 from svtheory.optimum import Side, predict, sides
 from svtheory.scenarios import Scenario
 
@@ -80,15 +82,34 @@ def filtered_optimum(
     dtype = scenario.target.dtype
     t, gamma = _non_negative("time", time, dtype), _non_negative("omega_decay", omega_decay, dtype)
     query, key = sides(scenario)
-    U, V, pace = eigenbasis(query), eigenbasis(key), _pace(scenario)
-    rate = pace * (query.scale**2)[:, None] * (key.scale**2)[None, :]
-    pull = pace * query.scale[:, None] * (query.readout @ scenario.target @ key.readout.T) * key.scale[None, :]
-    omega = U @ (pull * jnp.where(rate > 0, elapsed(rate + gamma, t), 0)) @ V.T
+    core = query.readout @ scenario.target @ key.readout.T
+    omega = _filter(lambda rate: rate * elapsed(rate + gamma, t), core, query, key, _pace(scenario))
     if start is not None:
         start = _start(start, scenario)
-        forgotten = jnp.where(rate > 0, rate * elapsed(rate, t), 0)
-        omega += remaining(gamma, t) * (start - U @ (forgotten * (U.T @ start @ V)) @ V.T)
+        (W, K), (V, J) = ((side.inverse, jnp.diag(side.scale**2) + _coupling(side)) for side in (query, key))
+        visited = K @ W.T @ start @ V @ J
+        forgotten = _filter(lambda rate: rate * elapsed(rate, t), visited, query, key, _pace(scenario))
+        omega += remaining(gamma, t) * (start - forgotten)
     return jnp.where(scenario.weight_decay == 0, omega, jnp.nan)
+
+
+def _filter(function: Callable[[Array], Array], core: Array, query: Side, key: Side, pace: float) -> Array:
+    """`W f(pace K (x) J)[core] V^T`, f(0) = 0, where `W = U s^+` and `V` are the bases in which A is K and B is J.
+
+    K and J are diagonal, but their derivatives are not where eigenvalues are equal, as in a tight frame.
+    """
+    lam, mu = (query.scale**2)[:, None], (key.scale**2)[None, :]
+    rate = pace * lam * mu
+    value, slope = jax.jvp(function, (rate,), (jnp.ones_like(rate),))
+    coupled = pace * slope * (mu * (_coupling(query) @ core) + lam * (core @ _coupling(key)))
+    return query.inverse @ (jnp.where(rate > 0, value * core + coupled, 0)) @ key.inverse.T
+
+
+def _coupling(side: Side) -> Array:
+    """The token moment beside its diagonal in its own eigenbasis: 0, but with its derivative; shape (r, r)."""
+    precision = side.inverse.T @ side.inverse
+    off = jnp.where(jnp.eye(len(precision), dtype=bool), 0, precision - lax.stop_gradient(precision))
+    return -(side.scale**2)[:, None] * off * (side.scale**2)[None, :]
 
 
 def growth(scenario: Scenario, times: Array, start: Array | float) -> Array:

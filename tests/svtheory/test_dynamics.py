@@ -306,6 +306,20 @@ def test_filter_turns_with_its_features(seed):
 FILTERED = jax.jit(filtered_optimum)
 
 
+@pytest.mark.parametrize(("time", "decay"), [(0.3, 0.0), (0.3, 0.2), (np.inf, 0.0)])
+def test_filter_has_its_true_gradient_at_a_tight_frame(double, time, decay):
+    """Where all eigenvalues are equal and their derivatives are not."""
+    rng = np.random.default_rng(8)
+    weights, start, direction = rng.normal(size=(D, D)), rng.normal(size=(D, D)), rng.normal(size=(D, N))
+    X, Y, h = tight(0, N, 2.0), tight(1, M, 3.0), 1e-5
+
+    def projected(X):
+        return (weights * FILTERED(Scenario(X, Y, T), time, start, decay)).sum()
+
+    difference = (projected(X + h * direction) - projected(X - h * direction)) / (2 * h)
+    np.testing.assert_allclose((jax.grad(projected)(X) * direction).sum(), difference, rtol=1e-6)
+
+
 def test_precision_vmap_gradients_and_one_trace(dtype):
     """At a generic and at a tight frame, where derivatives of eigenvectors alone would not be finite."""
     X, Z, Y = (jnp.asarray(x, dtype) for x in (frame(0, N), tight(0, N, 2.0), tight(1, M, 3.0)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from sympy import Integral, Limit
+from sympy import Eq, Integral, Limit
 
-from proofs.steps import Step
+from proofs.steps import Identity, Step
 from proofs.verifier import Claim
 
 
@@ -18,7 +18,12 @@ def carried_out(node: Any) -> Any:
     return node.doit()
 
 
-def conclude(claim: Claim, part: str, name: str, **options: Any) -> Iterator[Step]:
-    """`Claim.conclude` of a part whose integrals and limits are carried out; options as there."""
-    nodes = claim[part].atoms(Integral, Limit)
-    yield from claim.conclude(part, name, {node: carried_out(node) for node in nodes}, **options)
+def conclude(claim: Claim, part: str, name: str, rules: Mapping[Any, Any] | None = None) -> Iterator[Step]:
+    """`Claim.conclude` of an equation whose integrals and limits are carried out, then rewritten by rules."""
+    relation = claim[part]
+    if not isinstance(relation, Eq):
+        raise TypeError(f"part {part!r} is not an equation: {relation}")
+    left, right = relation.args
+    values = {node: carried_out(node) for node in relation.atoms(Integral, Limit)}
+    left, right = (side.xreplace(values).xreplace(dict(rules or {})) for side in (left, right))
+    yield Identity(name, left, right, part)

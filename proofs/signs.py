@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sympy import Abs, Add, I, Integral, Mul, Pow, Sum, Symbol, Wild, exp, log, preorder_traversal
+from sympy import Abs, Add, I, Integral, Mul, NumberSymbol, Pow, Sum, Symbol, Wild, exp, gamma, log, preorder_traversal
 
 from proofs.notation import SquaredNorm
 
@@ -86,6 +86,10 @@ def positive(value: Any, given: Given) -> bool:
             return all(positive(arg, given) for arg in value.args)
         case exp():
             return real(value.args[0], given)
+        case gamma():
+            return positive(value.args[0], given)
+        case NumberSymbol():
+            return bool(value.is_positive)
         case Pow():
             even = value.exp.is_integer and value.exp.is_even
             return positive(value.base, given) or (

@@ -1,15 +1,15 @@
 r"""T12. Chance.
 
 A random unit vector is :math:`g/|g|` with g standard normal in D dimensions. Its squared cosine with a fixed direction
-is :math:`x = g_1^2/(g_1^2 + R)`, where :math:`g_1^2` has the chi-square law of one degree of freedom, and R, independent
-of it, that of D - 1. With :math:`s = |g|^2`, the map :math:`(x, s) \mapsto (xs, (1-x)s)` has Jacobian s, and the joint
-density factors,
+is :math:`x = a/(a + b)`, where :math:`a = g_1^2` has the chi-square law of one degree of freedom, and b, independent of
+it, that of D - 1. With :math:`s = |g|^2 = a + b`, the map :math:`(x, s) \mapsto (a, b) = (xs, (1-x)s)` has Jacobian s,
+and the joint density factors,
 
-.. math:: \chi_m(xs)\,\chi_n((1-x)s)\,s = \beta_{m/2,n/2}(x)\,\chi_{m+n}(s),
+.. math:: \chi_m(a)\,\chi_n(b)\,s = \beta_{m/2,n/2}(a/s)\,\chi_{m+n}(s),
 
 for all m and n: so x is independent of s, with the law Beta(m/2, n/2). Integrated over both variables the identity says
 that the Beta density has total 1, as the chi-square densities do; integrated over x, that chi-squares add up (so that
-R has D - 1 degrees of freedom, by induction from one). The case m = 1, n = D - 1 is the claim.
+b has D - 1 degrees of freedom, by induction from one). The case m = 1, n = D - 1 is the claim.
 
 Mean: :math:`2x(1-x)\beta(x)` has the derivative :math:`(1 - Dx)\beta(x)` and vanishes at both ends, so
 :math:`E[x] = 1/D`. Mean of :math:`|\cos| = \sqrt x`: the square root cancels against the density, and what is left is a
@@ -21,14 +21,15 @@ comparisons, which is smaller, is anti-conservative.
 
 from __future__ import annotations
 
-from sympy import Derivative, Integral, Limit, Matrix, Rational, S, Symbol, exp, gamma, oo, pi, sqrt, symbols
+from sympy import Add, Derivative, Integral, Limit, Matrix, Rational, S, exp, gamma, oo, pi, sqrt, symbols
 
 from proofs.calculus import conclude
 from proofs.notation import D, at_least, conjunction, equal, implies, more_than
 from proofs.verifier import Claim, Control, Identity, Theorem
 
 m, n = symbols("m n", integer=True, positive=True)
-x, s, y, z = symbols("x s y z", positive=True)
+x, s, y, z, a, b = symbols("x s y z a b", positive=True)
+exponent, near = symbols("k xi", positive=True)
 some, every, one, p, threshold = symbols("p_some p_sum I p t", real=True)
 first, second = symbols("c_1 c_2", real=True)
 
@@ -38,18 +39,17 @@ def chi_square(k, value):
     return value ** (k / 2 - 1) * exp(-value / 2) / (2 ** (k / 2) * gamma(k / 2))
 
 
-def beta_density(value, m, n):
-    """Density of the Beta law with parameters m/2 and n/2."""
+def beta_density(value, rest, m, n):
+    """Density of the Beta law with parameters m/2 and n/2, at ``value = 1 - rest``."""
     constant = gamma((m + n) / 2) / (gamma(m / 2) * gamma(n / 2))
-    return constant * value ** (m / 2 - 1) * (1 - value) ** (n / 2 - 1)
+    return constant * value ** (m / 2 - 1) * rest ** (n / 2 - 1)
 
 
-S_ONE = S.One
 normal = exp(-(y**2) / 2) / sqrt(2 * pi)
 jacobian = Matrix([x * s, (1 - x) * s]).jacobian([x, s]).det()
-cosine_law = beta_density(x, S_ONE, D - 1)
+cosine_law = beta_density(x, 1 - x, S.One, D - 1)
 flux = 2 * x * (1 - x) * cosine_law
-power = -2 / (D - 1) * (1 - x) ** ((D - 1) / 2)
+power = 2 / (D - 1) * y ** ((D - 1) / 2)
 constant = gamma(D / 2) / (sqrt(pi) * gamma((D - 1) / 2))
 recurrence = {gamma(D / 2 + Rational(1, 2)): (D - 1) / 2 * gamma(D / 2 - Rational(1, 2))}
 
@@ -60,16 +60,19 @@ hypotheses = {
     "the sum bounds the probability of any so far": at_least(every, some),
 }
 claim = {
-    "the square of a standard normal": equal((2 * normal * Derivative(sqrt(z), z)).xreplace({y: sqrt(z)}), chi_square(S_ONE, z)),
+    "the square of a standard normal": equal(
+        (2 * normal * Derivative(sqrt(z), z)).xreplace({y: sqrt(z)}), chi_square(S.One, z)
+    ),
     "the law of cos^2": equal(
-        chi_square(m, x * s) * chi_square(n, (1 - x) * s) * s, beta_density(x, m, n) * chi_square(m + n, s)
+        chi_square(m, a) * chi_square(n, b) * (a + b),
+        beta_density(a / (a + b), b / (a + b), m, n) * chi_square(m + n, a + b),
     ),
     "a chi-square density has total 1": equal(Integral(chi_square(D, s), (s, 0, oo)), 1),
     "density": equal(cosine_law, constant * x ** Rational(-1, 2) * (1 - x) ** ((D - 3) / 2)),
     "mean: the flux": equal(Derivative(flux, x), (1 - D * x) * cosine_law),
-    "mean: nothing flows out at 0": equal(Limit(flux, x, 0), 0),
-    "mean: nothing flows out at 1": equal(Limit(y ** ((D - 1) / 2), y, 0), 0),
-    "expected |cos|: the primitive": equal(Derivative(constant * power, x), sqrt(x) * cosine_law),
+    "mean: nothing flows out at 0": equal(Limit(near**exponent * (1 - near), near, 0), 0),
+    "mean: nothing flows out at 1": equal(Limit((1 - near) ** exponent * near, near, 1, "-"), 0),
+    "expected |cos|: the primitive": equal(Derivative(constant * power, y), sqrt(x) * beta_density(x, y, S.One, D - 1)),
     "expected |cos|": equal(
         constant * Integral(y ** ((D - 3) / 2), (y, 0, 1)), gamma(D / 2) / (sqrt(pi) * gamma((D + 1) / 2))
     ),
@@ -89,29 +92,37 @@ def proof(claim: Claim):
     yield from conclude(claim, "a chi-square density has total 1", "so the Beta density has total 1 too")
     yield from claim.conclude("density", "one against D - 1 degrees of freedom")
     yield from claim.conclude("mean: the flux", "(1 - D x) times the density is a derivative")
-    yield from conclude(claim, "mean: nothing flows out at 0", "of something that vanishes at 0")
-    yield from conclude(claim, "mean: nothing flows out at 1", "and at 1, like (1 - x)^((D-1)/2)")
-    yield from claim.conclude("expected |cos|: the primitive", "the root cancels against the density")
+    yield from conclude(claim, "mean: nothing flows out at 0", "of something that vanishes at 0, like a power of x")
+    yield from conclude(claim, "mean: nothing flows out at 1", "and at 1, like a power of 1 - x")
+    yield from claim.conclude("expected |cos|: the primitive", "the root cancels against the density, y = 1 - x")
     yield Identity("Gamma(z + 1) = z Gamma(z)", gamma(z + 1).expand(func=True), z * gamma(z), "expected |cos|")
     integral = next(iter(claim["expected |cos|"].atoms(Integral)))
     values = {integral: 2 / (D - 1), **recurrence}
-    slope = Derivative(2 / (D - 1) * y ** ((D - 1) / 2), y)
+    slope = Derivative(power, y)
     yield Identity("the primitive of a power", slope, integral.function, "expected |cos|")
     yield from claim.conclude("expected |cos|", "its increase from 0 to 1", values)
-    yield from claim.conclude("Bonferroni", "I J >= 0: one more comparison adds at most its own chance", certificate=every - some + some * one)
+    yield from claim.conclude(
+        "Bonferroni",
+        "I J >= 0: one more comparison adds at most its own chance",
+        certificate=Add(every - some, some * one, evaluate=False),
+    )
     part = "orthonormal vectors are not both above 1/2"
-    yield from claim.conclude(part, "their sum is at most 1", certificate=(1 - first - second) + (first - Rational(1, 2)))
+    yield from claim.conclude(
+        part, "their sum is at most 1", certificate=Add(1 - first - second, first - Rational(1, 2), evaluate=False)
+    )
     yield from claim.conclude("the independence formula is smaller", "by p^2", certificate=p**2)
 
 
 examples = tuple(
     {
-        D: dim, m: 1, n: dim - 1, x: Rational(1, 3), s: 2, y: Rational(1, 2), z: 3, some: Rational(1, 4),
+        D: dim, m: 1, n: dim - 1, x: Rational(1, 3), s: 2, a: 2, b: 5, z: 3, some: Rational(1, 4),
         every: Rational(1, 3), one: Rational(1, 5), p: Rational(1, 7), first: Rational(2, 3), second: Rational(1, 4),
     }
     for dim in (3, 5)
 )  # fmt: skip
 counterexamples = {
+    "at least two dimensions": {**examples[0], D: 1},
+    "x lies in (0, 1)": {**examples[0], D: 2, x: 1},
     "probabilities and indicators are not negative": {**examples[0], some: -1, every: -1},
     "the sum bounds the probability of any so far": {**examples[0], some: Rational(1, 2)},
 }
@@ -129,15 +140,28 @@ theorem = Theorem(
     claim=claim,
     proof=proof,
     controls=(
-        Control("Beta(1/2, D/2)", {"density": equal(beta_density(x, S_ONE, D), claim["density"].rhs)}),
+        Control("Beta(1/2, D/2)", {"density": equal(beta_density(x, 1 - x, S.One, D), claim["density"].rhs)}),
         Control("a mean of 1/(D - 1)", {"mean: the flux": equal(Derivative(flux, x), (1 - (D - 1) * x) * cosine_law)}),
         Control(
             "E|cos| is sqrt(1/D)",
             {"expected |cos|": equal(claim["expected |cos|"].lhs, 1 / sqrt(D))},
         ),
-        Control("the formula for independent comparisons", {"Bonferroni": at_least(every + one - every * one, 1 - (1 - some) * (1 - one))}),
-        Control("no Jacobian", {"the law of cos^2": equal(chi_square(m, x * s) * chi_square(n, (1 - x) * s), claim["the law of cos^2"].rhs)}),
-        Control("two orthonormal vectors above 1/4", {"orthonormal vectors are not both above 1/2": implies([at_least(1, first + second), more_than(first, Rational(1, 4))], more_than(Rational(1, 4), second))}),
+        Control(
+            "the formula for independent comparisons",
+            {"Bonferroni": at_least(every + one - every * one, 1 - (1 - some) * (1 - one))},
+        ),
+        Control(
+            "no Jacobian",
+            {"the law of cos^2": equal(chi_square(m, a) * chi_square(n, b), claim["the law of cos^2"].rhs)},
+        ),
+        Control(
+            "two orthonormal vectors above 1/4",
+            {
+                "orthonormal vectors are not both above 1/2": implies(
+                    [at_least(1, first + second), more_than(first, Rational(1, 4))], more_than(Rational(1, 4), second)
+                )
+            },
+        ),
     ),
     scope="general D >= 2; any number of comparisons",
     status="proved",

@@ -66,7 +66,7 @@ def value(expression: Any, values: Values) -> Any:
         case sp.Subs():
             return at(expression.doit())
         case sp.Limit() | sp.Integral() | sp.Derivative():
-            return expression.subs({k: v for k, v in values.items() if isinstance(k, sp.Expr)}).doit()
+            return expression.subs({k: v for k, v in values.items() if k in expression.free_symbols}).doit()
     if not expression.args:
         return expression
     return expression.func(*[at(arg) for arg in expression.args])
@@ -104,13 +104,13 @@ def holds(statement: Any, values: Values) -> bool:
     """Whether a statement is true at the values, for every index that is free; what is not defined (0/0) is not
     true.
     """
+    if isinstance(statement, sp.And):
+        return all(holds(part, values) for part in statement.args)
     free = _free_index(statement, values)
     if free is not None:
         index, size = free
         return all(holds(statement, {**values, index: position}) for position in range(1, size + 1))
     match statement:
-        case sp.And():
-            return all(holds(part, values) for part in statement.args)
         case sp.Implies():
             return not holds(statement.args[0], values) or holds(statement.args[1], values)
         case sp.Eq() | sp.Ne():

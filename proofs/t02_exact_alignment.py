@@ -178,20 +178,21 @@ def _values(changes: dict) -> dict:
     unit = eye(4)
     frame = unit[:, 0].row_join(unit[:, 1]).row_join(-unit[:, 0]).row_join(unit[:, 1])
     return {
-        D: 4, N: 4, M: 3, X: frame, e_i: unit[:, 0], m: ImmutableMatrix([1, 0, 1, 0]), w: 2, t: 3,
-        variance: 3, mean: 2,
-        Y: ImmutableMatrix([[2, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]), e_j: ImmutableMatrix([1, 0, 0]), lam: 2, mu: 4,
-        X_1: frame, X_2: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 2]]), Lam: diag(1, 5, 5),
+        D: 4, N: 4, M: 3, X: frame, e_i: unit[:, 0], m: ImmutableMatrix([1, 0, 1, 0]), w: 2, t: 3, variance: 3,
+        mean: 2, Y: ImmutableMatrix([[2, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]),
+        e_j: ImmutableMatrix([1, 0, 0]), lam: 2, mu: 4, X_1: frame,
+        X_2: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 2]]), Lam: diag(1, 5, 5),
         R: diag(1, -Rational(1, 3), -Rational(1, 3)), g: unit[:, 0], G: diag(-1, 1, 1, 1),
         Pi: ImmutableMatrix([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]), **changes,
     }  # fmt: skip
 
 
 generic = {
-    D: 2, N: 2, M: 2, X: ImmutableMatrix([[1, 1], [0, 1]]), e_i: ImmutableMatrix([1, 0]), m: ImmutableMatrix([1, 1]),
-    Y: ImmutableMatrix([[1, 2], [0, 1]]), e_j: ImmutableMatrix([1, 0]), X_1: ImmutableMatrix([[1, 0], [1, 1]]),
-    X_2: ImmutableMatrix([[1, 1], [0, 2]]), Lam: diag(1, 5), R: diag(1, -Rational(1, 3)), g: ImmutableMatrix([1, 2]),
-    G: ImmutableMatrix([[0, 1], [1, 1]]), Pi: ImmutableMatrix([[0, 1], [1, 0]]),
+    D: 2, N: 2, M: 2, X: ImmutableMatrix([[1, 1], [0, 1]]), e_i: ImmutableMatrix([1, 0]),
+    m: ImmutableMatrix([1, 1]), Y: ImmutableMatrix([[1, 2], [0, 1]]), e_j: ImmutableMatrix([1, 0]),
+    X_1: ImmutableMatrix([[1, 0], [1, 1]]), X_2: ImmutableMatrix([[1, 1], [0, 2]]), Lam: diag(1, 5),
+    R: diag(1, -Rational(1, 3)), g: ImmutableMatrix([1, 2]), G: ImmutableMatrix([[0, 1], [1, 1]]),
+    Pi: ImmutableMatrix([[0, 1], [1, 0]]),
 }  # fmt: skip
 examples = (_values({}), _values({e_j: ImmutableMatrix([1, 1, 0])}), _values(generic))
 counterexamples = {

@@ -161,9 +161,9 @@ def _local(claim: Claim):
 halved = at_least(claim["local bound"].lhs / 4, claim["local bound"].rhs)
 example = {
     D: 2, N: 2, w: [Rational(1, 3), Rational(2, 3)], nu: [1, Rational(1, 2)], a: Rational(1, 2), b: 1, z: [1, 2],
-    q: [1, 1], root_m: 1, root_L: 2, Q: eye(2), Lam: diag(1, 2), Nu: diag(1, Rational(1, 2)), zeta: ImmutableMatrix([1, 2]),
-    q_m: ImmutableMatrix([1, 0]), q_L: ImmutableMatrix([0, 1]), e_i: ImmutableMatrix([1, 0]),
-    X: ImmutableMatrix([[Rational(3, 5), 1], [Rational(4, 5), 0]]),
+    q: [1, 1], root_m: 1, root_L: 2, Q: eye(2), Lam: diag(1, 2), Nu: diag(1, Rational(1, 2)),
+    zeta: ImmutableMatrix([1, 2]), q_m: ImmutableMatrix([1, 0]), q_L: ImmutableMatrix([0, 1]),
+    e_i: ImmutableMatrix([1, 0]), X: ImmutableMatrix([[Rational(3, 5), 1], [Rational(4, 5), 0]]),
 }  # fmt: skip
 interior = {**example, a: Rational(1, 4), b: 2}
 counterexamples = {

@@ -179,11 +179,12 @@ def _values(y: ImmutableMatrix, change: ImmutableMatrix) -> dict:
     right = (y * key).pinv().T * key.T
     return {
         D: 2, N: 3, M: 2, H: 2, m: 3, a: [1, 2, 5, 0], b: [0, -1, 2, 1], v: 2, nu: 3, X: x, Y: y, T: target,
-        E: target, F: root, F_V: centre, G: key, Z: x * root, Z_V: x * centre, W: y * key, Omega: left * target * right.T,
-        Centred: left_centred * target * right.T, Delta: change, W_Q: eye(2), W_K: change, f: ImmutableMatrix([1, 2, 3]),
-        mu: ImmutableMatrix([1, 0, 1]), C_s: eye(2), h: ImmutableMatrix([1, 2]), mu_s: ImmutableMatrix([3, 1]),
-        r: ImmutableMatrix([1, 2]), s: ImmutableMatrix([2, 5]), beta: ImmutableMatrix([1, 4]),
-        shifted: ImmutableMatrix([0, 1]), b_Q: ImmutableMatrix([1, 1]),
+        E: target, F: root, F_V: centre, G: key, Z: x * root, Z_V: x * centre, W: y * key,
+        Omega: left * target * right.T, Centred: left_centred * target * right.T, Delta: change, W_Q: eye(2),
+        W_K: change, f: ImmutableMatrix([1, 2, 3]), mu: ImmutableMatrix([1, 0, 1]), C_s: eye(2),
+        h: ImmutableMatrix([1, 2]), mu_s: ImmutableMatrix([3, 1]), r: ImmutableMatrix([1, 2]),
+        s: ImmutableMatrix([2, 5]), beta: ImmutableMatrix([1, 4]), shifted: ImmutableMatrix([0, 1]),
+        b_Q: ImmutableMatrix([1, 1]),
     }  # fmt: skip
 
 

@@ -6,8 +6,9 @@ of the fully trained single pair (T5, T6) are :math:`v = K_s^+YV_se_j` and :math
 K_r^+XV_re_i` with a query bias.
 
 :math:`K_sK_s^+` is the projection on the range of W, in which :math:`YV_se_j = WG^Te_j` lies; hence :math:`K_sv =
-YV_se_j`, and for uncorrelated activations (:math:`V_se_j` a multiple of :math:`e_j`) this is a multiple of :math:`y_j`. The
-query side with a bias is the same. Without it :math:`S_ru = XCe_i`, and with :math:`C = V_r + \mu\mu^T`
+YV_se_j`, and for uncorrelated activations (:math:`V_se_j` a multiple of :math:`e_j`) this is a multiple of
+:math:`y_j`. The query side with a bias is the same. Without it :math:`S_ru = XCe_i`, and with :math:`C = V_r +
+\mu\mu^T`
 
 .. math:: K_ru = (S_r - mm^T)u = XV_re_i + (\mu_i - m^Tu)\,m,
 

@@ -219,10 +219,11 @@ def _best_time(C: Array, x: Array, O: Array) -> Array:
         scores = lax.map(lambda t: _cosine(_filtered(C, x, jnp.exp(t)), O), times, batch_size=1 + 2**20 // x.size)
         return times[scores.argmax()]
 
-    def refine(i, t):
-        return best(t + jnp.array([0, -1, 1], t.dtype) * distance / 2 ** (i + 1))
+    def refine(_, state):
+        t, distance = state
+        return best(t + jnp.array([0, -1, 1], t.dtype) * distance / 2), distance / 2
 
-    return jnp.exp(lax.fori_loop(0, 8, refine, best(grid)))
+    return jnp.exp(lax.fori_loop(0, 8, refine, (best(grid), distance))[0])
 
 
 def _derangement(key: Array, n: int) -> Array:

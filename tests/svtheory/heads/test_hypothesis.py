@@ -1,0 +1,287 @@
+"""T16: hypotheses against the filter's own formula, against heads made by it, and against a public induction head."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svtheory import InputError, compare, explain, load_heads
+from svtheory.heads.hypothesis import _derangement
+
+MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
+D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 60
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def setting(seed, dtype=np.float64):
+    """Anisotropic inputs with means that carry one-hot features, and a template."""
+    rng = np.random.default_rng(seed)
+
+    def side(features):
+        f = np.eye(features)[rng.integers(0, features, SAMPLES)]
+        mixing = rng.normal(size=(features, D)) * np.geomspace(1, 0.1, D)
+        return f @ mixing + 0.1 * rng.normal(size=(SAMPLES, D)) + 1, f
+
+    data = [*side(N), *side(M), rng.normal(size=(N, M))]
+    return [jnp.asarray(a, dtype) for a in data]
+
+
+def naive_prediction(query_inputs, query_features, key_inputs, key_features, T, centre_query, tau):
+    """Omega_P and the two moments, straight from the definition; inputs of full rank."""
+    sides = []
+    for x, f, centre in ((query_inputs, query_features, centre_query), (key_inputs, key_features, True)):
+        x = x - x.mean(axis=0) if centre else x
+        A = x.T @ x / len(x)
+        values, U = np.linalg.eigh(A)
+        sides.append((A, values * len(A) / np.trace(A), U, x.T @ f / len(x)))
+    (A, lam, U, G_r), (B, mu, V, G_s) = sides
+    product = np.outer(lam, mu)
+    core = (U.T @ G_r @ T @ G_s.T @ V) * -np.expm1(-product * tau) / product
+    return U @ core @ V.T, A, B
+
+
+def root(A):
+    values, Q = np.linalg.eigh(A)
+    return Q * np.sqrt(values) @ Q.T
+
+
+def cosine(O, P):
+    return (O * P).sum() / np.linalg.norm(O) / np.linalg.norm(P)
+
+
+def naive_functional_cosine(omega, predicted, A, B):
+    return cosine(root(A) @ omega @ root(B), root(A) @ predicted @ root(B))
+
+
+def factors(omega):
+    """W_Q, W_K with `W_Q^T W_K = omega`."""
+    U, values, Vt = np.linalg.svd(omega)
+    return np.sqrt(values)[:, None] * U.T, np.sqrt(values)[:, None] * Vt
+
+
+@pytest.mark.parametrize("centre_query", [True, False])
+def test_both_cosines_and_the_best_time_by_the_definition(centre_query):
+    data = setting(0)
+    rng = np.random.default_rng(1)
+    plain = [np.asarray(a) for a in data]
+    omega = rng.normal(size=(D, D)) / 20 + naive_prediction(*plain, centre_query, 2.0)[0]
+    found = explain(*factors(omega), *data, jax.random.key(0), centre_query, DRAWS)
+
+    def at(tau):
+        return naive_functional_cosine(omega, *naive_prediction(*plain, centre_query, tau))
+
+    predicted = naive_prediction(*plain, centre_query, float(found.time))[0]
+    np.testing.assert_allclose(found.functional_cosine, at(float(found.time)), rtol=1e-9)
+    np.testing.assert_allclose(found.cosine, cosine(omega, predicted), rtol=1e-9)
+    assert max(map(at, np.geomspace(1e-4, 1e8, 200))) < found.functional_cosine + 1e-6
+    values = np.linalg.svd(predicted, compute_uv=False)
+    np.testing.assert_allclose(found.predicted.values / found.predicted.values[0], values / values[0], atol=1e-9)
+    np.testing.assert_allclose(found.measured.values, np.linalg.svd(omega, compute_uv=False), rtol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [1e-6, 0.3, 20.0, 1e9])
+def test_a_head_that_training_made_is_explained_whole(tau):
+    """From the small-time limit, features, to the whitened duals; its time is found where the filter bends."""
+    data = setting(2)
+    omega, _, _ = naive_prediction(*(np.asarray(a) for a in data), True, tau)
+    found = explain(*factors(omega), *data, jax.random.key(0), draws=DRAWS)
+    agreement = compare(found.predicted, found.measured)
+    # at the grid's ends the filter is linear to 1 % or flat to 1e-43
+    tolerance = 1e-4 if tau == 1e-6 else 1e-6
+    assert found.functional_cosine > 1 - tolerance
+    assert found.cosine > 1 - tolerance
+    if 1e-3 < tau < 1e3:
+        np.testing.assert_allclose(found.time, tau, rtol=0.02)
+    np.testing.assert_allclose(agreement.left[:3], 1, atol=100 * tolerance)
+    np.testing.assert_allclose(agreement.value_error[:3], 0, atol=1e-3)
+    assert found.p_value <= 0.05
+    assert found.margin() > 0
+    np.testing.assert_allclose(found.overlap(D), 1, rtol=1e-9)
+    np.testing.assert_allclose(found.overlap(1), 1, atol=100 * tolerance)
+
+
+def test_the_null_is_the_template_with_its_columns_deranged():
+    """With three key features there are two derangements; each null cosine is one of the two by definition."""
+    rng = np.random.default_rng(3)
+    data = setting(3)
+    data[3], data[4] = data[3][:, :3] + data[3][:, 3:], data[4][:, :3]
+    W_Q, W_K = rng.normal(size=(2, D, D))
+    found = explain(W_Q, W_K, *data, jax.random.key(0), draws=DRAWS)
+    rivals = [
+        explain(W_Q, W_K, *data[:4], data[4][:, jnp.array(order)], jax.random.key(0), draws=DRAWS)
+        for order in ([1, 2, 0], [2, 0, 1])
+    ]
+    expected = sorted(float(rival.functional_cosine) for rival in rivals)
+    np.testing.assert_allclose(np.unique(np.round(found.null, 9)), np.round(expected, 9))
+    # however many draws, three templates give no p-value below 1/3
+    assert found.p_value >= 1 / 3
+    np.testing.assert_allclose(found.margin(), found.functional_cosine - expected[1], rtol=1e-9)
+    np.testing.assert_allclose(found.margin(found), min(0, found.functional_cosine - expected[1]), atol=1e-12)
+
+
+def test_derangements_are_uniform_and_fix_nothing():
+    draws = np.asarray(jax.vmap(lambda key: _derangement(key, 4))(jax.random.split(jax.random.key(0), 4000)))
+    assert (np.sort(draws, axis=1) == np.arange(4)).all()
+    assert (draws != np.arange(4)).all()
+    _, counts = np.unique(draws, axis=0, return_counts=True)
+    assert len(counts) == 9
+    assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 30  # chi-squared, 8 degrees of freedom
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=6)
+def test_what_the_cosines_do_not_depend_on(seed):
+    """Scale of weights, inputs, features and template; the factorisation; rotations; a shift of centred inputs."""
+    rng = np.random.default_rng(seed)
+    x, f, y, g, T = setting(seed)
+    W_Q, W_K = rng.normal(size=(2, D, D))
+    G = rng.normal(size=(D, D)) + 5 * np.eye(D)
+    Q, R = (np.linalg.qr(rng.normal(size=(D, D)))[0] for _ in range(2))
+    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS)
+    for same in (
+        (2 * W_Q, 3 * W_K, 5 * x, f / 3, y / 7, 4 * g, 9 * T),
+        (G @ W_Q, np.linalg.inv(G).T @ W_K, x, f, y, g, T),
+        (W_Q @ Q.T, W_K @ R.T, x @ Q.T, f, y @ R.T, g, T),
+        (W_Q, W_K, x + 3, f, y - 2, g + 1, T),
+    ):
+        other = explain(*same, jax.random.key(0), draws=DRAWS)
+        np.testing.assert_allclose(other.functional_cosine, found.functional_cosine, atol=1e-7)
+        np.testing.assert_allclose(other.cosine, found.cosine, atol=1e-5)
+        np.testing.assert_allclose(other.null, found.null, atol=1e-7)
+    opposite = explain(-W_Q, W_K, x, f, y, g, -T, jax.random.key(0), draws=DRAWS)
+    np.testing.assert_allclose(opposite.functional_cosine, found.functional_cosine, atol=1e-9)
+
+
+def test_weights_that_the_data_never_exercises():
+    """Inputs in a subspace: the rest of the weights changes only the weight cosine and its share."""
+    x, f, y, g, T = setting(4)
+    x, y = jnp.pad(x, ((0, 0), (0, 2))), jnp.pad(y, ((0, 0), (0, 1)))
+    inside = np.random.default_rng(4).normal(size=(D, D))
+    outside = np.zeros((D + 2, D + 1))
+    outside[D:, D:] = 3
+    omega = np.pad(inside, ((0, 2), (0, 1))) + outside
+    W_Q, W_K = omega.T, np.eye(D + 1)
+    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS)
+    plain = explain(np.pad(inside, ((0, 2), (0, 1))).T, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS)
+    np.testing.assert_allclose(found.unvisited, (outside**2).sum() / (omega**2).sum(), rtol=1e-9)
+    np.testing.assert_allclose(plain.unvisited, 0, atol=1e-12)
+    np.testing.assert_allclose(found.functional_cosine, plain.functional_cosine, rtol=1e-9)
+    np.testing.assert_allclose(found.cosine, plain.cosine * np.sqrt((inside**2).sum() / (omega**2).sum()), rtol=1e-9)
+
+
+def test_both_precisions_tiny_weights_and_zero_heads(dtype):
+    data = setting(5, dtype)
+    W_Q, W_K = (jnp.asarray(W, dtype) for W in np.random.default_rng(5).normal(size=(2, D, D)))
+    found = explain(W_Q, W_K, *data, jax.random.key(0), draws=DRAWS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {dtype}
+    with jax.enable_x64(True):
+        wide = explain(*(np.asarray(a, float) for a in (W_Q, W_K, *data)), jax.random.key(0), draws=DRAWS)
+    np.testing.assert_allclose(found.functional_cosine, wide.functional_cosine, atol=1e-4)
+    np.testing.assert_allclose(found.null, wide.null, atol=1e-4)
+    tiny = explain(W_Q * 1e-17, W_K * 1e-17, *data, jax.random.key(0), draws=DRAWS)
+    np.testing.assert_allclose(tiny.functional_cosine, found.functional_cosine, rtol=1e-5)
+    np.testing.assert_allclose(tiny.predicted.values, found.predicted.values * 1e-34, rtol=1e-4, atol=1e-38)
+    zero = explain(0 * W_Q, W_K, *data, jax.random.key(0), draws=DRAWS)
+    assert zero.functional_cosine == zero.cosine == 0
+    np.testing.assert_allclose(zero.p_value, 1, rtol=1e-6)
+
+
+def test_jit_vmap_grad_and_one_trace():
+    data = setting(6)
+    W_Q, W_K = np.random.default_rng(6).normal(size=(2, 4, D, D))
+    key = jax.random.key(0)
+    explained = jax.jit(jax.vmap(lambda W_Q, W_K: explain(W_Q, W_K, *data, key, draws=DRAWS)))(W_Q, W_K)
+    assert explained.null.shape == (4, DRAWS)
+    assert explained.margin().shape == explained.overlap(2)[0].shape == (4,)
+    first = explain(W_Q[1], W_K[1], *data, key, draws=DRAWS)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6),
+        (explained.functional_cosine, explained.null, explained.predicted.values),
+        (first.functional_cosine, first.null, first.predicted.values),
+    )
+    with jax.no_tracing():
+        explain(W_Q[2], W_K[2], *data, key, draws=DRAWS)
+
+    def functional_cosine(scale, W_Q):
+        return explain(W_Q, W_K[0], scale * data[0] ** 3, *data[1:], key, draws=DRAWS).functional_cosine
+
+    step = np.random.default_rng(7).normal(size=W_Q[0].shape)
+    slope = (jax.grad(functional_cosine, argnums=1)(1.0, W_Q[0]) * step).sum()
+    ahead, behind = (functional_cosine(1.0, W_Q[0] + h * step) for h in (1e-4, -1e-4))
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"W_K": np.ones((2, D))}, "W_K must have 3 rows"),
+        ({"query_inputs": np.ones((SAMPLES, D + 1))}, "query_inputs must have 5 columns"),
+        ({"key_features": np.ones((SAMPLES - 1, M))}, "key_inputs and key_features must have one row a sample"),
+        ({"template": np.ones((M, N))}, r"template must have shape \(4, 6\), query by key features, got \(6, 4\)"),
+        ({"key_features": np.ones((SAMPLES, 1)), "template": np.ones((N, 1))}, "at least 2 features"),
+        ({"draws": 0}, "draws must be a whole number of at least 1"),
+        ({"key_inputs": np.full((SAMPLES, D), np.nan)}, "key_inputs must be finite"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    names = ("query_inputs", "query_features", "key_inputs", "key_features", "template")
+    arguments = dict(zip(names, setting(0, np.float32), strict=True))
+    arguments |= {"W_Q": np.ones((3, D)), "W_K": np.ones((3, D)), "key": jax.random.key(0)} | change
+    with pytest.raises(InputError, match=message):
+        explain(**arguments)
+
+
+def test_overlap_out_of_range_is_named():
+    found = explain(*np.ones((2, D, D)), *setting(0), jax.random.key(0), draws=DRAWS)
+    with pytest.raises(InputError, match="k must be at most 5"):
+        found.overlap(6)
+
+
+def residual_stream(bundle, tokens):
+    """What layer 1 of the attention-only model reads: embeddings, positions and the output of layer 0's head."""
+    weights = bundle.others
+    x = weights["W_E"][tokens] + weights["W_pos"][None]
+    q, k = (x @ W[0, 0].T + b[0, 0] for W, b in ((bundle.W_Q, bundle.b_Q), (bundle.W_K, bundle.b_K)))
+    scores = np.where(np.tril(np.ones((8, 8), bool)), q @ k.swapaxes(1, 2) / bundle.score_divisor, -np.inf)
+    pattern = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    pattern /= pattern.sum(axis=-1, keepdims=True)
+    return x + pattern @ (x @ weights["W_V"][0, 0] + weights["b_V"][0, 0]) @ weights["W_O"][0, 0] + weights["b_O"][0]
+
+
+def induction_sequences(rng, n):
+    """Eight random tokens, of which the last repeats one of the first six."""
+    tokens = rng.integers(0, 26, (n, 8))
+    tokens[:, 7] = tokens[np.arange(n), rng.integers(0, 6, n)]
+    return tokens
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads of others at {MODELS}: set SVTHEORY_REAL_MODELS")
+def test_a_public_induction_head_is_explained_by_previous_token_is_current_token():
+    bundle = load_heads(MODELS / "induction_ft000.safetensors")
+    tokens = induction_sequences(np.random.default_rng(0), 2000)
+    x, one_hot = residual_stream(bundle, tokens), np.eye(26, dtype=np.float32)
+    keys = x[:, 1:7].reshape(-1, 64)
+
+    def explained_by(key_tokens):
+        features = one_hot[key_tokens.ravel()]
+        head = bundle.W_Q[1, 0], bundle.W_K[1, 0]
+        return explain(*head, x[:, 7], one_hot[tokens[:, 7]], keys, features, one_hot, jax.random.key(0))
+
+    previous, own = explained_by(tokens[:, 0:6]), explained_by(tokens[:, 1:7])
+    assert previous.functional_cosine >= 0.98
+    assert previous.p_value <= 0.002
+    assert previous.margin(own) >= 0.2
+    assert own.functional_cosine < 0.5
+    np.testing.assert_allclose(previous.cosine, 0.947, atol=0.01)
+    np.testing.assert_allclose(previous.unvisited, 0.011, atol=0.004)
+    assert abs(previous.null.mean()) < 0.05

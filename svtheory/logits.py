@@ -57,7 +57,7 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
     used = jnp.tile(present[:modes], 2 if scenario.query_bias else 1)
     sample = _sample(scenario, spectrum, jnp.where(used, 1, 0), key, samples)
     scale, errors = _m_estimate(sample, used)
-    zeros = spectrum.values * jnp.where(present, 0, 1)
+    zeros = jnp.where(present, 0, 0 * spectrum.values)
     return zeros.at[:modes].add(scale[:modes]), zeros.at[:modes].add(errors[:modes])
 
 

@@ -1,5 +1,6 @@
 """Logits: the size of a softmax head at finite logits, where its singular vectors are known (T6)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from svtheory.scenarios import Scenario
 from svtheory.spectra import Spectrum
 
 NEWTON_STEPS = 100
-HALVINGS = 30
+LEAST_STEP = 2.0**-30
 
 
 class Sample(NamedTuple):
@@ -107,29 +108,25 @@ def _derivatives(sample: Sample, scale: Array, used: Array) -> tuple[Array, Arra
 
 def _minimise(sample: Sample, used: Array) -> Array:
     """Newton's method with halved steps from 0, until what a step can gain is lost in rounding."""
+    rounding = jnp.finfo(sample.wanted.dtype).eps * math.log(sample.wanted.shape[-1])
 
     def unfinished(state):
-        _, _, gain, steps = state
-        return (gain > 0) & (steps < NEWTON_STEPS)
+        _, gain, steps = state
+        return (gain > rounding) & (steps < NEWTON_STEPS)
 
     def step(state):
-        scale, loss, _, steps = state
+        scale, _, steps = state
         gradients, H = _derivatives(sample, scale, used)
         g = gradients.mean(axis=0)
         direction = jnp.linalg.solve(H, g)
-        length = _halved(
-            lambda t: _cross_entropy(sample, scale - t * direction) <= loss - 1e-4 * t * (g @ direction), g
-        )
-        moved = scale - length * direction
-        lower = _cross_entropy(sample, moved)
-        return jnp.where(lower < loss, moved, scale), jnp.minimum(lower, loss), loss - lower, steps + 1
+        loss, gain = _cross_entropy(sample, scale), g @ direction
+
+        def refused(length):
+            lower = _cross_entropy(sample, scale - length * direction) <= loss - 1e-4 * length * gain
+            return ~lower & (gain > rounding) & (length > LEAST_STEP)
+
+        length = lax.while_loop(refused, lambda length: length / 2, jnp.ones_like(gain))
+        return scale - length * direction, gain, steps + 1
 
     start = jnp.zeros_like(sample.features[0, 0])
-    loss = _cross_entropy(sample, start)
-    return lax.while_loop(unfinished, step, (start, loss, jnp.ones_like(loss), 0))[0]
-
-
-def _halved(accept, like: Array) -> Array:
-    """The first of 1, 1/2, 1/4, ... that is accepted; the last, next to nothing, if none is."""
-    least = 0.5**HALVINGS
-    return lax.while_loop(lambda t: ~accept(t) & (t > least), lambda t: t / 2, jnp.ones_like(like[0]))
+    return lax.while_loop(unfinished, step, (start, jnp.full_like(start[0], jnp.inf), 0))[0]

@@ -12,7 +12,7 @@ from svtheory import BernoulliUniform, InputError, OneHot, Scenario, logit_scale
 
 D, N, KEYS = 3, 5, 3
 SAMPLES = 4000
-estimate = jax.jit(logit_scale, static_argnames="samples")
+estimate, predicted = jax.jit(logit_scale, static_argnames="samples"), jax.jit(predict)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def exact_sizes(scenario, modes):
     p, q = (np.asarray(law.probability) for law in (scenario.query_law, scenario.key_law))
     weight = p[i] * q[keys].prod(axis=-1)
     wanted = np.asarray(jax.nn.softmax(np.asarray(scenario.target)[i[..., None], keys], axis=-1))
-    spectrum = predict(scenario)
+    spectrum = predicted(scenario)
     read = (np.asarray(scenario.query_features).T @ np.asarray(spectrum.left))[i, :modes]
     written = (np.asarray(scenario.key_features).T @ np.asarray(spectrum.right))[keys, :modes]
 
@@ -77,7 +77,7 @@ def test_standard_error_is_the_spread_over_repetitions():
 def test_small_logits_give_the_predicted_value():
     scenario = one_hot_scenario(single_pair(N, N, 0, 1, 1e-3))
     values, errors = estimate(scenario, jax.random.key(3), SAMPLES)
-    assert abs(values[0] - predict(scenario).values[0]) < 4 * errors[0]
+    assert abs(values[0] - predicted(scenario).values[0]) < 4 * errors[0]
 
 
 def test_a_target_that_the_head_can_meet_is_met_exactly():

@@ -14,6 +14,7 @@ from typing import Any
 
 import sympy as sp
 from sympy.matrices.expressions.matexpr import MatrixExpr
+from sympy.polys.polyerrors import NotAlgebraic
 
 from proofs.notation import Inner, SquaredNorm, parts_of
 from proofs.signs import positive
@@ -151,13 +152,17 @@ class Given:
             if not word:
                 total += coefficient * matrix.shape[0]
                 continue
-            turns = [word[i:] + word[:i] for i in range(len(word))]
-            smaller = next((form for form in map(self.algebra.rewrite, turns) if form is not None), None)
+            turns = (word[i:] + word[:i] for i in range(len(word)))
+            rewritten = ((turn, self.algebra.rewrite(turn)) for turn in turns)
+            turn, smaller = next(((turn, form) for turn, form in rewritten if form is not None), (word, None))
             if smaller is None:
                 total += coefficient * self._closed(word)
-            else:
-                for rest, factor in self.algebra.normal(smaller).items():
+                continue
+            for rest, factor in self.algebra.normal(smaller).items():
+                if rest:
                     add(todo, rest, coefficient * factor)
+                else:
+                    total += coefficient * factor * turn[0].rows
         return total
 
     def _closed(self, word: Word) -> Any:
@@ -215,7 +220,8 @@ class Given:
             elif not inside:
                 total += sp.Mul(*outside) * (high - low + 1)
             else:
-                name = next(letter for letter in NAMED if sp.Symbol(letter, integer=True) not in term.atoms(sp.Symbol))
+                taken = sp.Mul(*inside).atoms(sp.Symbol)
+                name = next(letter for letter in NAMED if sp.Symbol(letter, integer=True) not in taken)
                 bound = sp.Symbol(name, integer=True)
                 total += sp.Mul(*outside) * sp.Sum(sp.Mul(*inside).xreplace({index: bound}), (bound, low, high))
         return total
@@ -232,13 +238,13 @@ class Given:
             expression = sp.together(expression)
         top, bottom = sp.fraction(expression)
         top = sp.expand(top)
-        return self._remainder(top) / bottom
+        return sp.expand(self._remainder(top)) / bottom
 
     def _remainder(self, numerator: Any) -> Any:
         """A polynomial modulo the scalar equations."""
         if numerator == 0 or not self.ideal:
             return numerator
-        gens = sorted(sp.Poly(sp.Add(numerator, *self.ideal)).gens, key=str)
+        gens = sorted(sp.parallel_poly_from_expr([numerator, *self.ideal])[1].gens, key=str)
         basis = sp.groebner(self.ideal, *gens, order="grevlex")
         return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1]
 
@@ -260,8 +266,11 @@ def _atom(word: Word) -> Any:
 
 
 def _algebraic(number: Any) -> Any:
-    """Zero if an algebraic number is zero, decided by its minimal polynomial."""
+    """Zero if an algebraic number is zero, decided by its minimal polynomial; of other numbers, what cancels."""
     if number.is_Rational:
         return number
     variable = sp.Symbol("x")
-    return sp.S.Zero if sp.minimal_polynomial(number, variable) == variable else number
+    try:
+        return sp.S.Zero if sp.minimal_polynomial(number, variable) == variable else number
+    except NotAlgebraic:
+        return sp.S.Zero if sp.cancel(sp.together(number)) == 0 else number

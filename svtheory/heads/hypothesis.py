@@ -97,7 +97,8 @@ def explain(
 
     Keys are always centred, queries iff the head has a query bias (T6). Eigenvalues of A and B are divided by their
     mean, trace/D; tau is the best on a log grid, refined (T16). The null permutes the template's columns, the key
-    features, by random derangements and gives each the same freedom.
+    features, by random derangements and gives each the same freedom; its cost is some 60 evaluations of a (D, D')
+    filter a draw.
 
     W_Q (H, D), W_K (H, D'); query_inputs (n, D) and key_inputs (n', D'), one sample a row, treated as independent
     draws: take as queries the positions where the head's decision matters; query_features (n, N) and key_features
@@ -134,7 +135,10 @@ def _samples(name: str, inputs: Array, features: Array, W: Array) -> tuple[Array
 
 
 class _Side(NamedTuple):
-    """One side's samples: eigenvectors U (D, r) and eigenvalues lam (r,) of the moment, `E[whitened f^T]` (r, N)."""
+    """One side's samples: eigenvectors U (D, r) and eigenvalues lam (r,) of the moment, `E[whitened f^T]` (r, N).
+
+    Eigenvalues are exactly 0 outside the moment's range, where the prediction is 0 whatever the readout.
+    """
 
     basis: Array
     values: Array
@@ -146,10 +150,8 @@ def _side(inputs: Array, features: Array, centre: bool) -> _Side:
         inputs, features = (a - a.mean(axis=0, keepdims=True) for a in (inputs, features))
     P, s, Ut = safe_svd(inputs)
     # more samples do not make the rounding of each larger, so the smaller size counts
-    inside = s > numerical_rank_tolerance(s, min(inputs.shape))
-    s = jnp.where(inside, s, 0)
-    values = s**2 / _positive((s**2).sum() / inputs.shape[1])
-    return _Side(jnp.where(inside[None, :], Ut.T, 0), values, jnp.where(inside[:, None], P.T @ features, 0))
+    s = jnp.where(s > numerical_rank_tolerance(s, min(inputs.shape)), s, 0)
+    return _Side(Ut.T, s**2 / _positive((s**2).sum() / inputs.shape[1]), P.T @ features)
 
 
 @partial(jax.jit, static_argnums=(6, 7))
@@ -168,6 +170,7 @@ def _explain(
     # products of tiny weights would underflow
     q_size, k_size = _positive(jnp.abs(W_Q).max()), _positive(jnp.abs(W_K).max())
     omega = (W_Q / q_size).T @ (W_K / k_size)
+    T = T / _positive(jnp.abs(T).max())
     read = q.basis.T @ omega @ k.basis
     x = q.values[:, None] * k.values[None, :]
     O = jnp.sqrt(x) * read

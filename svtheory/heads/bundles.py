@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -10,18 +11,21 @@ from safetensors.numpy import save_file
 
 from svtheory.checks import InputError
 
+AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 REQUIRED = ("W_Q", "W_K")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadBundle:
     """The heads of one model.
 
-    W_Q, W_K   shape (layers, heads, d_head, d_model); keys may have fewer heads than queries never here: expand first
+    W_Q, W_K   shape (layers, heads, d_head, d_model), one W_K a query head: expand grouped keys first
     b_Q, b_K   shape (layers, heads, d_head), or None
     attn_in    what W_Q and W_K read, shape (layers, sequences, positions, d_model), or None
     others     any further arrays, by name
-    metadata   source, licence, task, positional scheme, score_divisor, ...
+    metadata   text by name: source, licence, task, positional scheme, score_divisor, ...
+
+    Raises InputError for arrays that are misshapen, empty, not floating-point or not finite.
     """
 
     W_Q: np.ndarray
@@ -33,22 +37,19 @@ class HeadBundle:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in REQUIRED:
-            _check(name, getattr(self, name), 4)
+        for name, ndim in AXES.items():
+            if name in REQUIRED or getattr(self, name) is not None:
+                object.__setattr__(self, name, _checked(name, getattr(self, name), ndim))
         if self.W_Q.shape != self.W_K.shape:
             raise InputError(f"W_K must have the shape of W_Q, {self.W_Q.shape}, got {self.W_K.shape}")
         for name in ("b_Q", "b_K"):
-            if (bias := getattr(self, name)) is not None:
-                _check(name, bias, 3)
-                if bias.shape != self.W_Q.shape[:3]:
-                    raise InputError(f"{name} must have shape {self.W_Q.shape[:3]}, got {bias.shape}")
-        if self.attn_in is not None:
-            _check("attn_in", self.attn_in, 4)
-            if (self.attn_in.shape[0], self.attn_in.shape[3]) != (self.W_Q.shape[0], self.W_Q.shape[3]):
-                raise InputError(
-                    f"attn_in must have {self.W_Q.shape[0]} layers and d_model {self.W_Q.shape[3]}, "
-                    f"got shape {self.attn_in.shape}"
-                )
+            if (bias := getattr(self, name)) is not None and bias.shape != self.W_Q.shape[:3]:
+                raise InputError(f"{name} must have shape {self.W_Q.shape[:3]}, got {bias.shape}")
+        layers, d_model = self.W_Q.shape[0], self.W_Q.shape[3]
+        if self.attn_in is not None and (self.attn_in.shape[0], self.attn_in.shape[3]) != (layers, d_model):
+            raise InputError(f"attn_in must have {layers} layers and d_model {d_model}, got shape {self.attn_in.shape}")
+        if strange := [x for pair in self.metadata.items() for x in pair if not isinstance(x, str)]:
+            raise InputError(f"metadata must map text to text, got {strange[0]!r}")
         _ = self.score_divisor
 
     @property
@@ -64,13 +65,15 @@ class HeadBundle:
         return divisor
 
 
-def _check(name: str, array: np.ndarray, ndim: int) -> None:
+def _checked(name: str, given: Any, ndim: int) -> np.ndarray:
+    array = np.asarray(given)
     if array.ndim != ndim or array.size == 0:
         raise InputError(f"{name} must have {ndim} non-empty axes, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{name} must hold real floating-point numbers, got {array.dtype}")
     if not np.isfinite(array).all():
         raise InputError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} entries that are not")
+    return array
 
 
 def load_heads(path: str | Path) -> HeadBundle:
@@ -89,12 +92,19 @@ def load_heads(path: str | Path) -> HeadBundle:
         raise InputError(f"bundle must be a whole safetensors file, got {str(path)!r}: {error}") from error
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise InputError(f"bundle must hold W_Q and W_K, got {str(path)!r} without {' and '.join(missing)}")
-    named = {name: arrays.pop(name) for name in ("W_Q", "W_K", "b_Q", "b_K", "attn_in") if name in arrays}
+    named = {name: arrays.pop(name) for name in AXES if name in arrays}
     return HeadBundle(**named, others=arrays, metadata=metadata)
 
 
 def save_heads(path: str | Path, bundle: HeadBundle) -> None:
-    """Write a bundle as one safetensors file; a bundle loaded again is equal to the one saved."""
-    named = {name: getattr(bundle, name) for name in ("W_Q", "W_K", "b_Q", "b_K", "attn_in")}
-    arrays = {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
-    save_file(arrays | dict(bundle.others), Path(path), metadata=dict(bundle.metadata))
+    """Write a bundle as one safetensors file; loaded again, its arrays and metadata are those saved.
+
+    Raises InputError for a path that cannot be written.
+    """
+    named = {name: getattr(bundle, name) for name in AXES}
+    given = dict(bundle.others) | {name: array for name, array in named.items() if array is not None}
+    arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}  # safetensors ignores strides
+    try:
+        save_file(arrays, Path(path), metadata=dict(bundle.metadata))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"path must be a file that can be written, got {str(path)!r}: {error}") from error

@@ -282,6 +282,7 @@ def test_a_public_induction_head_is_explained_by_previous_token_is_current_token
     assert previous.p_value <= 0.002
     assert previous.margin(own) >= 0.2
     assert own.functional_cosine < 0.5
+    assert min(previous.overlap(4)) > 0.95
     np.testing.assert_allclose(previous.cosine, 0.947, atol=0.01)
     np.testing.assert_allclose(previous.unvisited, 0.011, atol=0.004)
     assert abs(previous.null.mean()) < 0.05

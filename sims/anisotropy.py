@@ -58,7 +58,7 @@ class Config:
     """How many condition numbers, log-spaced from 1."""
     frames: int = 12
     """Random frames for each."""
-    steps: int = 600
+    steps: int = 800
     """Steps of L-BFGS."""
     seed: int = 0
     """Random seed."""

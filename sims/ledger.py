@@ -121,21 +121,21 @@ def _unit_frame(key: Array) -> Array:
     return X / jnp.linalg.norm(X, axis=0, keepdims=True)
 
 
-def _both(frame: Callable[[Array], Array], key: Array, **options: Any) -> Scenario:
-    """The scenario of two independent frames whose first features are matched with strength 1."""
+def _both(frame: Callable[[Array], Array], key: Array, strength: float = 1.0, **options: Any) -> Scenario:
+    """The scenario of two independent frames whose first features are matched."""
     X, Y = map(frame, jax.random.split(key))
-    return Scenario(X, Y, single_pair(X.shape[1], Y.shape[1], 0, 0), **options)
+    return Scenario(X, Y, single_pair(X.shape[1], Y.shape[1], 0, 0, strength), **options)
 
 
 def _rank_deficient(missing: Array, key: Array) -> Scenario:
-    """Features in a random subspace of D - missing dimensions."""
+    """Features in a random subspace of D - missing dimensions; a strong target outgrows the start outside it."""
 
     def frame(key):
         left, right = jax.random.split(key)
         X = jnp.where(jnp.arange(D)[:, None] < D - missing, jax.random.normal(right, (D, N)), 0)
         return jax.random.orthogonal(left, D) @ (X / jnp.linalg.norm(X, axis=0, keepdims=True))
 
-    return _both(frame, key)
+    return _both(frame, key, strength=20.0)
 
 
 def _crowded(ratio: Array, key: Array) -> Scenario:
@@ -244,8 +244,8 @@ def _train(config: Config, scenarios: Scenario, key: Array, checkpoint: Path) ->
     heads, objective = scenarios.target.shape[0], scenarios.objective
     training = {
         # what the data never visits stays as it starts, so it starts small
-        "square": Training(steps=config.square_steps, start=1e-3),
-        "softmax": Training(steps=config.softmax_steps, start=0.1, contexts=config.contexts),
+        "square": Training(steps=config.square_steps, start=0.01),
+        "softmax": Training(steps=config.softmax_steps, contexts=config.contexts),
     }[objective]
     keys = jax.random.split(key, heads)
     return simulate_ensemble(scenarios, keys, training, checkpoint, f"{heads} heads, {objective}")

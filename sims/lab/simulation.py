@@ -21,12 +21,12 @@ Weights = dict[str, Array]
 class Training:
     """How a head is trained: L-BFGS on its factors W_Q, W_K from a small random start."""
 
-    steps: int = 300
+    steps: int = 800
     """Steps of L-BFGS."""
     contexts: int = 16384
     """Sampled contexts, a query and its keys each, over which the softmax objective is averaged; the squared objective
     is a polynomial in the laws' moments and needs none."""
-    start: float = 1e-3
+    start: float = 0.1
     """Standard deviation of the entries of W_Q and W_K at the start, times sqrt(D)."""
 
     def __post_init__(self):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -5,7 +7,8 @@ import pytest
 from sims import anisotropy
 from svtheory import conditioned_frame, dual_frame, frame_operator, worst_case_frame
 
-SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100", "--steps", "300"]
+pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
+SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100"]
 
 
 @pytest.fixture(scope="module")

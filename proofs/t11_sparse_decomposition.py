@@ -208,7 +208,14 @@ def _example(features, other, angle, cosine):
 
 _CHANCE = {c_n: 4 / (3 * pi), c_low: Rational(1, 2), c_high: Rational(3, 8)}
 many, few = ImmutableMatrix([[1, 0, 1], [0, 1, 1]]), ImmutableMatrix([[1, 2], [0, 1]])
-examples = (_example(many, few, pi / 3, Rational(1, 2)), _example(few, many, 2 * pi / 3, -Rational(1, 2)))
+examples = (
+    _example(many, few, pi / 3, Rational(1, 2)),
+    _example(few, many, 2 * pi / 3, -Rational(1, 2)),
+    {
+        **_example(many, few, pi / 4, Rational(1, 2)),
+        f: ImmutableMatrix([1, 0, 0]), kernel: ImmutableMatrix([1, 0, 0]), average: 10, A: 1, B: 7,
+    },
+)  # fmt: skip
 counterexamples = {
     "X^+ is the pseudo-inverse of X": {**examples[0], pinv(X): ImmutableMatrix(3, 2, range(6))},
     "Y^+ is the pseudo-inverse of Y": {**examples[1], pinv(Y): ImmutableMatrix(3, 2, range(6))},

@@ -120,6 +120,7 @@ examples = tuple(
     }
     for dim in (3, 5)
 )  # fmt: skip
+generic = {**examples[0], second: Rational(3, 4)}
 counterexamples = {
     "at least two dimensions": {**examples[0], D: 1},
     "x lies in (0, 1)": {**examples[0], D: 2, x: 1},
@@ -167,7 +168,7 @@ theorem = Theorem(
     status="proved",
     functions=("svtheory.alignments.chance_alignment", "svtheory.alignments.alignment_p_value"),
     experiment="ledger",
-    examples=examples,
+    examples=(*examples, generic),
     counterexamples=counterexamples,
     references=("Cai, Fan and Jiang 2013",),
 )

@@ -256,7 +256,7 @@ theorem = Theorem(
     status="proved",
     functions=("svtheory.rotary.projected_profile", "svtheory.rotary.rotary_spectra", "svtheory.rotary.plane_cost"),
     experiment="ledger",
-    examples=(example,),
+    examples=(example, {**example, root: 5}),
     counterexamples=counterexamples,
     references=("Su et al. 2021",),
 )

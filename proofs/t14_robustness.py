@@ -166,7 +166,7 @@ theorem = Theorem(
         "svtheory.robustness.nameable",
     ),
     experiment="ledger",
-    examples=(example, mirrored),
+    examples=(example, mirrored, {**example, g: 10}),
     counterexamples=counterexamples,
     references=("Wedin 1972", "Weyl 1912"),
 )

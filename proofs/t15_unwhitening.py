@@ -168,7 +168,7 @@ theorem = Theorem(
     status="proved",
     functions=("svtheory.heads.unwhitening.unwhiten",),
     experiment="ledger",
-    examples=(example,),
+    examples=(example, {**example, V_i: 7, V_j: 7}),
     counterexamples=counterexamples,
     references=("Haufe et al. 2014",),
 )

@@ -153,6 +153,6 @@ theorem = Theorem(
     status="definition",
     functions=("svtheory.heads.hypothesis.explain",),
     experiment="heads",
-    examples=(example,),
+    examples=(example, {**example, P: example[F], Z: example[G]}),
     counterexamples=counterexamples,
 )

@@ -83,9 +83,10 @@ def _shortfall(value: Array, needed: Array) -> Array:
 
 
 def _distinct_row(pairs: CarriedPairs, values: Array) -> Condition:
-    missing = _shortfall(pairs.gap, TOLERANCE * values[0])
+    matched = jnp.isfinite(pairs.gap)
+    missing = _shortfall(jnp.where(matched, pairs.gap, 0), TOLERANCE * values[0])
     statement = f"the pair's singular value is {TOLERANCE:g} sigma_1 apart from all others"
-    return _both("T4", statement, jnp.where(jnp.isnan(pairs.gap), jnp.nan, jnp.where(values[0] > 0, missing, 1)))
+    return _both("T4", statement, jnp.where(matched, jnp.where(values[0] > 0, missing, 1), jnp.nan))
 
 
 def _rank_rows(scenario: Scenario, query: Side, key: Side) -> list[Condition]:
@@ -122,6 +123,7 @@ def _time_rows(scenario: Scenario, views: tuple[View, View]) -> list[Condition]:
             margin = view.each(sine(view.pull, view.features))
             rows.append(view.state("T17", "early in training: E[r f_i] || x_i", margin, promise))
     for view in views:
-        margin = root((1 - view.predicted) * (1 + view.predicted))
+        cosines = jnp.where(view.count > 0, view.predicted, 1)
+        margin = view.each(root((1 - cosines) * (1 + cosines)))
         rows.append(view.state("T17", "fully trained: u || x_i", margin, view.predicted))
     return rows

@@ -38,7 +38,7 @@ def local_alignment_bound(X: Array) -> Array:
     inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
     s = jnp.where(inside, s[:, None], 1)
     # S^+ q in the eigenbasis of S, from the right singular vectors: forming S would lose half the digits
-    weights = jnp.where(inside, unit_columns(s * Pt), 0)
+    weights = unit_columns(jnp.where(inside, s * Pt, 0))
     rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
-    tangent = jnp.linalg.norm(jnp.where(inside, weights * (1 - rho / s**2), 0), axis=0)
+    tangent = jnp.linalg.norm(weights * (1 - rho / s**2), axis=0)
     return 1 / jnp.sqrt(1 + tangent**2)

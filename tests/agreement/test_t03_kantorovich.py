@@ -1,0 +1,41 @@
+import jax
+import numpy as np
+import pytest
+
+from proofs import t03_kantorovich as t03
+from svtheory import alignment_bound, extremal_pair, kantorovich_bound, local_alignment_bound, spread
+from tests.agreement.claims import close, frames, function
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_bound():
+    claimed = function(t03.claim["in kappa"].rhs, t03.root_m, t03.root_L)
+    in_eps = function(t03.claim["in eps"].rhs, t03.root_m, t03.root_L)
+    for _, X, _, _ in frames():
+        values = np.linalg.svd(X, compute_uv=False)
+        values = values[values > 1e-9]
+        assert close(alignment_bound(X) ** 2, claimed(values[-1], values[0]))
+        assert close(1 - spread(X) ** 2, in_eps(values[-1], values[0]))
+
+
+def test_extremal_pair():
+    claimed = function(t03.claim["two columns: cosine"].rhs, t03.root_m, t03.root_L)
+    for condition in np.geomspace(1, 1e4, 100):
+        X = np.asarray(extremal_pair(condition))
+        dual = np.linalg.solve(X @ X.T, X[:, 0])
+        squared = (dual @ X[:, 0]) ** 2 / (dual @ dual) / (X[:, 0] @ X[:, 0])
+        assert close(squared, claimed(1, np.sqrt(condition)))
+        assert close(kantorovich_bound(condition) ** 2, claimed(1, np.sqrt(condition)))
+
+
+def test_local_bound():
+    claimed = function(t03.claim["local bound"].lhs, t03.X, t03.e_i)
+    for _, X, _, _ in frames():
+        X = X / np.linalg.norm(X, axis=0)
+        tangents = np.array([claimed(X, column[:, None]) for column in np.eye(X.shape[1])])
+        assert np.allclose(local_alignment_bound(X), 1 / np.sqrt(1 + tangents), rtol=1e-9, atol=0)

@@ -63,9 +63,9 @@ def value(expression: Any, values: Values) -> Any:
             return _sum(expression, values)
         case sp.Indexed():
             return _entry(expression, values)
-        case sp.Subs():
+        case sp.Subs() | sp.Derivative():
             return at(expression.doit())
-        case sp.Limit() | sp.Integral() | sp.Derivative():
+        case sp.Limit() | sp.Integral():
             return expression.subs({k: v for k, v in values.items() if k in expression.free_symbols}).doit()
     if not expression.args:
         return expression

@@ -189,8 +189,9 @@ class Given:
                 return self._atoms(left.dot(right))
             case Inner(args=(left, right)):
                 return self._trace(sp.Transpose(left) * right)
-            case sp.Subs() | sp.Derivative():
-                return self._atoms(expression.doit())
+            case sp.Subs() | sp.Derivative() | sp.Integral() | sp.Limit():
+                done = expression.doit()
+                return expression if isinstance(done, sp.Integral | sp.Limit) else self._atoms(done)
             case sp.Sum():
                 return self._sum(expression)
             case sp.sign(args=(argument,)) if self.is_nonzero(argument):

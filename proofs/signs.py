@@ -56,7 +56,7 @@ def nonnegative(value: Any, given: Given) -> bool:
         case Symbol():
             return bool(value.is_nonnegative)
         case Add():
-            return all(nonnegative(arg, given) for arg in value.args)
+            return all(nonnegative(arg, given) for arg in value.args) or _above(value, given.nonnegative, given)
         case Mul():
             return all(nonnegative(arg, given) for arg in value.args)
         case Pow():
@@ -77,11 +77,12 @@ def positive(value: Any, given: Given) -> bool:
         return True
     match value:
         case Symbol():
-            return bool(value.is_positive)
+            return bool(value.is_positive) or _above(value, given.positive, given)
         case Add():
-            return all(nonnegative(arg, given) for arg in value.args) and any(
+            terms = all(nonnegative(arg, given) for arg in value.args) and any(
                 positive(arg, given) for arg in value.args
             )
+            return terms or _above(value, given.positive, given)
         case Mul():
             return all(positive(arg, given) for arg in value.args)
         case exp():
@@ -103,6 +104,12 @@ def positive(value: Any, given: Given) -> bool:
             occupied = all((high - low).is_nonnegative for _, low, high in map(tuple, value.limits))
             return occupied and positive(value.function, given)
     return False
+
+
+def _above(value: Any, facts: list[Any], given: Given) -> bool:
+    """Whether an expression is a declared sum plus something non-negative that is simpler than itself."""
+    rests = (value - fact for fact in facts if isinstance(fact, Add))
+    return any((rest.is_number or rest.count_ops() < value.count_ops()) and nonnegative(rest, given) for rest in rests)
 
 
 def _integral(value: Any, given: Given) -> bool:

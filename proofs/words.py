@@ -48,7 +48,7 @@ Word = tuple[Letter, ...]
 Polynomial = dict[Word, Any]
 
 LONGEST_RULE = 9
-EFFORTS = (200, 800)
+EFFORTS = (120, 300)
 """Numbers of overlaps after which a residual is looked at; completion need not end."""
 
 

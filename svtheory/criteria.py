@@ -5,8 +5,8 @@ from jax import Array
 
 from svtheory.checks import concrete
 from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.moments import probing, pulled
-from svtheory.optimum import Side, predict, sides
+from svtheory.moments import Side, probing, pulled, sides
+from svtheory.optimum import predict
 from svtheory.pairs import CarriedPairs, carried_pairs, pair_structure
 from svtheory.scenarios import Scenario
 from svtheory.side_criteria import View, root, side_rows

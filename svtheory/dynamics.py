@@ -13,8 +13,8 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, real_array
 from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.moments import is_tight, moment_bounds
-from svtheory.optimum import Side, predict, sides
+from svtheory.moments import Side, is_tight, moment_bounds, sides
+from svtheory.optimum import predict
 from svtheory.scenarios import Scenario
 
 

@@ -1,11 +1,58 @@
-"""What token moments make of each feature: what training pulls towards, and where it ends (T5, T17)."""
+"""Token moments: what each side of a scenario sees of its activations, and what training makes of it (T5, T6, T17)."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.frames import exact_products
-from svtheory.optimum import Side, sides
+from svtheory.frames import dual_frame, exact_products, numerical_rank_tolerance
 from svtheory.scenarios import Scenario
+from svtheory.spectra import safe_svd
+
+
+class Side(NamedTuple):
+    """One side of a scenario in the eigenbasis of its token moment `A = U diag(s^2) U^T`, r = min(D, R).
+
+    inverse  `U s^+`, shape (D, r)
+    scale    s, shape (r,), falling
+    readout  `P^T R^T`, shape (r, N): the template's coordinates
+
+    All three are exactly 0 outside the range of A.
+    """
+
+    inverse: Array
+    scale: Array
+    readout: Array
+
+
+def moment_roots(scenario: Scenario) -> tuple[Array | None, Array | None]:
+    """Roots `R` (N, R) of the activation moments that the objective sees on query and key side; None stands for I.
+
+    Squared objective: second moments (T5). Softmax: the key side sees the covariance; so does the query side when the
+    head has a free key-only term, and otherwise it sees the second moment (T6).
+    """
+    if scenario.objective == "softmax":
+        query = scenario.query_law.covariance_root if scenario.query_bias else scenario.query_law.second_moment_root
+        return query(), scenario.key_law.covariance_root()
+    query_law, key_law = scenario.query_law, scenario.key_law
+    return query_law and query_law.second_moment_root(), key_law and key_law.second_moment_root()
+
+
+@exact_products
+def whitened_side(features: Array, root: Array | None) -> Side:
+    """The Side of features (D, N) whose activations have moment `root root^T`."""
+    Z = features if root is None else features @ root
+    _, s, Pt = safe_svd(Z)
+    inside = s > numerical_rank_tolerance(s, max(Z.shape))
+    s, Pt = jnp.where(inside, s, 0), jnp.where(inside[:, None], Pt, 0)
+    # U s^+ = (Z^T)^+ P, in the form whose derivative is true where values are equal, as in a tight frame
+    return Side(dual_frame(Z) @ Pt.T, s, Pt if root is None else Pt @ root.T)
+
+
+def sides(scenario: Scenario) -> tuple[Side, Side]:
+    """Query and key Side of a scenario."""
+    query_root, key_root = moment_roots(scenario)
+    return whitened_side(scenario.query_features, query_root), whitened_side(scenario.key_features, key_root)
 
 
 def correlations(scenario: Scenario) -> tuple[Array, Array]:

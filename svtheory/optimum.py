@@ -6,60 +6,14 @@ bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordina
 `G = (P^T R^T) T (R' P')`, and the optimum is `(U s^+) G (U' s'^+)^T`; a head of smaller rank keeps the top of G.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, concrete
-from svtheory.frames import dual_frame, exact_products, numerical_rank_tolerance
+from svtheory.frames import exact_products
+from svtheory.moments import Side, is_tight, sides
 from svtheory.scenarios import Scenario
 from svtheory.spectra import Spectrum, safe_svd, spectrum_of
-
-
-class Side(NamedTuple):
-    """One side of a scenario in the eigenbasis of its token moment `A = U diag(s^2) U^T`, r = min(D, R).
-
-    inverse  `U s^+`, shape (D, r)
-    scale    s, shape (r,), falling
-    readout  `P^T R^T`, shape (r, N): the template's coordinates
-
-    All three are exactly 0 outside the range of A.
-    """
-
-    inverse: Array
-    scale: Array
-    readout: Array
-
-
-def moment_roots(scenario: Scenario) -> tuple[Array | None, Array | None]:
-    """Roots `R` (N, R) of the activation moments that the objective sees on query and key side; None stands for I.
-
-    Squared objective: second moments (T5). Softmax: the key side sees the covariance; so does the query side when the
-    head has a free key-only term, and otherwise it sees the second moment (T6).
-    """
-    if scenario.objective == "softmax":
-        query = scenario.query_law.covariance_root if scenario.query_bias else scenario.query_law.second_moment_root
-        return query(), scenario.key_law.covariance_root()
-    query_law, key_law = scenario.query_law, scenario.key_law
-    return query_law and query_law.second_moment_root(), key_law and key_law.second_moment_root()
-
-
-@exact_products
-def whitened_side(features: Array, root: Array | None) -> Side:
-    """The Side of features (D, N) whose activations have moment `root root^T`."""
-    Z = features if root is None else features @ root
-    _, s, Pt = safe_svd(Z)
-    inside = s > numerical_rank_tolerance(s, max(Z.shape))
-    s, Pt = jnp.where(inside, s, 0), jnp.where(inside[:, None], Pt, 0)
-    # U s^+ = (Z^T)^+ P, in the form whose derivative is true where values are equal, as in a tight frame
-    return Side(dual_frame(Z) @ Pt.T, s, Pt if root is None else Pt @ root.T)
-
-
-def sides(scenario: Scenario) -> tuple[Side, Side]:
-    """Query and key Side of a scenario."""
-    query_root, key_root = moment_roots(scenario)
-    return whitened_side(scenario.query_features, query_root), whitened_side(scenario.key_features, key_root)
 
 
 @exact_products
@@ -115,7 +69,7 @@ def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -
     g = scenario.weight_decay
     if concrete(g) and g == 0:
         return values
-    exact = _flat(query.scale) & _flat(key.scale) & (scenario.objective == "square")
+    exact = is_tight(query) & is_tight(key) & (scenario.objective == "square")
     if concrete(exact) and concrete(g) and not exact:
         raise InputError(
             f"weight_decay must be 0 here, got {float(g)}: its closed form (T8) holds for the square objective and "
@@ -123,9 +77,3 @@ def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -
         )
     lowered = jnp.maximum(values - g / (query.scale[0] * key.scale[0]) ** 2, 0)
     return jnp.where(g == 0, values, jnp.where(exact, lowered, jnp.nan))
-
-
-def _flat(scale: Array) -> Array:
-    """Whether all non-zero entries are equal, to rounding."""
-    smallest = jnp.min(jnp.where(scale > 0, scale, scale[0]))
-    return scale[0] - smallest <= 100 * scale.size * jnp.finfo(scale.dtype).eps * scale[0]

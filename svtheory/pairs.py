@@ -9,8 +9,8 @@ from jax import Array
 from svtheory.alignments import alignment
 from svtheory.checks import InputError, real_array
 from svtheory.frames import dual_frame, exact_products, unit_columns
-from svtheory.moments import probing
-from svtheory.optimum import Side, predict, sides
+from svtheory.moments import Side, probing, sides
+from svtheory.optimum import predict
 from svtheory.scenarios import Scenario
 from svtheory.spectra import Spectrum, value_groups
 from svtheory.tightness import connected, lengths

@@ -8,8 +8,7 @@ from jax import Array
 from svtheory.alignments import alignment
 from svtheory.frames import dual_frame, exact_products, unit_columns
 from svtheory.laws import Law
-from svtheory.moments import eigenbasis, moment_bounds
-from svtheory.optimum import Side
+from svtheory.moments import Side, eigenbasis, moment_bounds
 from svtheory.tightness import eigenvector_residual, sine
 from svtheory.verdicts import Condition
 

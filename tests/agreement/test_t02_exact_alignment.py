@@ -23,9 +23,9 @@ def double():
 
 
 def test_feature_dimensionality():
-    claimed = function(t02.D_i, t02.X, t02.e_i)
+    claimed, computed = function(t02.D_i, t02.X, t02.e_i), jax.jit(feature_dimensionality)
     for _, X, _, _ in frames():
-        assert close(feature_dimensionality(X), [claimed(X, column[:, None]) for column in np.eye(X.shape[1])])
+        assert close(computed(X), [claimed(X, column[:, None]) for column in np.eye(X.shape[1])])
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -37,13 +37,13 @@ def test_polytopes(name):
 def test_sigma_of_an_aligned_pair(left, right):
     """Tegum products in random position: sigma^2 is the claim's right-hand side, and both features are aligned."""
     claimed = function(t02.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)
-    rng = np.random.default_rng(1)
+    rng, computed = np.random.default_rng(1), jax.jit(predict)
     for _ in range(4):
         X, Y = (np.asarray(tegum(SHAPES[name](), antipodal(2))) * rng.uniform(0.5, 2) for name in (left, right))
         D = max(len(X), len(Y))
         X, Y = (np.linalg.qr(rng.normal(size=(D, D)))[0][:, : len(F)] @ F for F in (X, Y))
         e_i, e_j, t = np.eye(X.shape[1])[:, :1], np.eye(Y.shape[1])[:, :1], rng.normal()
-        spectrum = predict(Scenario(X, Y, t * e_i @ e_j.T))
+        spectrum = computed(Scenario(X, Y, t * e_i @ e_j.T))
         assert close(spectrum.values[0] ** 2, claimed(X, Y, e_i, e_j, t))
         assert np.isclose(alignment(spectrum.left, X)[0, 0], 1, atol=1e-12)
         assert np.isclose(alignment(spectrum.right, Y)[0, 0], 1, atol=1e-12)

@@ -1,5 +1,7 @@
 """Softmax heads (T6): predicted directions and sizes against heads that minimise a sampled cross-entropy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ import scipy.optimize
 
 from svtheory import BernoulliUniform, Scenario, logit_scale, predict, single_pair
 
-D, N, M_KEYS = 10, 20, 8
-LAW = 0.2
+D, N, M_KEYS, PROBABILITY = 10, 20, 8, 0.2
+PREDICTED, SIZED = jax.jit(predict), jax.jit(logit_scale, static_argnames="samples")
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,14 @@ def cross_entropy(theta, r, s, wanted):
     return jax.value_and_grad(loss)(theta)
 
 
+@partial(jax.jit, static_argnames="samples")
+def drawn(law, T, key, samples):
+    """Activations of queries and of their keys, and the probabilities wanted."""
+    query_key, key_key = jax.random.split(key)
+    f, g = law.sample(query_key, (samples,)), law.sample(key_key, (samples, M_KEYS))
+    return f, g, jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ T), axis=-1)
+
+
 def inverse_root(A):
     values, Q = np.linalg.eigh(A)
     return Q / np.sqrt(values) @ Q.T
@@ -37,38 +47,35 @@ def inverse_root(A):
 
 def optimised_omega(scenario, key, samples):
     """The free Omega (and, with a query bias, key-only term) that L-BFGS finds on one large sample."""
-    X, law, T = scenario.query_features, scenario.query_law, scenario.target
-    f, g = (
-        law.sample(k, shape) for k, shape in zip(jax.random.split(key), ((samples,), (samples, M_KEYS)), strict=True)
-    )
-    wanted = jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ T), axis=-1)
-    # whitened coordinates: L-BFGS needs a handful of steps; with a key-only term queries may be centred
-    a, b = (inverse_root(np.asarray(X @ law.covariance() @ X.T)) for _ in range(2))
-    r = (f - law.mean()[None, :] if scenario.query_bias else f) @ X.T @ a
-    s = g @ X.T @ b
+    X, law = np.asarray(scenario.query_features), scenario.query_law
+    f, g, wanted = drawn(law, scenario.target, key, samples)
+    # in whitened coordinates, and with queries centred where there is a key-only term, L-BFGS needs a handful of steps
+    a = inverse_root(X @ np.asarray(law.covariance()) @ X.T)
+    r = (np.asarray(f) - np.asarray(law.mean()) * scenario.query_bias) @ X.T @ a
+    s = np.asarray(g) @ X.T @ a
 
     def value_and_gradient(x):
         O, w = x[: D * D].reshape(D, D), x[D * D :] * scenario.query_bias
         value, (dO, dw) = cross_entropy((O, w), r, s, wanted)
         return float(value), np.concatenate([np.ravel(dO), np.asarray(dw) * scenario.query_bias])
 
-    options = {"maxiter": 500, "ftol": 1e-16, "gtol": 1e-8 * min(float(T.max()), 1)}
+    options = {"maxiter": 500, "ftol": 1e-16, "gtol": 1e-8 * min(float(scenario.target.max()), 1)}
     found = scipy.optimize.minimize(
         value_and_gradient, np.zeros(D * D + D), jac=True, method="L-BFGS-B", options=options
     )
-    return a @ found.x[: D * D].reshape(D, D) @ b
+    return a @ found.x[: D * D].reshape(D, D) @ a
 
 
 def measure(strength, query_bias, frame, samples):
     """Cosines of u and v with their prediction, and the measured over the predicted size."""
-    X = jax.random.normal(jax.random.key(frame), (D, N))
-    X /= jnp.linalg.norm(X, axis=0, keepdims=True)
-    law = BernoulliUniform(LAW, N)
+    X = np.random.default_rng(frame).normal(size=(D, N))
+    X /= np.linalg.norm(X, axis=0, keepdims=True)
+    law = BernoulliUniform(PROBABILITY, N)
     pair = single_pair(N, N, 0, 1, strength)
     scenario = Scenario(X, X, pair, law, law, "softmax", n_keys=M_KEYS, query_bias=query_bias)
     U, values, Vt = np.linalg.svd(optimised_omega(scenario, jax.random.key(1000 + frame), samples))
-    prediction = predict(scenario)
-    size = logit_scale(scenario, jax.random.key(2000 + frame), 20000)[0][0]
+    prediction = PREDICTED(scenario)
+    size = SIZED(scenario, jax.random.key(2000 + frame), 10_000)[0][0]
     return (
         abs(U[:, 0] @ np.asarray(prediction.left[:, 0])),
         abs(Vt[0] @ np.asarray(prediction.right[:, 0])),
@@ -78,9 +85,10 @@ def measure(strength, query_bias, frame, samples):
 
 @pytest.mark.parametrize("query_bias", [False, True])
 def test_vectors_and_size_of_a_cross_entropy_head(query_bias):
-    u, v, ratio = measure(5.0, query_bias, frame=0, samples=40_000)
-    assert min(u, v) > 0.99
-    assert abs(ratio - 1) < 0.05
+    """One frame; the slow test below takes eight and four strengths."""
+    u, v, ratio = measure(5.0, query_bias, frame=0, samples=15_000)
+    assert min(u, v) > 0.98
+    assert abs(ratio - 1) < 0.06
 
 
 @pytest.mark.slow

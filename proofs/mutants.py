@@ -68,7 +68,8 @@ def _changes(relation: Any) -> Iterator[tuple[str, Any]]:
             yield "factor", Eq(left, 2 * right, evaluate=False)
     elif isinstance(relation, Ge | Gt):
         yield "direction", relation.func(right, left, evaluate=False)
-        yield "sign", relation.func(-left, right, evaluate=False)
+        signed = (left, -right) if _is_zero(left) else (-left, right)
+        yield "sign", relation.func(*signed, evaluate=False)
 
 
 def _is_zero(side: Any) -> bool:

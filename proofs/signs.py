@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from sympy import Abs, Add, I, Integral, Mul, NumberSymbol, Pow, Sum, Symbol, Wild, exp, gamma, log, preorder_traversal
+from sympy import (
+    Abs,
+    Add,
+    I,
+    Indexed,
+    IndexedBase,
+    Integral,
+    Mul,
+    NumberSymbol,
+    Pow,
+    Sum,
+    Symbol,
+    exp,
+    gamma,
+    log,
+    preorder_traversal,
+)
 
 from proofs.notation import SquaredNorm
 
@@ -19,12 +36,16 @@ def _declared(value: Any, facts: list[Any]) -> bool:
 
 
 def _renamed(value: Any, fact: Any) -> bool:
-    """Whether `value` is `fact` with its integer indices renamed: facts about ``w[k]`` hold for every k."""
-    indices = [symbol for symbol in fact.free_symbols if symbol.is_integer and symbol.name.islower()]
-    if not indices:
+    """Whether `value` is `fact` with its indices renamed: facts about ``w[k]`` hold for every k."""
+    entries = fact.atoms(Indexed)
+    if not entries or fact.atoms(IndexedBase) != value.atoms(IndexedBase):
         return False
-    wild = {index: Wild(f"{index}_", properties=[lambda e: e.is_integer]) for index in indices}
-    return value.match(fact.xreplace(wild)) is not None
+    own, other = _indices(entries), _indices(value.atoms(Indexed))
+    return any(value == fact.xreplace(dict(zip(own, names, strict=True))) for names in permutations(other, len(own)))
+
+
+def _indices(entries: set[Any]) -> list[Any]:
+    return sorted({index for entry in entries for index in entry.indices}, key=str)
 
 
 def real(value: Any, given: Given) -> bool:
@@ -65,7 +86,7 @@ def nonnegative(value: Any, given: Given) -> bool:
         case Sum():
             return nonnegative(value.function, given)
         case Integral():
-            return _integral(value, given)
+            return _integral(value, given, nonnegative)
     return False
 
 
@@ -100,6 +121,8 @@ def positive(value: Any, given: Given) -> bool:
             return given.is_nonzero(value.args[0])
         case SquaredNorm():
             return value in given.nonzero
+        case Integral():
+            return _integral(value, given, positive)
         case Sum():
             occupied = all((high - low).is_nonnegative for _, low, high in map(tuple, value.limits))
             return occupied and positive(value.function, given)
@@ -112,7 +135,8 @@ def _above(value: Any, facts: list[Any], given: Given) -> bool:
     return any((rest.is_number or rest.count_ops() < value.count_ops()) and nonnegative(rest, given) for rest in rests)
 
 
-def _integral(value: Any, given: Given) -> bool:
+def _integral(value: Any, given: Given, sign: Any) -> bool:
+    """Whether an integral over an interval of that sign has an integrand of that sign."""
     (variable, low, high), *rest = [tuple(limits) for limits in value.limits]
     inside = given.with_(variable >= low, variable <= high) if not rest else given
-    return not rest and nonnegative(high - low, given) and nonnegative(value.function, inside)
+    return not rest and sign(high - low, given) and sign(value.function, inside)

@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from proofs import theorems
+from proofs import book, theorems
 from proofs.verifier import Report
 
 
@@ -72,11 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
         "names", nargs="*", metavar="ID", help="theorems to verify, T1 to T17; all of them unless named"
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    parser.add_argument("--book", type=Path, metavar="FILE", help="also write the book: .md, .tex or .pdf")
     options = parser.parse_args(arguments)
     found = theorems()
     known = {theorem.id for theorem in found}
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no theorem {', '.join(unknown)}; there are {', '.join(theorem.id for theorem in found)}")
+    if options.book is not None:
+        try:
+            book.check_destination(options.book)
+        except ValueError as error:
+            parser.error(str(error))
     console = Console(stderr=True)
     reports = []
     with Progress(console=console, transient=True, disable=options.json) as progress:
@@ -89,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         Console().print(as_table(reports))
         explain_failures(reports, console)
+    if options.book is not None:
+        console.print(f"{options.book}: {book.write(reports, options.book)}", markup=False)
     return 0 if all(report.ok for report in reports) else 1
 
 

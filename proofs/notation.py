@@ -25,6 +25,7 @@ from sympy import (
 )
 from sympy.logic.boolalg import Boolean
 from sympy.matrices.expressions.matexpr import MatrixExpr
+from sympy.printing.precedence import PRECEDENCE
 
 D = Symbol("D", integer=True, positive=True)
 """Dimension of the space in which features live."""
@@ -69,6 +70,7 @@ class SquaredNorm(Expr):
     is_real = True
     is_extended_real = True
     is_nonnegative = True
+    precedence = PRECEDENCE["Pow"]
 
     @property
     def arg(self) -> Any:

@@ -13,7 +13,7 @@ length :math:`r^2` with the law Beta(1, (n-2)/2) (T12 with two directions) and a
 a at angle 0 and b at :math:`\theta`, both of length 1, :math:`c = r^2\cos\varphi\cos(\varphi - \theta)`, positive for
 :math:`\theta - \pi/2 < \varphi < \pi/2`, negative up to :math:`\theta + \pi/2`, and so on. Exactly, at every n,
 
-.. math:: n E|c| = \frac2\pi(\sin\theta + (\tfrac\pi2 - \theta)\cos\theta), \qquad
+.. math:: n E|c| = \frac{2}{\pi}\left(\sin\theta + \left(\frac{\pi}{2} - \theta\right)\cos\theta\right), \qquad
           n(n + 2) E c^2 = 1 + 2\cos^2\theta,
 
 and with :math:`\rho = \cos\theta` the squared mean size over the mean square tends to the leading term as n grows.
@@ -82,7 +82,7 @@ present, absent = ImmutableMatrix([1, 0]), ImmutableMatrix([0, 1])
 
 def term(query, key):
     """``4 (P f_r)_1 (P f_s)_1`` for an antipodal pair on either side, matched with t = 4."""
-    return 4 * (projection * query)[0] * (projection * key)[0]
+    return 4 * Inner(projection[:, 0], query) * Inner(projection[:, 0], key)
 
 
 mean, mean_square = total(c[k], (k, 1, count)) / count, total(c[k] ** 2, (k, 1, count)) / count

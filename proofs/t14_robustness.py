@@ -21,6 +21,8 @@ rational.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sympy import Add, ImmutableMatrix, Limit, Rational, S, diag, sqrt, symbols
 
 from proofs.calculus import conclude
@@ -57,7 +59,7 @@ def perturbed(epsilon, p, q):
     return diag(2, 1, 0) + error(epsilon, p, q)
 
 
-def error(epsilon, p, q):
+def error(epsilon, p, q) -> Any:
     """``E``, of spectral norm epsilon if ``p^2 + q^2 = 1``."""
     return epsilon * ImmutableMatrix([[0, p, 0], [1, 0, 0], [0, q, 0]])
 
@@ -66,8 +68,8 @@ size, parts = Rational(500, 5187), (Rational(7, 25), Rational(24, 25))
 matrix, (right, left, squared_value) = perturbed(size, *parts), second_left(size, *parts)
 middle = ImmutableMatrix([0, 1, 0])
 sine_u, sine_v = 1 - squared_cosine(left, middle), 1 - squared_cosine(right, middle)
-right_family, left_family, _ = second_left(eps, p, sqrt(1 - p**2))
-family = (left_family[0] ** 2 + left_family[2] ** 2) / (eps**2 * (left_family.T * left_family)[0])
+first, second, third = second_left(eps, p, sqrt(1 - p**2))[1]
+family = (first**2 + third**2) / (eps**2 * (first**2 + second**2 + third**2))
 below, above = at_least(own - other, g), at_least(other - own, g)
 
 claim = {

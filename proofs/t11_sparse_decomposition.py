@@ -107,7 +107,7 @@ angle = [
 ]
 sparseness_at = (size / n) ** 2 / ((1 + 2 * cos(theta) ** 2) / (n * (n + 2)))
 chance = gamma(n / 2) / (sqrt(pi) * gamma((n + 1) / 2))
-after = gamma((n + 1) / 2) / (sqrt(pi) * (n / 2) * gamma(n / 2))
+following = gamma((n + 1) / 2) / (sqrt(pi) * gamma(n / 2 + 1))
 sigma = table("sigma")
 sigmas, squares = total(sigma[k], (k, 1, count)), total(sigma[k] ** 2, (k, 1, count))
 
@@ -148,7 +148,7 @@ claim = {
     "correlated Gaussians: E a^2 b^2": equal(
         Integral(r**5 * exp(-(r**2) / 2), (r, 0, oo)) * mean_of_square, 1 + 2 * cos(theta) ** 2
     ),
-    "independent rotations: neighbours": equal(chance * after, 2 / (pi * n)),
+    "independent rotations: neighbours": equal(chance * following, 2 / (pi * n)),
     "independent rotations: from below": at_least(n * c_n**2, 2 / pi),
     "independent rotations: from above": at_least(2 * n / (pi * (n - 1)), n * c_n**2),
     "independent rotations: the ends meet": equal(Limit(2 * n / (pi * (n - 1)), n, oo), 2 / pi),
@@ -174,9 +174,9 @@ def proof(claim: Claim):
         "sparseness at least 1/n", "one more term keeps (sum |c|)^2 >= sum c^2", certificate=induction
     )
     yield from _circle(claim)
-    yield from claim.conclude(
-        "independent rotations: neighbours", "c_n c_(n+1) = 2/(pi n), by Gamma(z + 1) = z Gamma(z)"
-    )
+    recurrence = {gamma(n / 2 + 1): n / 2 * gamma(n / 2)}
+    why = "c_n c_(n+1) = 2/(pi n), by Gamma(z + 1) = z Gamma(z)"
+    yield from conclude(claim, "independent rotations: neighbours", why, recurrence)
     below, above = n * c_n * (c_n - c_high), n * c_n * (c_low - c_n)
     yield from claim.conclude("independent rotations: from below", "c_n >= c_(n+1)", certificate=below)
     yield from claim.conclude("independent rotations: from above", "c_n <= c_(n-1)", certificate=above)

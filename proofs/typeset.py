@@ -74,7 +74,8 @@ def extent(text: str, size: float, bold: bool = False) -> tuple[float, float, fl
     try:
         if "$" not in text:
             return _renderer().get_text_width_height_descent(text, font, False)
-        return tuple(text_to_path.mathtext_parser.parse(text, 72, font)[:3])
+        across, height, depth, *_ = text_to_path.mathtext_parser.parse(text, 72, font)
+        return across, height, depth
     except (ValueError, RuntimeError):
         return None
 
@@ -199,7 +200,7 @@ def _set(pages: Pages, block: Block) -> None:
             if level == 2:
                 pages.turn()
             pages.skip(10 if level == 3 else 0)
-            pages.need(60)
+            pages.need(90)
             for line in wrapped(Paragraph(text), SIZES[level], LINE, bold=True):
                 pages.line(line, SIZES[level], weight="bold", color="0.1" if level < 3 else "#1f4e79")
             pages.skip(10 if level < 3 else 2)

@@ -1,0 +1,321 @@
+"""Trained heads of others: spectra, gaps and effective ranks, and the alignment that their token moments allow.
+
+For every head of a bundle (safetensors: W_Q, W_K, perhaps what they read) the singular values of Omega = W_Q^T W_K, how
+many it effectively has, beside factors of independent Gaussian entries, and which of its singular vectors can be named:
+those whose gap is above the rounding D eps sigma_1 of the stored matrix (T14). A head whose largest possible score,
+sigma_1 times the largest input norms (1 where no inputs are given) over the score divisor, is below float32's epsilon
+is numerically zero and has no directions. Rotary heads are read at offset 0.
+
+Where inputs are given, each layer's token moments: the covariance on the key side and for queries with a bias, else
+the second moment (T6). Their condition number kappa, on their range (singular values of the tokens above
+max(D, tokens) eps of the largest), bounds the cosine of the leading singular vector of a single matched pair with
+E[r f_i], the feature itself where activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training
+to the end, and by more after shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). Time is
+counted in units of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those of a bootstrap over
+sequences.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import tyro
+import xarray as xr
+from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sims.lab.command import command
+from sims.lab.figures import chance_line, measured, panels
+from sims.lab.runs import Exhibit, Outcome
+from svtheory import (
+    HeadBundle,
+    chance_alignment,
+    effective_rank,
+    frame_bounds,
+    kantorovich_bound,
+    load_heads,
+    nameable,
+    spectrum,
+    training_condition_number,
+)
+from svtheory.checks import InputError, whole
+
+MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[1] / "../shared/real_models"))
+EPSILON = float(np.finfo(np.float32).eps)
+TIMES = np.geomspace(1e-2, 1e6, 97)
+SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    bundle: tyro.conf.Positional[str] = "tinystories_260k"
+    """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
+    resamples: int = 100
+    """Bootstrap samples behind a standard error."""
+    gaussians: int = 100
+    """Heads of Gaussian factors to compare with."""
+    seed: int = 0
+    """Seed of bootstrap and Gaussian factors."""
+
+    def __post_init__(self):
+        for name in ("resamples", "gaussians"):
+            whole(f"--{name}", getattr(self, name), 2)
+
+
+SCALES = {
+    "quick": Config(),
+    "paper": Config(resamples=400, gaussians=1000),
+    "full": Config(resamples=2000, gaussians=10_000),
+}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Read the bundle; decompose its heads; where it has inputs, bound the alignment they allow."""
+    bundle = load_heads(_file(config.bundle))
+    first, second = jax.random.split(jax.random.key(config.seed))
+    results = _heads(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
+    if bundle.attn_in is not None:
+        results = results.merge(_layers(bundle, second, config.resamples))
+    results = results.assign_attrs(bundle=config.bundle, **bundle.metadata)
+    return Outcome(_summary(results), results, _figures(results), [_row(results, *head) for head in _indices(results)])
+
+
+def _file(name: str) -> Path:
+    """The path `name`, or the bundle of that name among the models of others."""
+    candidates = Path(name), MODELS / name, MODELS / f"{name}.safetensors"
+    return next((path for path in candidates if path.is_file()), Path(name))
+
+
+def _heads(bundle: HeadBundle) -> xr.Dataset:
+    """The spectrum of every head; vectors, gap and effective rank are NaN where they say nothing."""
+    layers, heads, d_head, d_model = bundle.W_Q.shape
+    flat = [jnp.asarray(W, jnp.float32).reshape(-1, d_head, d_model) for W in (bundle.W_Q, bundle.W_K)]
+    rounding = d_model * max(EPSILON, float(np.finfo(bundle.W_Q.dtype).eps))
+
+    def read(factors):
+        s = spectrum(*factors)
+        error = rounding * s.values[0]
+        return s, nameable(s, error), (s.values > error).sum(), effective_rank(s.values)
+
+    found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
+    norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
+    by_head = partial(np.reshape, shape=(layers, heads))
+    score = by_head(found.values[:, 0]) * norms[:, None].astype(float) ** 2 / bundle.score_divisor
+    zero = score < EPSILON
+    named = np.asarray(named).reshape(layers, heads, -1) & ~zero[..., None]
+    pair, vector = ("layer", "head", "pair"), ("layer", "head", "dimension", "pair")
+    shaped = {name: np.asarray(getattr(found, name)) for name in ("left", "right", "values", "gaps")}
+    shaped = {name: values.reshape(layers, heads, *values.shape[1:]) for name, values in shaped.items()}
+    return xr.Dataset(
+        {
+            "singular_value": (pair, shaped["values"]),
+            "gap": (pair, np.where(zero[..., None], np.nan, shaped["gaps"])),
+            "named": (pair, named),
+            "left": (vector, np.where(named[:, :, None], shaped["left"], np.nan)),
+            "right": (vector, np.where(named[:, :, None], shaped["right"], np.nan)),
+            "rank": (("layer", "head"), np.where(zero, 0, by_head(rank))),
+            "effective_rank": (("layer", "head"), np.where(zero, np.nan, by_head(effective))),
+            "largest_score": (("layer", "head"), score),
+            "numerically_zero": (("layer", "head"), zero),
+        },
+        {"layer": range(layers), "head": range(heads), "pair": range(1, shaped["values"].shape[-1] + 1)},
+    )
+
+
+def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Dataset:
+    """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries."""
+
+    def draw(key):
+        s = spectrum(*jax.random.normal(key, (2, *shape)))
+        return s.values / s.values[0], effective_rank(s.values)
+
+    values, effective = (np.asarray(x) for x in jax.jit(partial(jax.lax.map, draw))(jax.random.split(key, draws)))
+    return xr.Dataset(
+        {
+            "gaussian_value": ("pair", values.mean(axis=0)),
+            "gaussian_effective_rank": ((), effective.mean()),
+            "gaussian_effective_rank_deviation": ((), effective.std(ddof=1)),
+        }
+    )
+
+
+def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
+    """By layer and side: condition number of the token moment and the bounds it implies, with standard errors."""
+    assert bundle.attn_in is not None
+    _, sequences, positions, d_model = bundle.attn_in.shape
+    constant = np.ptp(bundle.attn_in, axis=(1, 2)).max(axis=1) == 0
+    if constant.any():
+        raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
+    centred = {"query": bundle.b_Q is not None, "key": True}
+    counts = jax.random.randint(key, (resamples, sequences), 0, sequences)
+    times = jnp.asarray(TIMES, jnp.float32)
+
+    def bounds(tokens, chosen):
+        """Extreme eigenvalues (side, 2) of the moments of the chosen sequences."""
+        rows = tokens[chosen].reshape(-1, d_model)
+        moments = [rows - rows.mean(axis=0, keepdims=True) if middle else rows for middle in centred.values()]
+        return jnp.stack([jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments])
+
+    def read(tokens, chosen):
+        m, L = bounds(tokens, chosen).T
+        kappa = L / m
+        # in units of the fastest mode only kappa is left of m and L
+        shorter = training_condition_number(1 / kappa[:, None], 1.0, times[None, :])
+        return kappa, kantorovich_bound(kappa), kantorovich_bound(shorter), jnp.prod(L)
+
+    def with_errors(tokens):
+        resampled = jax.lax.map(lambda chosen: read(tokens, chosen), counts)
+        return read(tokens, jnp.arange(sequences)), [x.std(axis=0, ddof=1) for x in resampled]
+
+    found, errors = jax.jit(partial(jax.lax.map, with_errors))(jnp.asarray(bundle.attn_in, jnp.float32))
+    side = ("layer", "side")
+    axes = {"condition": side, "bound": side, "bound_at_time": (*side, "time"), "fastest_rate": ("layer",)}
+    means, deviations = (
+        {f"{name}{suffix}": (dims, np.asarray(x)) for (name, dims), x in zip(axes.items(), given, strict=True)}
+        for given, suffix in ((found, ""), (errors, "_standard_error"))
+    )
+    return xr.Dataset(
+        {
+            **means,
+            **deviations,
+            "tokens": ((), sequences * positions),
+            "chance_cosine": ((), chance_alignment(d_model)),
+        },
+        {"side": list(centred), "centred": ("side", list(centred.values())), "time": TIMES},
+    )
+
+
+def _indices(results: xr.Dataset) -> list[tuple[int, int]]:
+    return [(layer, head) for layer in results.layer.values for head in results["head"].values]
+
+
+def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
+    """One head: its first singular value, rank and nameable pairs, and what its layer's tokens allow."""
+    here = results.sel(layer=layer, head=head)
+    zero = bool(here.numerically_zero)
+    sigma = float(here.singular_value[0])
+    row = {
+        "layer": layer,
+        "head": head,
+        "sigma_1": sigma,
+        "gap_1/sigma_1": float("nan") if zero else float(here.gap[0]) / sigma,
+        "effective rank": float(here.effective_rank),
+        "rank": int(here["rank"]),
+        "largest score": float(here.largest_score),
+        "directions named": "none: numerically zero" if zero else f"{int(here.named.sum())} of {here.named.size}",
+    }
+    for side in results.side.values if "side" in results.dims else ():
+        there = here.sel(side=side)
+        row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
+        row[f"bound, {side}"] = float(there.bound)
+    return row
+
+
+def _summary(results: xr.Dataset) -> dict[str, Any]:
+    zero = results.numerically_zero
+    largest = results.singular_value.isel(pair=0)
+    found = {
+        "heads": zero.size,
+        "heads_numerically_zero": int(zero.sum()),
+        "directions": results.named.size,
+        "directions_named": int(results.named.sum()),
+        "rank_lowest": int(results["rank"].min()),
+        "rank_highest": int(results["rank"].max()),
+        "sigma_1_lowest": float(largest.min()),
+        "sigma_1_highest": float(largest.max()),
+        "effective_rank_median": float(results.effective_rank.median()),
+        "effective_rank_of_gaussian_factors": float(results.gaussian_effective_rank),
+        "effective_rank_of_gaussian_factors_standard_deviation": float(results.gaussian_effective_rank_deviation),
+    }
+    if "side" not in results.dims:
+        return found
+    worst = results.stack(moment=("layer", "side")).isel(moment=int(np.argmax(results.condition.values)))
+    shorter = results.bound_at_time.min(("layer", "side"))
+    return found | {
+        "tokens": int(results.tokens),
+        "condition_number_highest": float(worst.condition),
+        "condition_number_highest_standard_error": float(worst.condition_standard_error),
+        "alignment_bound_lowest_cosine": float(worst.bound),
+        "alignment_bound_lowest_cosine_standard_error": float(worst.bound_standard_error),
+        **{
+            f"alignment_bound_lowest_cosine_after_{t}_time_constants": float(np.interp(t, results.time, shorter))
+            for t in SHORTER
+        },
+        "chance_cosine": float(results.chance_cosine),
+    }
+
+
+def _figures(results: xr.Dataset) -> dict[str, Exhibit]:
+    figure, axes = panels(columns=1 + ("side" in results.dims))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
+    _draw_spectra(axes[0, 0], results, colours)
+    caption = (
+        "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
+        "hollow points cannot be named."
+    )
+    if "side" in results.dims:
+        _draw_bounds(axes[0, 1], results, colours)
+        caption += (
+            " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
+            "for a time (lines), and at its end (points, with standard errors)."
+        )
+    return {"heads": Exhibit(figure, caption)}
+
+
+def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
+    """`sigma_k / sigma_1` of every head that is not numerically zero."""
+    heads, zero = results.sizes["head"], int(results.numerically_zero.sum())
+    shown = results.singular_value.where(~results.numerically_zero)
+    relative = shown / shown.isel(pair=0)
+    ax.plot(results.pair, results.gaussian_value, color="black", label="Gaussian factors")
+    for layer, colour in enumerate(colours):
+        label = f"layer {layer}"
+        for head in range(heads):
+            x = results.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
+            y, named = relative[layer, head].values, results.named[layer, head].values
+            ax.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=3.5, alpha=0.8)
+            ax.plot(x[named], y[named], "o", color=colour, markersize=3.5, alpha=0.8, label=label)
+            label = None
+    if zero == results.numerically_zero.size:
+        ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
+    title = f"{results.attrs['bundle']}: {results.numerically_zero.size} heads" + (f", {zero} zero" if zero else "")
+    ax.set(xlabel="pair k", ylabel=r"$\sigma_k / \sigma_1$", title=title)
+    ax.set(yscale="log") if relative.min() < 0.01 else ax.set(ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(ncols=1 + results.sizes["layer"] // 6)
+
+
+def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
+    """The bound of each layer and side against training time, and at its end."""
+    ends = np.geomspace(2, 100, 2 * len(colours)).reshape(-1, 2) * TIMES[-1]
+    for layer, colour in enumerate(colours):
+        for side, line, marker, end in (("key", "-", "o", ends[layer, 0]), ("query", "--", "s", ends[layer, 1])):
+            here = results.sel(layer=layer, side=side)
+            ax.plot(here.time, here.bound_at_time, line, color=colour)
+            measured(ax, end, here.bound, here.bound_standard_error, color=colour, fmt=marker)
+    for side, line, marker in (("keys", "-", "o"), ("queries", "--", "s")):
+        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
+    chance_line(ax, float(results.chance_cosine))
+    levels = (0.05, 0.1, 0.2, 0.5, 1)
+    ax.set(xscale="log", yscale="log", title="least alignment, single pair")
+    ax.set(yticks=levels, yticklabels=map(str, levels))
+    ticks = {0.01: "0.01", 1: "1", 100: "100", 1e4: "10⁴", 1e6: "10⁶", np.sqrt(ends[0, 0] * ends[-1, 1]): "end"}
+    ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))
+    ax.minorticks_off()
+    ax.set(xlabel=r"training time $\times\ L_r L_s$", ylabel=r"$|\cos(u, E[r f_i])|$")
+    ax.legend(loc="upper right")
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

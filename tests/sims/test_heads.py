@@ -1,0 +1,315 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from safetensors.numpy import save_file
+
+from sims import heads
+from svtheory import HeadBundle, chance_alignment, kantorovich_bound, save_heads, training_condition_number
+
+pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
+LAYERS, HEADS, H, D = 2, 3, 4, 8
+SMALL = ["--resamples", "8", "--gaussians", "8"]
+real_models = pytest.mark.skipif(
+    not heads.MODELS.is_dir(), reason=f"no trained heads in {heads.MODELS} (set SVTHEORY_REAL_MODELS)"
+)
+
+
+def run(bundle, out, *options):
+    with jax.numpy_rank_promotion("raise"):
+        return heads.main([str(bundle), "--out", str(out), *SMALL, *options])
+
+
+def factors(values, seed):
+    """W_Q, W_K of shape (H, D) whose product has the given singular values, and its singular vectors."""
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.normal(size=(D, H)))[0] for _ in range(2))
+    return np.diag(values) @ U.T, V.T, U, V
+
+
+def bundle(values=(4.0, 2.0, 1.0, 0.5), **options):
+    made = [[factors(values, HEADS * layer + head) for head in range(HEADS)] for layer in range(LAYERS)]
+    W_Q, W_K = (np.array([[head[i] for head in layer] for layer in made], np.float32) for i in (0, 1))
+    return HeadBundle(W_Q, W_K, **options)
+
+
+def tokens(kappa, seed=0, sequences=30, positions=20):
+    """Tokens of (almost) the given condition number, with a mean, for each layer."""
+    rng = np.random.default_rng(seed)
+    roots = np.sqrt(np.geomspace(1, kappa, D))
+    made = rng.normal(size=(LAYERS, sequences, positions, D)) * roots + 3 * rng.normal(size=D)
+    return made.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def with_inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("heads")
+    given = bundle(attn_in=tokens(20.0), metadata={"score_divisor": "5", "licence": "MIT"})
+    save_heads(folder / "given.safetensors", given)
+    return given, run(folder / "given.safetensors", folder), folder / "heads"
+
+
+def test_spectra_are_those_of_the_factors(with_inputs):
+    _, outcome, _ = with_inputs
+    assert outcome.summary["heads"] == len(outcome.rows) == LAYERS * HEADS
+    assert outcome.summary["directions"] == outcome.summary["directions_named"] == LAYERS * HEADS * H
+    assert outcome.results.singular_value.values == pytest.approx(np.broadcast_to([4, 2, 1, 0.5], (2, 3, 4)), rel=1e-5)
+    assert outcome.results.gap.values == pytest.approx(np.broadcast_to([2, 1, 0.5, 0.5], (2, 3, 4)), rel=1e-4)
+    p = np.array([4, 2, 1, 0.5]) / 7.5
+    assert outcome.summary["effective_rank_median"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            *_, U, V = factors((4.0, 2.0, 1.0, 0.5), HEADS * layer + head)
+            here = outcome.results.sel(layer=layer, head=head)
+            assert np.abs((here.left.values * U).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
+            assert np.abs((here.right.values * V).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
+
+
+def test_the_largest_score_takes_the_largest_inputs(with_inputs):
+    given, outcome, _ = with_inputs
+    norms = np.linalg.norm(given.attn_in, axis=-1).max(axis=(1, 2))
+    assert outcome.results.largest_score.values[:, 0] == pytest.approx(4 * norms**2 / 5, rel=1e-5)
+
+
+def test_moments_and_bounds_by_hand(with_inputs):
+    given, outcome, _ = with_inputs
+    assert outcome.results.centred.values.tolist() == [False, True]
+    for layer in range(LAYERS):
+        flat = given.attn_in[layer].reshape(-1, D).astype(float)
+        extremes = {}
+        for side, moment in (("query", flat.T @ flat / len(flat)), ("key", np.cov(flat.T, bias=True))):
+            m, *_, L = np.linalg.eigvalsh(moment)
+            extremes[side] = m, L
+            here = outcome.results.sel(layer=layer, side=side)
+            assert float(here.condition) == pytest.approx(L / m, rel=1e-4)
+            assert float(here.bound) == pytest.approx(2 * np.sqrt(L / m) / (1 + L / m), rel=1e-4)
+            assert 0 < here.condition_standard_error < 0.3 * here.condition
+        (m_r, L_r), (m_s, L_s) = extremes["query"], extremes["key"]
+        rate, time = L_r * L_s, outcome.results.time.values
+        assert float(outcome.results.fastest_rate[layer]) == pytest.approx(rate, rel=1e-4)
+        for side, m, L, other in (("query", m_r, L_r, L_s), ("key", m_s, L_s, L_r)):
+            kappa_t = training_condition_number(m * other, L * other, time / rate)
+            found = outcome.results.sel(layer=layer, side=side).bound_at_time.values
+            assert found == pytest.approx(np.asarray(kantorovich_bound(kappa_t)), rel=1e-4)
+
+
+def test_shorter_training_guarantees_more(with_inputs):
+    _, outcome, _ = with_inputs
+    bounds = outcome.results.bound_at_time
+    assert float(bounds.isel(time=0).min()) > 0.999
+    assert bool((bounds.diff("time") <= 1e-6).all())
+    assert bounds.isel(time=-1).values == pytest.approx(outcome.results.bound.values, rel=1e-5)
+    quoted = [outcome.summary[f"alignment_bound_lowest_cosine_after_{t}_time_constants"] for t in (1, 10, 100)]
+    assert quoted == sorted(quoted, reverse=True)
+    assert quoted[-1] >= outcome.summary["alignment_bound_lowest_cosine"]
+
+
+def test_standard_errors_are_those_of_new_sequences():
+    """The spread over fresh sets of sequences, by bootstrap from one of them."""
+    conditions = []
+    for seed in range(10):
+        results = heads._layers(bundle(attn_in=tokens(20.0, seed)), jax.random.key(seed), 40)
+        conditions.append((results.condition.values[0, 1], results.condition_standard_error.values[0, 1]))
+    values, errors = np.array(conditions).T
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.6)
+
+
+def test_the_run_folder(with_inputs):
+    _, outcome, folder = with_inputs
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["chance_cosine"] == chance_alignment(D)
+    assert summary["tokens"] == 600
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
+        assert stored.attrs["licence"] == "MIT"
+        assert stored.left.shape == (LAYERS, HEADS, D, H)
+    assert {path.name for path in (folder / "figures").iterdir()} == {"heads.png", "heads.pdf"}
+    assert "kappa, key" in (folder / "report.html").read_text()
+    assert outcome.rows[0]["directions named"] == "4 of 4"
+
+
+def test_directions_without_a_gap_are_never_given(tmp_path):
+    """Equal values fix only a subspace; a gap below rounding names nothing."""
+    save_heads(tmp_path / "a.safetensors", bundle((4.0, 2.0, 2.0, 1e-7)))
+    outcome = run(tmp_path / "a.safetensors", tmp_path)
+    assert outcome.results.named.values[0, 0].tolist() == [True, False, False, False]
+    for vectors in (outcome.results.left, outcome.results.right):
+        assert np.isnan(vectors.values).all(axis=2)[0, 0].tolist() == [False, True, True, True]
+    assert outcome.rows[0]["directions named"] == "1 of 4"
+    assert outcome.rows[0]["rank"] == 3
+    assert outcome.summary["directions_named"] == LAYERS * HEADS
+
+
+def test_coarser_weights_name_less(tmp_path):
+    close = bundle((4.0, 3.99, 1.0, 0.5))
+    save_heads(tmp_path / "half.safetensors", HeadBundle(close.W_Q.astype(np.float16), close.W_K.astype(np.float16)))
+    save_heads(tmp_path / "single.safetensors", close)
+    half, single = (run(tmp_path / f"{name}.safetensors", tmp_path / name) for name in ("half", "single"))
+    assert half.results.named.values[0, 0].tolist() == [False, False, True, True]
+    assert single.results.named.values.all()
+
+
+def test_numerically_zero_is_a_matter_of_scores(tmp_path):
+    """sigma_1 = 1e-8: zero for unit inputs, not for inputs of norm 100; never a direction."""
+    tiny = bundle((1e-8, 5e-9, 2e-9, 1e-9))
+    save_heads(tmp_path / "unit.safetensors", tiny)
+    save_heads(tmp_path / "large.safetensors", HeadBundle(tiny.W_Q, tiny.W_K, attn_in=30 * tokens(2.0)))
+    unit, large = (run(tmp_path / f"{name}.safetensors", tmp_path / name) for name in ("unit", "large"))
+    assert unit.summary["heads_numerically_zero"] == LAYERS * HEADS
+    assert {row["directions named"] for row in unit.rows} == {"none: numerically zero"}
+    assert np.isnan(unit.results.left).all()
+    assert np.isnan(unit.results.gap).all()
+    assert not unit.results.named.any()
+    assert unit.rows[0]["sigma_1"] == pytest.approx(1e-8)
+    assert large.summary["heads_numerically_zero"] == 0
+    assert large.results.named.all()
+
+
+def test_a_zero_matrix(tmp_path):
+    given = bundle()
+    save_heads(tmp_path / "a.safetensors", HeadBundle(0 * given.W_Q, given.W_K))
+    assert run(tmp_path / "a.safetensors", tmp_path).summary["heads_numerically_zero"] == LAYERS * HEADS
+
+
+def test_tokens_on_a_subspace_have_the_condition_number_of_their_range(tmp_path):
+    flat = tokens(20.0)
+    flat[..., -1] = flat[..., 0]
+    save_heads(tmp_path / "a.safetensors", bundle(attn_in=flat))
+    condition = run(tmp_path / "a.safetensors", tmp_path).results.condition.sel(layer=0, side="key")
+    values = np.linalg.eigvalsh(np.cov(flat[0].reshape(-1, D).T.astype(float)))
+    assert float(condition) == pytest.approx(values[-1] / values[1], rel=1e-3)
+
+
+def test_a_query_bias_centres_the_queries(tmp_path):
+    given = bundle(attn_in=tokens(20.0), b_Q=np.zeros((LAYERS, HEADS, H), np.float32))
+    save_heads(tmp_path / "a.safetensors", given)
+    results = run(tmp_path / "a.safetensors", tmp_path).results
+    assert results.centred.values.tolist() == [True, True]
+    assert np.array_equal(results.condition.sel(side="query"), results.condition.sel(side="key"))
+
+
+# trained heads of others
+
+
+@real_models
+def test_all_heads_of_tinystories(tmp_path):
+    outcome = run("tinystories_260k", tmp_path)
+    assert [(row["layer"], row["head"]) for row in outcome.rows] == [(i, j) for i in range(4) for j in range(4)]
+    assert outcome.summary["heads"] == 16
+    assert outcome.summary["heads_numerically_zero"] == 0
+    assert {row["directions named"] for row in outcome.rows} == {"16 of 16"}
+    assert outcome.summary["alignment_bound_lowest_cosine"] > outcome.summary["chance_cosine"]
+    given = heads.load_heads(heads.MODELS / "tinystories_260k.safetensors")
+    exact = np.linalg.svd(given.W_Q[3, 2].astype(float).T @ given.W_K[3, 2].astype(float), compute_uv=False)[:16]
+    found = outcome.results.singular_value.sel(layer=3, head=2).values
+    assert found == pytest.approx(exact, abs=1e-5 * exact[0])
+    flat = given.attn_in[3].reshape(-1, 64).astype(float)
+    assert float(outcome.results.condition.sel(layer=3, side="key")) == pytest.approx(
+        np.linalg.cond(np.cov(flat.T)), rel=1e-3
+    )
+
+
+@real_models
+def test_a_head_that_decayed_is_zero_and_no_direction(tmp_path):
+    outcome = run("modadd59_p99zdpze5l", tmp_path)
+    assert outcome.summary["heads_numerically_zero"] == outcome.summary["heads"] == 4
+    assert outcome.summary["directions_named"] == 0
+    assert {row["directions named"] for row in outcome.rows} == {"none: numerically zero"}
+    assert 1e-36 < outcome.summary["sigma_1_highest"] < 1e-34
+    assert np.isnan(outcome.results.left).all()
+
+
+@real_models
+def test_a_head_of_rank_one(tmp_path):
+    outcome = run("modadd59_l8k1hzciux", tmp_path)
+    assert {(row["rank"], row["directions named"]) for row in outcome.rows} == {(1, "1 of 32")}
+    assert all(row["effective rank"] == pytest.approx(1, abs=1e-3) for row in outcome.rows)
+
+
+@real_models
+def test_an_induction_head_names_its_strong_directions_only(tmp_path):
+    named = run(heads.MODELS / "induction_ft000.safetensors", tmp_path).results.named
+    assert named.isel(pair=slice(0, 5)).all()
+    assert not named.isel(pair=slice(40, None)).any()
+
+
+# bad bundles
+
+
+def save_arrays(path, **arrays):
+    save_file(arrays, path)
+
+
+W = bundle().W_Q
+BAD = {
+    "missing": (lambda path: None, "bundle must be a safetensors file, got '.*', which is no file"),
+    "a folder": (lambda path: path.mkdir(), "bundle must be a safetensors file, got '.*', which is no file"),
+    "no safetensors": (lambda path: path.write_text("text " * 99), "bundle must be a whole safetensors file, got '"),
+    "truncated": (
+        lambda path: (save_heads(path, bundle()), path.write_bytes(path.read_bytes()[:-50])),
+        "bundle must be a whole safetensors file, got '",
+    ),
+    "without W_K": (lambda path: save_arrays(path, W_Q=W), "bundle must hold W_Q and W_K, got '.*' without W_K"),
+    "misshapen": (lambda path: save_arrays(path, W_Q=W, W_K=W[:1]), "W_K must have the shape of W_Q"),
+    "not finite": (lambda path: save_arrays(path, W_Q=W, W_K=W / 0 * 0), "W_K must be finite, got 192 entries"),
+    "equal tokens": (
+        lambda path: save_heads(path, bundle(attn_in=np.stack([tokens(2.0)[0], np.ones((30, 20, D), np.float32)]))),
+        "attn_in must hold tokens that differ, got equal ones in layer 1",
+    ),
+    "whole numbers": (lambda path: save_arrays(path, W_Q=W, W_K=W.astype(int)), "W_K must hold real floating-point"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.filterwarnings("ignore:divide by zero|invalid value")
+def test_a_bad_bundle_is_one_sentence_and_leaves_nothing(tmp_path, capsys, kind):
+    make, sentence = BAD[kind]
+    make(tmp_path / "bad.safetensors")
+    with pytest.raises(SystemExit) as stopped:
+        heads.main([str(tmp_path / "bad.safetensors"), "--out", str(tmp_path / "new" / "runs")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.count("\n") == 1
+    assert re.match(f"error: {sentence}", error)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--resamples", "1"], "--resamples must be a whole number of at least 2, got 1"),
+        (["--gaussians", "0"], "--gaussians must be a whole number of at least 2, got 0"),
+        (["--scale", "huge"], "--scale must be one of quick, paper, full, got 'huge'"),
+    ],
+)
+def test_bad_options(tmp_path, capsys, options, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        heads.main([*options, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_bundle_in_the_same_place_is_refused(tmp_path, capsys):
+    for name in ("a", "b"):
+        save_heads(tmp_path / f"{name}.safetensors", bundle())
+    run(tmp_path / "a.safetensors", tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "b.safetensors", tmp_path)
+    assert stopped.value.code == 2
+    assert "holds a run with another configuration (bundle " in capsys.readouterr().err
+
+
+def test_as_a_script(tmp_path):
+    save_heads(tmp_path / "a.safetensors", bundle())
+    script = [sys.executable, "sims/heads.py", str(tmp_path / "a.safetensors"), "--out", str(tmp_path), *SMALL]
+    done = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4" in done.stdout
+    assert (tmp_path / "heads" / "summary.json").is_file()

@@ -4,7 +4,7 @@ import pytest
 
 from proofs import t13_rotary as t13
 from svtheory.rotary import plane_cost, projected_profile, rotary_head
-from tests.agreement.claims import close, function
+from tests.agreement.claims import function
 
 
 @pytest.fixture(autouse=True)

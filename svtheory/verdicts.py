@@ -12,6 +12,9 @@ from svtheory.checks import concrete
 from svtheory.pairs import CarriedPairs
 from svtheory.pytrees import pytree
 
+ROUNDING = 1e-5
+"""Margins and cosines below this count as 0 in a table."""
+
 
 @pytree("theorem", "side", "statement")
 @dataclass(frozen=True)
@@ -56,12 +59,30 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def table(self) -> list[dict[str, str | float]]:
+        """What applies, a dict a row: theorem, side, condition, and the worst margin and promise; NaN for none.
+
+        Where several features or pairs are concerned the condition names the worst. Numbers below 1e-5 are 0.
+        """
+        return [_entry(row) for row in self.rows if row.applies and not np.isnan(row.margin).all()]
+
+    def verdict(self) -> str:
+        """One sentence: how near singular vectors come to features, and what chance would give."""
+        cosines = np.stack([self.pairs.query, self.pairs.key])
+        cosines = cosines[np.isfinite(cosines)]
+        if not cosines.size:
+            return "The target matches no pair."
+        chance = chance_alignment(self.dim) if self.dim > 1 else 1.0
+        exact = cosines.min() >= 1 - 100 * self.dim * float(jnp.finfo(cosines.dtype).eps)
+        answer = "exactly" if exact else f"to |cos| >= {_number(cosines.min())}"
+        return f"Fully trained, singular vectors are features {answer}; chance is {_number(chance)}."
+
     def __str__(self) -> str:
         if not concrete(self.pairs.query) or self.pairs.query.ndim != 2:
             return repr(self)
-        return "\n".join(
-            [*_columns(_pair_cells(self.pairs)), _verdict(self), "", *_columns(_condition_cells(self.rows))]
-        )
+        cells = [[x if isinstance(x, str) else _number(x) for x in entry.values()] for entry in self.table()]
+        header = ["theorem", "side", "condition", "margin", "promise"]
+        return "\n".join([*_columns(_pair_cells(self.pairs)), self.verdict(), "", *_columns([header, *cells])])
 
 
 def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
@@ -71,28 +92,19 @@ def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
     return [header, *([f"x_{i} -> y_{j}", *(_number(column[i, j]) for column in table)] for i, j in found)]
 
 
-def _verdict(conditions: Conditions) -> str:
-    cosines = np.stack([conditions.pairs.query, conditions.pairs.key])
-    cosines = cosines[np.isfinite(cosines)]
-    if not cosines.size:
-        return "The target matches no pair."
-    chance = chance_alignment(conditions.dim) if conditions.dim > 1 else 1.0
-    rounding = 100 * conditions.dim * float(jnp.finfo(cosines.dtype).eps)
-    answer = "exactly" if cosines.min() >= 1 - rounding else f"to |cos| >= {_number(cosines.min())}"
-    return f"Fully trained, singular vectors are features {answer}; chance is {_number(chance)}."
-
-
-def _condition_cells(rows: tuple[Condition, ...]) -> list[list[str]]:
-    cells = [["theorem", "side", "condition", "margin", "promise"]]
-    for row in rows:
-        margin, promise = np.asarray(row.margin), np.asarray(row.promise)
-        if row.applies and not np.isnan(margin).all():
-            worst = np.unravel_index(np.nanargmax(margin), margin.shape) if margin.ndim else ()
-            least = np.nan if np.isnan(promise).all() else np.nanmin(promise)
-            several = np.isfinite(margin).sum() > 1 and _number(margin[worst]) != "0"
-            statement = f"{row.statement} (most at {_place(row.side, worst)})" if several else row.statement
-            cells.append([row.theorem, row.side, statement, _number(margin[worst]), _number(least)])
-    return cells
+def _entry(row: Condition) -> dict[str, str | float]:
+    margin, promise = np.asarray(row.margin), np.asarray(row.promise)
+    worst = np.unravel_index(np.nanargmax(margin), margin.shape) if margin.ndim else ()
+    least = np.nan if np.isnan(promise).all() else np.nanmin(promise)
+    most, least = (0.0 if x < ROUNDING else float(x) for x in (margin[worst], least))
+    several = most > 0 and np.isfinite(margin).sum() > 1
+    return {
+        "theorem": row.theorem,
+        "side": row.side,
+        "condition": f"{row.statement} (most at {_place(row.side, worst)})" if several else row.statement,
+        "margin": most,
+        "promise": least,
+    }
 
 
 def _place(side: str, index: tuple) -> str:
@@ -102,8 +114,8 @@ def _place(side: str, index: tuple) -> str:
 
 
 def _number(x: np.ndarray | float) -> str:
-    """Four digits; rounding errors of float32 are shown as 0, NaN as a dash."""
-    return "-" if np.isnan(x) else "0" if abs(x) < 1e-5 else f"{x:.4g}"
+    """Four digits; rounding errors are shown as 0, NaN as a dash."""
+    return "-" if np.isnan(x) else "0" if abs(x) < ROUNDING else f"{x:.4g}"
 
 
 def _columns(cells: list[list[str]]) -> list[str]:

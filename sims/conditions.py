@@ -1,0 +1,186 @@
+"""Will this head's singular vectors be features, and why (not)? The conditions of the theory, for your arrays.
+
+FILE is an .npz (nothing pickled) or .safetensors file with
+
+    query_features  X, features as columns, D x N
+    key_features    Y, D x M
+    target          T, logits asked for, N x M
+
+and, for the laws of the activations (needed for softmax; without them the second moment is the identity), either
+query_probabilities (N) and key_probabilities (M), for features present with that probability and then uniform on
+(0, 1), or moments: query_mean (N), query_covariance (N x N), key_mean and key_covariance. Without FILE an example is
+read: 20 features in 10 dimensions, present with probability 0.2, one pair matched.
+
+Each condition has a margin, 0 where it holds exactly, and a promise: the least |cos| of singular vector and feature
+that it guarantees for pairs that do not mix with others. The figure shows the cosines that theory predicts.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import xarray as xr
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from sims.lab.command import command
+from sims.lab.figures import COLOURS, chance_line, panels
+from sims.lab.runs import Exhibit, Outcome
+from svtheory import BernoulliUniform, Conditions, Gaussian, Law, Scenario, chance_alignment, conditions, single_pair
+from svtheory.checks import InputError
+
+REQUIRED = ("query_features", "key_features", "target")
+OF_A_LAW = ("probabilities", "mean", "covariance")
+KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in OF_A_LAW))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[FILE]")]] = ""
+    """Arrays, .npz or .safetensors; without it an example."""
+    objective: Literal["square", "softmax"] = "square"
+    """What the head is trained with."""
+    head_dim: int | None = None
+    """Head dimension H; none means no less than D."""
+    weight_decay: float = 0.0
+    """Weight decay of the factors, part of the loss."""
+    n_keys: int = 8
+    """Keys m of a softmax."""
+    query_bias: bool = False
+    """Whether the head has a query bias, or another free key-only term."""
+    seed: int = 0
+    """Seed of the example."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point numbers of the run."""
+
+
+SCALES = {"quick": Config(), "paper": Config(), "full": Config()}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Read the file as a Scenario and list its conditions."""
+    arrays = loaded(Path(config.file)) if config.file else example(config.seed)
+    found = conditions(scenario(config, arrays))
+    print(str(found).partition("\n\n")[0])
+    results = dataset(found)
+    return Outcome(summary(found, results), results, figures(found, results), found.table())
+
+
+def loaded(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of a file; raises InputError for anything that is no such file, or lacks an array."""
+    if path.suffix not in (".npz", ".safetensors") or not path.is_file():
+        raise InputError(f"FILE must be an existing .npz or .safetensors file, got {str(path)!r}")
+    try:
+        arrays = load_file(path) if path.suffix == ".safetensors" else dict(np.load(path, allow_pickle=False))
+    except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError, KeyError) as error:
+        raise InputError(f"FILE must hold whole arrays of numbers, got {str(path)!r}: {error}") from error
+    if missing := [name for name in REQUIRED if name not in arrays]:
+        raise InputError(f"FILE must hold {', '.join(REQUIRED)}, got one without {' and '.join(missing)}")
+    if text := [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]:
+        raise InputError(f"FILE must hold real numbers, got {text[0]} of type {arrays[text[0]].dtype}")
+    if unknown := sorted(set(arrays) - set(KNOWN)):
+        raise InputError(f"FILE may hold {', '.join(KNOWN)}, got also {', '.join(unknown)}")
+    return arrays
+
+
+def example(seed: int) -> Mapping[str, np.ndarray]:
+    """Twenty random features of unit length in ten dimensions, the first matched with the second."""
+    X = np.random.default_rng(seed).normal(size=(10, 20))
+    X /= np.linalg.norm(X, axis=0)
+    p = np.full(20, 0.2)
+    pair = np.asarray(single_pair(20, 20, 0, 1))
+    laws = {"query_probabilities": p, "key_probabilities": p}
+    return {"query_features": X, "key_features": X, "target": pair, **laws}
+
+
+def scenario(config: Config, arrays: Mapping[str, np.ndarray]) -> Scenario:
+    """The Scenario that the arrays and options describe, in the run's precision."""
+    given = {name: jnp.asarray(array, config.dtype) for name, array in arrays.items()}
+    laws = [law(given, side) for side in ("query", "key")]
+    if config.objective == "softmax" and None in laws:
+        raise InputError(
+            "FILE must hold the laws of query and key activations for --objective softmax, got one without"
+        )
+    return Scenario(
+        *(given[name] for name in REQUIRED),
+        *laws,
+        objective=config.objective,
+        head_dim=config.head_dim,
+        weight_decay=config.weight_decay,
+        n_keys=config.n_keys,
+        query_bias=config.query_bias,
+    )
+
+
+def law(given: Mapping[str, jax.Array], side: str) -> Law | None:
+    """The law of one side: from probabilities, from mean and covariance, or none."""
+    probabilities, mean, covariance = (given.get(f"{side}_{name}") for name in OF_A_LAW)
+    if probabilities is not None and (mean is not None or covariance is not None):
+        raise InputError(f"FILE must hold {side}_probabilities or {side}_mean and {side}_covariance, got both")
+    if probabilities is not None:
+        return BernoulliUniform(probabilities, given[f"{side}_features"].shape[1])
+    if (mean is None) != (covariance is None):
+        raise InputError(f"FILE must hold {side}_mean and {side}_covariance together, got one of them")
+    return None if mean is None or covariance is None else Gaussian(mean, covariance)
+
+
+def dataset(found: Conditions) -> xr.Dataset:
+    """The table of conditions, and what theory predicts for each pair."""
+    rows, pairs = found.table(), {name: np.asarray(x) for name, x in found.pairs._asdict().items()}
+    i, j = np.nonzero(np.isfinite(pairs["value"]))
+    columns = {name: ("condition", [row[name] for row in rows]) for name in ("margin", "promise", "theorem", "side")}
+    at_end = {
+        "cosine_query": ("pair", pairs["query"][i, j]),
+        "cosine_key": ("pair", pairs["key"][i, j]),
+        "singular_value": ("pair", pairs["value"][i, j]),
+        "gap": ("pair", pairs["gap"][i, j]),
+    }
+    features = {"query_feature": ("pair", i), "key_feature": ("pair", j)}
+    return xr.Dataset({**columns, **at_end}, {"condition": [row["condition"] for row in rows], **features})
+
+
+def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures: the verdict, the lowest cosines, and how many conditions hold."""
+    lowest = {f"cosine_{side}_lowest": results[f"cosine_{side}"].values.min(initial=1.0) for side in ("query", "key")}
+    return {
+        "verdict": found.verdict(),
+        "pairs": results.sizes["pair"],
+        **lowest,
+        "chance_cosine": chance(found),
+        "conditions": results.sizes["condition"],
+        "conditions_that_hold": int((results.margin == 0).sum()),
+    }
+
+
+def figures(found: Conditions, results: xr.Dataset) -> dict[str, Exhibit]:
+    """The predicted cosines of each pair."""
+    figure, axes = panels()
+    ax, x = axes[0, 0], np.arange(results.sizes["pair"])
+    for side, label, colour in (("query", "|cos(u, x)|", COLOURS[0]), ("key", "|cos(v, y)|", COLOURS[1])):
+        ax.plot(x, results[f"cosine_{side}"], "_", color=colour, markersize=14, markeredgewidth=2.5, label=label)
+    chance_line(ax, chance(found))
+    names = [f"x_{int(i)} → y_{int(j)}" for i, j in zip(results.query_feature, results.key_feature, strict=True)]
+    ax.set(ylim=(0, 1.05), ylabel="predicted cosine, fully trained", xlabel="pair")
+    ax.set_xticks(x[:: -(-x.size // 8) or 1], names[:: -(-x.size // 8) or 1])
+    ax.legend(loc="lower right")
+    caption = "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."
+    return {"conditions": Exhibit(figure, caption)}
+
+
+def chance(found: Conditions) -> float:
+    """The expected |cos| of a random direction; 1 in one dimension."""
+    return chance_alignment(found.dim) if found.dim > 1 else 1.0
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+from safetensors.numpy import save_file
+
+from sims import conditions
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 5))
+T = np.zeros((6, 5))
+T[0, 1], T[2, 3] = 3.0, 2.0
+ARRAYS = {"query_features": X, "key_features": Y, "target": T}
+PROBABILITIES = {"query_probabilities": np.full(6, 0.3), "key_probabilities": np.full(5, 0.4)}
+MOMENTS = {
+    "query_mean": np.ones(6),
+    "query_covariance": np.eye(6),
+    "key_mean": np.zeros(5),
+    "key_covariance": np.diag(1.0 + np.arange(5)),
+}
+
+
+def saved(tmp_path, **changes):
+    """ARRAYS with changes, as an .npz file; None leaves an array out."""
+    arrays = {name: array for name, array in {**ARRAYS, **changes}.items() if array is not None}
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    return tmp_path / "arrays.npz"
+
+
+def run(path, *options):
+    return conditions.main([str(path), "--out", str(path.parent / "runs"), *options])
+
+
+def refused(capsys, path, *options):
+    with pytest.raises(SystemExit) as stop:
+        run(path, *options)
+    assert stop.value.code == 2
+    assert not (path.parent / "runs").exists()
+    return capsys.readouterr().err
+
+
+def started(*arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_running_it_prints_the_table_and_leaves_everything(tmp_path):
+    printed = started("-m", "sims", "conditions", str(saved(tmp_path)), "--out", str(tmp_path / "runs"))
+    for words in ("x_0 -> y_1", "x_2 -> y_3", "|cos(u, x)|", "is an eigenvector", "margin", "promise", "chance"):
+        assert words in printed
+    folder = tmp_path / "runs/conditions"
+    assert json.loads((folder / "summary.json").read_text())["pairs"] == 2
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
+        assert stored.query_feature.values.tolist() == [0, 2]
+        assert {"T2", "T3", "T4", "T17"} == set(stored.theorem.values)
+    assert (folder / "figures/conditions.png").stat().st_size > 0
+
+
+def test_the_script_explains_its_file():
+    printed = started("sims/conditions.py", "--help")
+    for words in ("[FILE]", "query_features", "key_covariance", "--head-dim"):
+        assert words in printed
+
+
+def test_numbers_are_those_of_the_library(tmp_path):
+    """One pair and no law: cosines of duals with features, from the formula of T1."""
+    one = T * (T == 3)
+    outcome = run(saved(tmp_path, target=one))
+    for side, F, index in (("query", X, 0), ("key", Y, 1)):
+        dual = np.linalg.solve(F @ F.T, F[:, index])
+        cosine = abs(dual @ F[:, index]) / np.linalg.norm(dual) / np.linalg.norm(F[:, index])
+        assert outcome.summary[f"cosine_{side}_lowest"] == pytest.approx(cosine, rel=1e-9)
+        (row,) = [row for row in outcome.rows if row["side"] == side and "is an eigenvector" in row["condition"]]
+        assert row["promise"] == pytest.approx(cosine, rel=1e-9)
+
+
+def test_orthonormal_features_hold_every_condition(tmp_path):
+    outcome = run(
+        saved(tmp_path, query_features=np.eye(6), key_features=np.eye(6, 5), **PROBABILITIES, query_mean=None)
+    )
+    assert outcome.summary["cosine_query_lowest"] == pytest.approx(1)
+    assert [row["margin"] > 0 for row in outcome.rows if "no mean" in row["condition"]] == [True, True]
+
+
+@pytest.mark.parametrize("laws", [PROBABILITIES, MOMENTS])
+def test_safetensors_laws_and_options(tmp_path, laws):
+    path = tmp_path / "arrays.safetensors"
+    save_file({**ARRAYS, **laws}, path)
+    outcome = run(path, "--objective", "softmax", "--query-bias", "--head-dim", "2")
+    assert {row["theorem"] for row in outcome.rows} >= {"T6", "T7"}
+    assert "a mean drops out: the tokens are centred" in [row["condition"] for row in outcome.rows]
+
+
+def test_without_a_file_an_example_is_read(tmp_path):
+    outcome = conditions.main(["--out", str(tmp_path)])
+    assert outcome.summary["pairs"] == 1
+    assert outcome.summary["cosine_query_lowest"] < 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"target": None}, [], "FILE must hold query_features, key_features, target, got one without target"),
+        ({"weights": np.ones(2)}, [], "got also weights"),
+        ({"target": np.ones((6, 4))}, [], r"target must have shape (6, 5)"),
+        ({"query_features": X * np.nan}, [], "query_features must be finite"),
+        ({"key_features": np.array(["a", "b"])}, [], "FILE must hold real numbers, got key_features of type <U1"),
+        ({"query_features": np.array([{"a": 1}], dtype=object)}, [], "FILE must hold whole arrays of numbers"),
+        ({"query_mean": np.ones(6)}, [], "FILE must hold query_mean and query_covariance together"),
+        ({**PROBABILITIES, **MOMENTS}, [], "query_probabilities or query_mean and query_covariance, got both"),
+        ({"query_probabilities": np.full(6, 2.0)}, [], "probability must lie in (0, 1]"),
+        (
+            {},
+            ["--objective", "softmax"],
+            "FILE must hold the laws of query and key activations for --objective softmax",
+        ),
+        ({}, ["--weight-decay", "0.5"], "weight_decay must be 0 here"),
+        ({}, ["--head-dim", "0"], "head_dim must be a whole number of at least 1"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_sentence(tmp_path, capsys, changes, options, message):
+    error = refused(capsys, saved(tmp_path, **changes), *options)
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_files_that_are_none(tmp_path, capsys):
+    assert "got '" in refused(capsys, tmp_path / "absent.npz")
+    (tmp_path / "arrays.txt").write_text("1 2 3")
+    assert "FILE must be an existing .npz or .safetensors file" in refused(capsys, tmp_path / "arrays.txt")
+    for name in ("broken.npz", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"not arrays")
+        assert "FILE must hold whole arrays of numbers" in refused(capsys, tmp_path / name)

@@ -85,14 +85,14 @@ def run(config: Config, folder: Path) -> Outcome:
     results = _heads(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
     if bundle.attn_in is not None:
         results = results.merge(_layers(bundle, second, config.resamples))
-    results = results.assign_attrs(bundle=config.bundle, **bundle.metadata)
-    return Outcome(_summary(results), results, _figures(results), [_row(results, *head) for head in _indices(results)])
+    results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
+    rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
+    return Outcome(_summary(results), results, _figures(results), rows)
 
 
 def _file(name: str) -> Path:
     """The path `name`, or the bundle of that name among the models of others."""
-    candidates = Path(name), MODELS / name, MODELS / f"{name}.safetensors"
-    return next((path for path in candidates if path.is_file()), Path(name))
+    return next((path for path in (Path(name), MODELS / f"{name}.safetensors") if path.is_file()), Path(name))
 
 
 def _heads(bundle: HeadBundle) -> xr.Dataset:
@@ -113,8 +113,7 @@ def _heads(bundle: HeadBundle) -> xr.Dataset:
     zero = score < EPSILON
     named = np.asarray(named).reshape(layers, heads, -1) & ~zero[..., None]
     pair, vector = ("layer", "head", "pair"), ("layer", "head", "dimension", "pair")
-    shaped = {name: np.asarray(getattr(found, name)) for name in ("left", "right", "values", "gaps")}
-    shaped = {name: values.reshape(layers, heads, *values.shape[1:]) for name, values in shaped.items()}
+    shaped = {name: np.reshape(x, (layers, heads, *x.shape[1:])) for name, x in vars(found).items()}
     return xr.Dataset(
         {
             "singular_value": (pair, shaped["values"]),
@@ -159,14 +158,14 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
     counts = jax.random.randint(key, (resamples, sequences), 0, sequences)
     times = jnp.asarray(TIMES, jnp.float32)
 
-    def bounds(tokens, chosen):
-        """Extreme eigenvalues (side, 2) of the moments of the chosen sequences."""
+    def extremes(tokens, chosen):
+        """Extreme eigenvalues of the moments of the chosen sequences, shape (side, 2)."""
         rows = tokens[chosen].reshape(-1, d_model)
         moments = [rows - rows.mean(axis=0, keepdims=True) if middle else rows for middle in centred.values()]
         return jnp.stack([jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments])
 
     def read(tokens, chosen):
-        m, L = bounds(tokens, chosen).T
+        m, L = extremes(tokens, chosen).T
         kappa = L / m
         # in units of the fastest mode only kappa is left of m and L
         shorter = training_condition_number(1 / kappa[:, None], 1.0, times[None, :])
@@ -183,19 +182,9 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
         {f"{name}{suffix}": (dims, np.asarray(x)) for (name, dims), x in zip(axes.items(), given, strict=True)}
         for given, suffix in ((found, ""), (errors, "_standard_error"))
     )
-    return xr.Dataset(
-        {
-            **means,
-            **deviations,
-            "tokens": ((), sequences * positions),
-            "chance_cosine": ((), chance_alignment(d_model)),
-        },
-        {"side": list(centred), "centred": ("side", list(centred.values())), "time": TIMES},
-    )
-
-
-def _indices(results: xr.Dataset) -> list[tuple[int, int]]:
-    return [(layer, head) for layer in results.layer.values for head in results["head"].values]
+    scalars = {"tokens": ((), sequences * positions), "chance_cosine": ((), chance_alignment(d_model))}
+    sides = {"side": list(centred), "centred": ("side", list(centred.values()))}
+    return xr.Dataset({**means, **deviations, **scalars}, {**sides, "time": TIMES})
 
 
 def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
@@ -221,8 +210,7 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
 
 
 def _summary(results: xr.Dataset) -> dict[str, Any]:
-    zero = results.numerically_zero
-    largest = results.singular_value.isel(pair=0)
+    zero, largest = results.numerically_zero, results.singular_value.isel(pair=0)
     found = {
         "heads": zero.size,
         "heads_numerically_zero": int(zero.sum()),

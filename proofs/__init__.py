@@ -9,7 +9,7 @@ One file per theorem, ``tNN_content.py``, exposes `theorem`, a `proofs.verifier.
    hypotheses (``Gt(a, 0)``) or assumptions of symbols.
 2. Write ``proof(claim)``, which yields steps built from the claim that it receives. ``claim.conclude(part, name)``
    yields the step that says exactly what a part says (the consequent under its antecedents, if it is an implication);
-   other steps are `Identity`, `Inequality` (with a certificate whose sign shows) and `Limit`, with ``proves=part``
+   other steps are `Identity` and `Inequality` (with a certificate whose sign shows), with ``proves=part``
    where one helps to establish a part. Every part must be concluded. Symbols that a part defines are written out with
    ``replace``.
 3. Hypotheses are not passed to the proof. The verifier puts those in force into a `proofs.given.Given`, which

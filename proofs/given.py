@@ -202,7 +202,7 @@ class Given:
         return expression.func(*[self._atoms(arg) if isinstance(arg, sp.Expr) else arg for arg in expression.args])
 
     def _sum(self, expression: Any) -> Any:
-        """Linear in the summand, constants outside, a Kronecker delta over the summation index carried out."""
+        """Linear in the summand, constants outside, a Kronecker delta carried out (its indices run over one range)."""
         summand, *limits = expression.args
         index, low, high = limits[0]
         if len(limits) > 1:
@@ -250,7 +250,7 @@ class Given:
         return sp.reduced(numerator, list(basis.exprs), *gens, order="grevlex")[1]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)
 def under(facts: tuple[Any, ...], inverses_first: bool = False) -> Given:
     """The hypotheses in force, with the rules completed once for all steps that share them."""
     return Given(facts, inverses_first)

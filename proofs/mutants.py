@@ -15,7 +15,7 @@ from sympy import Add, Eq, Ge, Gt, Implies, MatAdd
 
 from proofs.examples import failures
 from proofs.notation import conjunction, implies, parts_of
-from proofs.verifier import Claim, StepReport, Theorem
+from proofs.verifier import StepReport, Theorem
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Mutant:
 
     def refusal(self, theorem: Theorem) -> StepReport | None:
         """The first step of the proof that does not hold for the mutant, or None if it passes."""
-        reports = theorem.steps(Claim(theorem.claim).changed(self.claim), self.without)
-        return next((report for report in reports if not report.ok), None)
+        return theorem.refusal(self.claim, self.without)
 
 
 def mutants(theorem: Theorem) -> Iterator[Mutant]:

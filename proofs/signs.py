@@ -59,10 +59,11 @@ def real(value: Any, given: Given) -> bool:
 
 
 def undefined(expression, given: Given) -> list[Any]:
-    """Denominators not known to be non-zero, and roots not known to be real, anywhere in an expression."""
-    powers = {node for node in preorder_traversal(expression) if isinstance(node, Pow)}
+    """Denominators not known to be non-zero, roots and logarithms not known to be real, anywhere in an expression."""
+    nodes = {node for node in preorder_traversal(expression) if isinstance(node, Pow | log)}
+    powers = [node for node in nodes if isinstance(node, Pow)]
     wrong = [node for node in powers if node.exp.could_extract_minus_sign() and not given.is_nonzero(node.base)]
-    return wrong + [node for node in powers if not real(node, given)]
+    return wrong + [node for node in nodes if not real(node, given)]
 
 
 def nonnegative(value: Any, given: Given) -> bool:

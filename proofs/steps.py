@@ -1,13 +1,13 @@
-"""The links of a proof: identities, inequalities, limits. Each is data with a `check` that returns or refuses."""
+"""The links of a proof: identities and inequalities. Each is data with a `check` that returns or refuses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sympy import Eq, Ge, Gt, MatrixBase, limit
-from sympy import Limit as UnevaluatedLimit
+from sympy import Eq, Ge, Gt, MatrixBase
 
 from proofs.given import Given
 from proofs.signs import nonnegative, positive, undefined
@@ -44,16 +44,23 @@ class Identity:
 
     def check(self, given: Given) -> None:
         """Refuse if a residual is left, or if a denominator is not known to be non-zero."""
-        difference = self.left - self.right
-        given = _informed(given, self.assuming, self.lemmas).about(difference)
-        given.algebra.complete(EFFORTS[0])
-        for side in (self.left, self.right):
-            for node in undefined(side, given):
-                raise Refused(f"not known to be defined: {node}")
-        rest = given.normal(difference)
-        if _vanishes(rest) or any(_vanishes(reading.normal(difference)) for reading in _efforts(given)):
-            return
-        raise Refused(_spelled(rest))
+        given = _informed(given, self.assuming, self.lemmas).about(self.left - self.right)
+        rest = _left_over(self.left, self.right, given)
+        if rest:
+            raise Refused(rest)
+
+
+@lru_cache(maxsize=8192)
+def _left_over(left: Any, right: Any, given: Given) -> str:
+    """What is left of ``left - right``, spelled out; "" if it is exactly 0 and defined."""
+    given.algebra.complete(EFFORTS[0])
+    for side in (left, right):
+        for node in undefined(side, given):
+            return f"not known to be defined: {node}"
+    rest = given.normal(left - right)
+    if _vanishes(rest) or any(_vanishes(reading.normal(left - right)) for reading in _efforts(given)):
+        return ""
+    return _spelled(rest)
 
 
 def _efforts(given: Given) -> Iterator[Given]:
@@ -120,26 +127,5 @@ class Inequality:
             raise Refused(f"not seen to be {'positive' if self.strict else 'non-negative'}: {self.certificate}")
 
 
-@dataclass(frozen=True)
-class Limit:
-    """``lim expression = value`` as the variable goes to the point, from above."""
-
-    name: str
-    expression: Any
-    variable: Any
-    point: Any
-    value: Any
-    proves: str = ""
-
-    @property
-    def formula(self) -> Any:
-        """The limit as an unevaluated equation."""
-        return Eq(UnevaluatedLimit(self.expression, self.variable, self.point), self.value, evaluate=False)
-
-    def check(self, given: Given) -> None:
-        """Refuse if the limit that sympy finds is another value."""
-        Identity(self.name, limit(self.expression, self.variable, self.point, "+"), self.value).check(given)
-
-
-Step = Identity | Inequality | Limit
+Step = Identity | Inequality
 """One link of a proof: a name, the part of the claim that it concludes (or ""), a formula for people, and a check."""

@@ -7,10 +7,10 @@ hypothesis is missed wherever it was used. Every part of the claim must be concl
 fails.
 
 Steps:
-    - `Identity`: two expressions whose difference has normal form exactly 0;
+    - `Identity`: two expressions whose difference has normal form exactly 0, derivatives, limits and integrals carried
+      out;
     - `Inequality`: larger - smaller equals a certificate identically, and the certificate is non-negative by its
-      structure;
-    - `Limit`: a limit taken symbolically equals a value.
+      structure.
 
 An exception or a step that exceeds its time counts as a failure of that step, never as a proof; a control counts as
 rejected only if a residual was left, not if an exception was raised.
@@ -27,12 +27,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sympy import Eq, Ge, Gt, Implies, Le, Lt
+from sympy import Eq, Ge, Gt, Implies, Le, Lt, MatrixSymbol
 
 from proofs.examples import Values, failures
 from proofs.given import under
 from proofs.notation import parts_of
-from proofs.steps import Identity, Inequality, Limit, Refused, Step
+from proofs.steps import Identity, Inequality, Refused, Step
 
 SECONDS_PER_STEP = 20
 STATUSES = ("proved", "limit", "cited", "definition")
@@ -183,9 +183,13 @@ class Theorem:
     def __post_init__(self):
         if self.status not in STATUSES:
             raise ValueError(f"status of {self.id} is {self.status!r}, not one of {STATUSES}")
+        stated = [*self.hypotheses.values(), *self.claim.values()]
+        shapes = {(symbol.name, symbol.shape) for part in stated for symbol in part.atoms(MatrixSymbol)}
+        if len(shapes) > len({name for name, _ in shapes}):
+            raise ValueError(f"{self.id} gives one name to matrices of different shapes: {sorted(map(str, shapes))}")
 
-    def steps(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> list[StepReport]:
-        """Check the proof of a claim (the theorem's own unless given), with some hypotheses dropped."""
+    def checks(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> Iterator[StepReport]:
+        """Check the proof of a claim (the theorem's own unless given) step by step, with some hypotheses dropped."""
         dropped = set(without)
         if dropped - set(self.hypotheses):
             raise ValueError(f"{self.id} has no hypotheses {sorted(dropped - set(self.hypotheses))}")
@@ -194,21 +198,28 @@ class Theorem:
         try:
             steps = list(self.proof(stated))
         except Exception as error:
-            return [StepReport("building the proof", False, error=f"{type(error).__name__}: {error}")]
-        reports = [_checked(step, facts) for step in steps]
-        missing = [part for part in stated if part not in {step.proves for step in steps}]
-        return reports + [
-            StepReport(f"conclude {part}", False, part, "no step concludes this part") for part in missing
-        ]
+            yield StepReport("building the proof", False, error=f"{type(error).__name__}: {error}")
+            return
+        yield from (_checked(step, facts) for step in steps)
+        for part in stated:
+            if part not in {step.proves for step in steps}:
+                yield StepReport(f"conclude {part}", False, part, "no step concludes this part")
+
+    def steps(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> list[StepReport]:
+        """Every check of `checks`."""
+        return list(self.checks(claim, without))
+
+    def refusal(self, claim: Mapping[str, Any], without: Iterable[str] = ()) -> StepReport | None:
+        """The first step of the proof that does not hold with parts of the claim changed, or None if all hold."""
+        changed = Claim(self.claim).changed(claim)
+        return next((report for report in self.checks(changed, without) if not report.ok), None)
 
     def control(self, control: Control) -> ControlReport:
-        """Run a false statement through the proof."""
-        reports = self.steps(Claim(self.claim).changed(control.claim), control.without)
-        refusing = next((report for report in reports if not report.ok), None)
-        error = next((report.error for report in reports if report.error), "")
-        if refusing is None or error:
-            return ControlReport(control.name, False, residual=error)
-        return ControlReport(control.name, True, refusing.name, refusing.residual)
+        """Run a false statement through the proof; it counts as rejected if a residual is left, not if a step fails."""
+        refusal = self.refusal(control.claim, control.without)
+        if refusal is None or refusal.error:
+            return ControlReport(control.name, False, residual=refusal.error if refusal else "")
+        return ControlReport(control.name, True, refusal.name, refusal.residual)
 
     def verify(self) -> Report:
         """Check every step and every control."""
@@ -262,7 +273,6 @@ __all__ = [
     "ControlReport",
     "Identity",
     "Inequality",
-    "Limit",
     "Refused",
     "Report",
     "Step",

@@ -37,6 +37,7 @@ from svtheory.checks import InputError
 
 REQUIRED = ("query_features", "key_features", "target")
 OF_A_LAW = ("probabilities", "mean", "covariance")
+LABELS = 30  # pairs named below the figure, at most
 KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in OF_A_LAW))
 
 
@@ -162,15 +163,16 @@ def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
 
 def figures(found: Conditions, results: xr.Dataset) -> dict[str, Exhibit]:
     """The predicted cosines of each pair."""
-    figure, axes = panels()
-    ax, x = axes[0, 0], np.arange(results.sizes["pair"])
+    x = np.arange(results.sizes["pair"])
+    figure, ((ax,),) = panels(width=max(5.0, 0.35 * min(x.size, LABELS)))
     for side, label, colour in (("query", "|cos(u, x)|", COLOURS[0]), ("key", "|cos(v, y)|", COLOURS[1])):
         ax.plot(x, results[f"cosine_{side}"], "_", color=colour, markersize=14, markeredgewidth=2.5, label=label)
     chance_line(ax, chance(found))
     names = [f"x_{int(i)} → y_{int(j)}" for i, j in zip(results.query_feature, results.key_feature, strict=True)]
-    ax.set(ylim=(0, 1.05), ylabel="predicted cosine, fully trained", xlabel="pair")
-    ax.set_xticks(x[:: -(-x.size // 8) or 1], names[:: -(-x.size // 8) or 1])
-    ax.legend(loc="lower right")
+    ax.set(ylim=(0, 1.2), ylabel="predicted cosine, fully trained")
+    some = slice(None, None, max(1, -(-x.size // LABELS)))
+    ax.set_xticks(x[some], names[some], rotation=45, ha="right")
+    ax.legend(loc="upper center", ncols=3)
     caption = "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."
     return {"conditions": Exhibit(figure, caption)}
 

@@ -20,7 +20,7 @@ from proofs.notation import Inner, SquaredNorm, parts_of
 from proofs.signs import positive
 from proofs.words import Algebra, Polynomial, Word, add, flipped, plus, polynomial
 
-NAMED = "abcdefgh"
+BOUND = [sp.Symbol(f"_{letter}", integer=True) for letter in "abcdefgh"]
 
 
 def _symbols(expression: Any) -> set[Any]:
@@ -202,30 +202,11 @@ class Given:
         return expression.func(*[self._atoms(arg) if isinstance(arg, sp.Expr) else arg for arg in expression.args])
 
     def _sum(self, expression: Any) -> Any:
-        """Linear in the summand, constants outside, a Kronecker delta carried out (its indices run over one range)."""
         summand, *limits = expression.args
-        index, low, high = limits[0]
-        if len(limits) > 1:
-            return self._sum(sp.Sum(self._sum(sp.Sum(summand, limits[0])), *limits[1:]))
-        total = sp.S.Zero
-        for term in sp.Add.make_args(sp.expand(self._atoms(summand))):
-            inside, outside = [], []
-            for factor in sp.Mul.make_args(term):
-                (inside if index in factor.free_symbols else outside).append(factor)
-            delta = next((factor for factor in inside if isinstance(factor, sp.KroneckerDelta)), None)
-            if delta is not None:
-                other = delta.args[0] if delta.args[1] == index else delta.args[1]
-                total += sp.Mul(
-                    *outside, *[factor.xreplace({index: other}) for factor in inside if factor is not delta]
-                )
-            elif not inside:
-                total += sp.Mul(*outside) * (high - low + 1)
-            else:
-                taken = sp.Mul(*inside).atoms(sp.Symbol)
-                name = next(letter for letter in NAMED if sp.Symbol(letter, integer=True) not in taken)
-                bound = sp.Symbol(name, integer=True)
-                total += sp.Mul(*outside) * sp.Sum(sp.Mul(*inside).xreplace({index: bound}), (bound, low, high))
-        return total
+        value = self._atoms(summand)
+        for index, low, high in limits:
+            value = _summed(value, index, low, high)
+        return value
 
     def _reduced(self, expression: Any) -> Any:
         expression = sp.expand(expression)
@@ -254,6 +235,27 @@ class Given:
 def under(facts: tuple[Any, ...], inverses_first: bool = False) -> Given:
     """The hypotheses in force, with the rules completed once for all steps that share them."""
     return Given(facts, inverses_first)
+
+
+def _summed(summand: Any, index: Any, low: Any, high: Any) -> Any:
+    """Linear in the summand, constants outside, a Kronecker delta carried out (its indices run over one range)."""
+    total = sp.S.Zero
+    for term in sp.Add.make_args(sp.expand(summand)):
+        inside, outside = [], []
+        for factor in sp.Mul.make_args(term):
+            (inside if index in factor.free_symbols else outside).append(factor)
+        delta = next((factor for factor in inside if isinstance(factor, sp.KroneckerDelta)), None)
+        if delta is not None:
+            other = delta.args[0] if delta.args[1] == index else delta.args[1]
+            inside = [factor.xreplace({index: other}) for factor in inside if factor is not delta]
+            total += sp.Mul(*outside, *inside)
+        elif not inside:
+            total += sp.Mul(*outside) * (high - low + 1)
+        else:
+            taken = sp.Mul(*inside).atoms(sp.Symbol)
+            bound = next(symbol for symbol in BOUND if symbol not in taken)
+            total += sp.Mul(*outside) * sp.Sum(sp.Mul(*inside).xreplace({index: bound}), (bound, low, high))
+    return total
 
 
 def _spelled(word: Word) -> tuple[str, ...]:

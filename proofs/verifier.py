@@ -28,6 +28,7 @@ from functools import lru_cache
 from typing import Any
 
 from sympy import Eq, Ge, Gt, Implies, Le, Lt, MatrixSymbol
+from sympy.core.relational import Relational
 
 from proofs.examples import Values, failures
 from proofs.given import under
@@ -74,12 +75,14 @@ class Claim(Mapping[str, Any]):
             certificate: for an inequality, an expression equal to larger - smaller whose sign shows.
             lemmas: steps checked under what precedes them, whose formulas are then used.
         """
-        statement = self[part].xreplace(dict(replace or {})) if replace else self[part]
-        assuming: tuple[Any, ...] = ()
+        assuming, statement = (), self[part]
         if isinstance(statement, Implies):
             assuming, statement = parts_of(statement.args[0]), statement.args[1]
+        rules = dict(replace or {})
+        assuming = tuple(_written_out(relation, rules) for relation in assuming)
         steps: list[Step] = []
         for relation in parts_of(statement):
+            relation = _written_out(relation, rules)
             if isinstance(relation, Eq):
                 steps.append(Identity(name, relation.lhs, relation.rhs, part, assuming, lemmas))
             elif isinstance(relation, Ge | Gt | Le | Lt):
@@ -90,6 +93,13 @@ class Claim(Mapping[str, Any]):
             else:
                 raise TypeError(f"part {part!r} is neither an equation nor an inequality: {relation}")
         return steps
+
+
+def _written_out(relation: Any, rules: dict[Any, Any]) -> Any:
+    """A relation with symbols replaced on either side, and not simplified."""
+    if not isinstance(relation, Relational):
+        return relation
+    return relation.func(*(side.xreplace(rules) for side in relation.args), evaluate=False)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,11 @@ def test_vectors_and_size_of_a_cross_entropy_head(query_bias):
 @pytest.mark.slow
 @pytest.mark.parametrize("query_bias", [False, True])
 def test_vectors_and_sizes_over_frames_and_strengths(query_bias):
-    """Eight frames, 60,000 samples each."""
+    """Eight frames, 60,000 samples each.
+
+    Seen: median 0.9997, lowest 0.9977 without and 0.9980 with a query bias, both at t = 20; mean size over its
+    prediction between 0.989 and 1.022.
+    """
     found = np.array([[measure(t, query_bias, frame, 60_000) for frame in range(8)] for t in (0.1, 1.0, 5.0, 20.0)])
     cosines, ratios = found[..., :2], found[..., 2]
     print(f"query bias {query_bias}: median {np.median(cosines):.4f}, lowest {cosines.min():.4f}")

@@ -122,7 +122,7 @@ theorem = Theorem(
     ),
     scope="general D, N, M; X and Y of any rank",
     status="proved",
-    functions=("svtheory.optimum.predict", "svtheory.frames.dual_frame"),
+    functions=("svtheory.optimum.optimal_omega", "svtheory.optimum.predict", "svtheory.frames.dual_frame"),
     experiment="ledger",
     examples=examples,
     counterexamples=counterexamples,

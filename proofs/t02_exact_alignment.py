@@ -247,7 +247,12 @@ theorem = Theorem(
     ),
     scope="general D, N, M; the polytopes and the example with a mean in exact coordinates",
     status="proved",
-    functions=("svtheory.frames.feature_dimensionality", "svtheory.criteria.conditions"),
+    functions=(
+        "svtheory.tightness.eigenvector_residual",
+        "svtheory.tightness.tight_groups",
+        "svtheory.tightness.quantised_values",
+        "svtheory.frames.feature_dimensionality",
+    ),
     experiment="ledger",
     examples=examples,
     counterexamples=counterexamples,

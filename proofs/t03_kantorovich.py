@@ -201,7 +201,11 @@ theorem = Theorem(
     ),
     scope="general D",
     status="proved",
-    functions=("svtheory.bounds.alignment_bound",),
+    functions=(
+        "svtheory.bounds.kantorovich_bound",
+        "svtheory.bounds.alignment_bound",
+        "svtheory.bounds.local_alignment_bound",
+    ),
     experiment="anisotropy",
     examples=(example, interior),
     counterexamples=counterexamples,

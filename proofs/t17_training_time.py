@@ -231,7 +231,11 @@ theorem = Theorem(
     ),
     scope="general D",
     status="proved",
-    functions=("svtheory.dynamics.filtered_optimum",),
+    functions=(
+        "svtheory.dynamics.filtered_optimum",
+        "svtheory.dynamics.training_condition_number",
+        "svtheory.dynamics.training_condition_numbers",
+    ),
     experiment="ledger",
     examples=(_values({}), _values({e_i: ImmutableMatrix([1, 1])})),
     counterexamples=counterexamples,

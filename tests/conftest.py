@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=20)
+hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=12)
 hypothesis.settings.load_profile("strict")
 
 

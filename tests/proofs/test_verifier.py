@@ -1,6 +1,5 @@
 """The machine refuses what it should: gaps, false certificates, unproved parts, errors, steps without end."""
 
-import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -87,7 +86,8 @@ def test_a_step_without_end_is_stopped(monkeypatch):
         proves: str = "a = b"
 
         def check(self, given):
-            time.sleep(30)
+            while True:
+                pass
 
     monkeypatch.setattr(proofs.verifier, "SECONDS_PER_STEP", 1)
     (step,) = theorem(proof=lambda _: [Endless()]).steps()

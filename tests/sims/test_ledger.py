@@ -2,24 +2,30 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import xarray as xr
 
 from sims import ledger
 from svtheory import alignment, alignment_bound, condition_number, dual_frame, predict
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--square-seeds", "1", "--softmax-seeds", "1", "--softmax-steps", "25", "--contexts", "2048"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
+def test_a_small_run(tmp_path):
+    folder = run(tmp_path)
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
+        results = stored.load()
+    every_row_is_there(results)
+    the_squared_objective_is_predicted_even_at_one_seed(folder, results)
+    the_report_stands_alone(folder)
+    a_wrong_prediction_fails_the_verdict(results)
+    rows_start_satisfied_and_go_far(results)
+
+
+def run(out):
     command = [sys.executable, "sims/ledger.py", *SMALL, "--out", str(out)]
     strict = os.environ | {"JAX_NUMPY_RANK_PROMOTION": "raise"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=strict)
@@ -29,19 +35,13 @@ def folder(tmp_path_factory):
     return out / "ledger"
 
 
-@pytest.fixture(scope="module")
-def results(folder):
-    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
-        return stored.load()
-
-
-def test_every_row_is_there(results):
+def every_row_is_there(results):
     assert results.sizes["head"] == sum(len(row.values) for row in ledger.ROWS)
     assert {"T1", "T2", "T3", "T5", "T6"} == {row.theorem for row in ledger.ROWS}
     assert results.cosine.dims == ("head", "side")
 
 
-def test_the_squared_objective_is_predicted_even_at_one_seed(folder, results):
+def the_squared_objective_is_predicted_even_at_one_seed(folder, results):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["heads"] == results.sizes["head"]
     assert summary["median_cosine_square"] > 0.999
@@ -52,13 +52,13 @@ def test_the_squared_objective_is_predicted_even_at_one_seed(folder, results):
     assert summary["alignment_r2"] > 0.95
 
 
-def test_the_report_stands_alone(folder):
+def the_report_stands_alone(folder):
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
 
 
-def test_a_wrong_prediction_fails_the_verdict(results):
+def a_wrong_prediction_fails_the_verdict(results):
     row = ledger.ROWS[3]
     heads = results.sel(head=results.row == 3)
     assert ledger._verdict(row, heads)["verdict"] == "holds"
@@ -67,7 +67,7 @@ def test_a_wrong_prediction_fails_the_verdict(results):
     assert ledger._verdict(row, shuffled)["verdict"] == "fails"
 
 
-def test_rows_start_satisfied_and_go_far(results):
+def rows_start_satisfied_and_go_far(results):
     """T2, T3 and T5 begin with a matched feature that is exactly aligned, and leave it."""
     for index, row in enumerate(ledger.ROWS):
         predicted = results.predicted_alignment.values[results.row == index]

@@ -260,7 +260,7 @@ def _checked(step: Step, facts: tuple[Any, ...]) -> StepReport:
 
 @contextlib.contextmanager
 def _limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after some seconds, where the platform can."""
+    """Raise TimeoutError after some seconds of computing, where the platform can."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -268,13 +268,13 @@ def _limited(seconds: int) -> Iterator[None]:
     def expire(*_):
         raise TimeoutError(f"a step took longer than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, expire)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 __all__ = [

@@ -80,7 +80,7 @@ def loaded(path: Path) -> Mapping[str, np.ndarray]:
     if path.suffix not in (".npz", ".safetensors") or not path.is_file():
         raise InputError(f"FILE must be an existing .npz or .safetensors file, got {str(path)!r}")
     try:
-        arrays = load_file(path) if path.suffix == ".safetensors" else dict(np.load(path, allow_pickle=False))
+        arrays = load_file(path) if path.suffix == ".safetensors" else unzipped(path)
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError, KeyError) as error:
         raise InputError(f"FILE must hold whole arrays of numbers, got {str(path)!r}: {error}") from error
     if missing := [name for name in REQUIRED if name not in arrays]:
@@ -90,6 +90,13 @@ def loaded(path: Path) -> Mapping[str, np.ndarray]:
     if unknown := sorted(set(arrays) - set(KNOWN)):
         raise InputError(f"FILE may hold {', '.join(KNOWN)}, got also {', '.join(unknown)}")
     return arrays
+
+
+def unzipped(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of an .npz file."""
+    # np.load leaves a file that it opened itself open when the archive is broken
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def example(seed: int) -> Mapping[str, np.ndarray]:

@@ -1,6 +1,10 @@
 """Criteria: will the singular vectors of a head be its features, and why, or why not?"""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.checks import concrete
@@ -18,7 +22,6 @@ TOLERANCE = 1e-3
 """Cosines, and gaps in units of sigma_1, that count as 0."""
 
 
-@exact_products
 def conditions(scenario: Scenario) -> Conditions:
     """Every alignment condition that applies to a scenario, with its margin, its promise and its theorem.
 
@@ -31,6 +34,16 @@ def conditions(scenario: Scenario) -> Conditions:
     >>> table.splitlines()[2]
     'Fully trained, singular vectors are features exactly; chance is 0.6366.'
     """
+    if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) > 0:
+        predict(scenario)
+    found = _every_condition(scenario)
+    return replace(found, rows=tuple(row for row in found.rows if not concrete(row.applies) or row.applies))
+
+
+@jax.jit
+@exact_products
+def _every_condition(scenario: Scenario) -> Conditions:
+    """All conditions, whether they apply or not."""
     query, key = sides(scenario)
     spectrum = predict(scenario)
     pairs = carried_pairs(spectrum, scenario, probing(query), probing(key), TOLERANCE)
@@ -39,8 +52,7 @@ def conditions(scenario: Scenario) -> Conditions:
     rows = [row for view in views for row in side_rows(view)]
     rows += [_distinct_row(pairs, spectrum.values), *_rank_rows(scenario, query, key)]
     rows += [*_decay_rows(scenario, structure.values, query, key), *_time_rows(scenario, views)]
-    rows = tuple(row for row in rows if not concrete(row.applies) or row.applies)
-    return Conditions(rows, pairs, scenario.dim)
+    return Conditions(tuple(rows), pairs, scenario.dim)
 
 
 def _views(scenario: Scenario, query: Side, key: Side, pairs: CarriedPairs, single: Array) -> tuple[View, View]:

@@ -1,6 +1,7 @@
 """Logits: the size of a softmax head at finite logits, where its singular vectors are known (T6)."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,7 +29,6 @@ class Sample(NamedTuple):
     wanted: Array
 
 
-@exact_products
 def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Array]:
     """Singular values at finite logits, and their standard errors, both of shape (K,) (T6).
 
@@ -55,8 +55,16 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
     spectrum = predict(scenario)
     present = spectrum.values > numerical_rank_tolerance(spectrum.values, spectrum.left.shape[0])
     modes = max(int(present.sum()), 1) if concrete(present) else present.size
+    return _estimate(scenario, spectrum, present, key, samples, modes)
+
+
+@partial(jax.jit, static_argnames=("samples", "modes"))
+@exact_products
+def _estimate(
+    scenario: Scenario, spectrum: Spectrum, present: Array, key: Array, samples: int, modes: int
+) -> tuple[Array, Array]:
     used = jnp.tile(present[:modes], 2 if scenario.query_bias else 1)
-    sample = _sample(scenario, spectrum, jnp.where(used, 1, 0), key, samples)
+    sample = _sample(scenario, spectrum, used, key, samples)
     scale, errors = _m_estimate(sample, used)
     zeros = jnp.where(present, 0, 0 * spectrum.values)
     return zeros.at[:modes].add(scale[:modes]), zeros.at[:modes].add(errors[:modes])

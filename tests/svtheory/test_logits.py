@@ -67,11 +67,11 @@ def test_estimate_is_the_exact_minimiser_within_its_error(modes, query_bias):
 
 def test_standard_error_is_the_spread_over_repetitions():
     scenario = one_hot_scenario(single_pair(N, N, 0, 1, 4.0))
-    many = jax.jit(jax.vmap(lambda scenario, key: logit_scale(scenario, key, 500), in_axes=(None, 0)))
-    values, errors = (np.asarray(x)[:, 0] for x in many(scenario, jax.random.split(jax.random.key(2), 200)))
-    # the spread of 200 repetitions is known to 5 %
+    many = jax.jit(jax.vmap(lambda scenario, key: logit_scale(scenario, key, 300), in_axes=(None, 0)))
+    values, errors = (np.asarray(x)[:, 0] for x in many(scenario, jax.random.split(jax.random.key(2), 150)))
+    # the spread of 150 repetitions is known to 6 %
     assert abs(values.std(ddof=1) / errors.mean() - 1) < 0.2
-    assert abs(values.mean() - exact_sizes(scenario, 1)[0]) < 4 * values.std() / np.sqrt(200) + 0.05 * errors.mean()
+    assert abs(values.mean() - exact_sizes(scenario, 1)[0]) < 4 * values.std() / np.sqrt(150) + 0.05 * errors.mean()
 
 
 def test_small_logits_give_the_predicted_value():

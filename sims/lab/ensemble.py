@@ -18,6 +18,7 @@ from svtheory.checks import whole
 
 Member = TypeVar("Member")
 Update = Callable[..., tuple[Member, dict[str, Array]]]
+Observe = Callable[[Any], dict[str, Array]]
 
 
 def train(
@@ -27,6 +28,7 @@ def train(
     steps: int,
     *given: Any,
     every: int = 1,
+    observe: Observe | None = None,
     chunk: int = 500,
     checkpoint: Path | None = None,
     label: str = "training",
@@ -39,7 +41,8 @@ def train(
     and never changes is `given`: pytrees with a leading axis of size M too, neither carried along nor saved.
 
     The history holds every metric after steps `every`, `2 every`, ... and the last, shape (records, M), and those
-    numbers under "step", shape (records,). A chunk of about `chunk` steps is one call of one compiled program, after
+    numbers under "step", shape (records,); with `observe(member) -> dict of arrays` also what that says of the member
+    then, shape (records, M, ...). A chunk of about `chunk` steps is one call of one compiled program, after
     which progress is shown and, where `checkpoint` names a folder, everything is saved there; a folder that holds a
     checkpoint is continued. The compiled program is kept for further calls with the same `update`.
 
@@ -49,10 +52,10 @@ def train(
     records = -(-steps // every)
     calls = -(-records * every // max(chunk, every))
     length = -(-records // calls) * every  # equal chunks leave little of the last one idle
-    history = {
-        name: np.zeros((records, *x.shape), x.dtype)
-        for name, x in jax.eval_shape(jax.vmap(update), members, keys, *given)[1].items()
-    }
+    noted = jax.eval_shape(jax.vmap(update), members, keys, *given)[1]
+    if observe is not None:
+        noted |= jax.eval_shape(jax.vmap(observe), members)
+    history = {name: np.zeros((records, *x.shape), x.dtype) for name, x in noted.items()}
     members = jax.tree.map(jnp.copy, members)  # the copy is donated, the caller's arrays stay
     with ExitStack() as stack:
         saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
@@ -60,7 +63,7 @@ def train(
         bar = stack.enter_context(_progress())
         task = bar.add_task(label, total=steps, completed=done)
         while done < steps:
-            members, kept, broken = _advance(update, members, keys, given, done, steps, length, every)
+            members, kept, broken = _advance(update, observe, members, keys, given, done, steps, length, every)
             _stop_if_broken(broken, done, length)
             fresh = slice(done // every, min(done + length, steps + every - 1) // every)
             for name, values in kept.items():
@@ -72,15 +75,23 @@ def train(
     return members, {"step": np.minimum(every * np.arange(1, records + 1), steps), **history}
 
 
-@partial(jax.jit, static_argnames=("update", "length", "every"), donate_argnames=("members",))
+@partial(jax.jit, static_argnames=("update", "observe", "length", "every"), donate_argnames=("members",))
 def _advance(
-    update: Update, members: Any, keys: Array, given: Any, start: Array, stop: Array, length: int, every: int
+    update: Update,
+    observe: Observe | None,
+    members: Any,
+    keys: Array,
+    given: Any,
+    start: Array,
+    stop: Array,
+    length: int,
+    every: int,
 ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
     """Steps start, ..., start + length - 1 of all members; those from `stop` on change nothing.
 
-    The trip count is fixed, so that a short last chunk is the same program. Returns the members, the metrics of each
-    `every`-th or last step (length/every, M), and for each metric the first step of the chunk at which it is not
-    finite, or `length` (M,).
+    The trip count is fixed, so that a short last chunk is the same program. Returns the members, what is noted of them
+    at each `every`-th or last step (length/every, M, ...), and for each metric the first step of the chunk at which it
+    is not finite, or `length` (M,).
     """
 
     def step(members, number):
@@ -88,7 +99,12 @@ def _advance(
         stepped, metrics = jax.vmap(update)(members, step_keys, *given)
         return jax.tree.map(partial(jnp.where, number < stop), stepped, members), metrics
 
-    members, metrics = jax.lax.scan(step, members, start + jnp.arange(length))
+    def record(members, first):
+        members, metrics = jax.lax.scan(step, members, first + jnp.arange(every))
+        return members, (metrics, {} if observe is None else jax.vmap(observe)(members))
+
+    members, (metrics, observed) = jax.lax.scan(record, members, start + jnp.arange(0, length, every))
+    metrics = {name: x.reshape(length, -1) for name, x in metrics.items()}
     last = stop - start - 1
     kept = jnp.minimum(jnp.arange(every - 1, length, every), last)
     seen = jnp.arange(length) <= last
@@ -96,7 +112,7 @@ def _advance(
     def first_broken(values):
         return jnp.where(seen[:, None] & ~jnp.isfinite(values), jnp.arange(length)[:, None], length).min(axis=0)
 
-    return members, {name: x[kept] for name, x in metrics.items()}, jax.tree.map(first_broken, metrics)
+    return members, {name: x[kept] for name, x in metrics.items()} | observed, jax.tree.map(first_broken, metrics)
 
 
 def _stop_if_broken(broken: dict[str, Array], done: int, length: int) -> None:

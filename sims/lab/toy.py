@@ -5,6 +5,7 @@ tokens in each of B contexts. The batch is the contiguous axis, which is fastest
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from svtheory import BernoulliUniform
+from svtheory.pytrees import pytree
 
 # products that accelerators would otherwise round to fewer digits
 product = partial(jnp.einsum, precision="highest")
@@ -84,38 +86,44 @@ def activations(law: BernoulliUniform, key: Array, n_keys: int, batch: int) -> A
     return jnp.where(u < p, u / p, 0)
 
 
-def training(
-    build: Callable[[nnx.Rngs], Toy],
-    law: BernoulliUniform,
-    *,
-    objective: str,
-    coupling: float,
-    n_keys: int,
-    batch: int,
-    rate: float,
-    steps: int,
-) -> tuple[Callable, Callable]:
-    """`(start, update)` for `ensemble.train`: AdamW on `L_recon + coupling L_attn`, the rate falling to 0 as a cosine.
+@pytree()
+@dataclass(frozen=True)
+class Task:
+    """What one toy is asked for; a pytree.
 
-    `start(key, target)` makes a member, the dict of its "parameters", optimizer "state" and "target"; `update(member,
-    key)` is one step on a fresh batch, with metrics "reconstruction" and "attention".
+    law        of the activations f of every token
+    target     the template T, shape (N, N)
+    coupling   the weight lambda of the attention loss, a scalar
+    """
+
+    law: BernoulliUniform
+    target: Array
+    coupling: Array | float
+
+
+def training(
+    build: Callable[[nnx.Rngs], Toy], *, objective: str, n_keys: int, batch: int, rate: float, steps: int
+) -> tuple[Callable, Callable]:
+    """`(start, update)` for `ensemble.train`: AdamW on `L_recon + lambda L_attn`, the rate falling to 0 as a cosine.
+
+    `start(key)` makes a member, the dict of its "parameters" and optimizer "state"; `update(member, key, task)` is one
+    step on a fresh batch, with metrics "reconstruction" and "attention".
     """
     graph = nnx.graphdef(jax.eval_shape(lambda: build(nnx.Rngs(0))))
     optimizer = optax.adamw(optax.cosine_decay_schedule(rate, steps))
 
-    def start(key: Array, target: Array) -> dict[str, Any]:
+    def start(key: Array) -> dict[str, Any]:
         parameters = nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))
-        return {"parameters": parameters, "state": optimizer.init(parameters), "target": target}
+        return {"parameters": parameters, "state": optimizer.init(parameters)}
 
-    def loss(parameters, f, target):
-        reconstruction, attention = losses(nnx.merge(graph, parameters), f, target, objective)
-        return reconstruction + coupling * attention, {"reconstruction": reconstruction, "attention": attention}
+    def loss(parameters, f, task):
+        reconstruction, attention = losses(nnx.merge(graph, parameters), f, task.target, objective)
+        return reconstruction + task.coupling * attention, {"reconstruction": reconstruction, "attention": attention}
 
-    def update(member: dict[str, Any], key: Array) -> tuple[dict[str, Any], dict[str, Array]]:
-        f = activations(law, key, n_keys, batch)
-        gradient, metrics = jax.grad(loss, has_aux=True)(member["parameters"], f, member["target"])
+    def update(member: dict[str, Any], key: Array, task: Task) -> tuple[dict[str, Any], dict[str, Array]]:
+        f = activations(task.law, key, n_keys, batch)
+        gradient, metrics = jax.grad(loss, has_aux=True)(member["parameters"], f, task)
         change, state = optimizer.update(gradient, member["state"], member["parameters"])
-        parameters = optax.apply_updates(member["parameters"], change)
-        return {"parameters": parameters, "state": state, "target": member["target"]}, metrics
+        return {"parameters": optax.apply_updates(member["parameters"], change), "state": state}, metrics
 
     return start, update

@@ -10,10 +10,11 @@ import pytest
 import xarray as xr
 
 from sims import single_pair
+from sims.lab.toy import Task
 from sims.single_pair import Config, read, template
 from svtheory import BernoulliUniform
 
-TINY = ["--strengths", "1", "20", "--members", "2", "--batch", "16", "--steps", "20"]
+TINY = ["--strengths", "1", "20", "--probabilities", "0.1", "--members", "2", "--batch", "16", "--steps", "20"]
 
 
 @pytest.mark.parametrize("way", [["-m", "sims", "single_pair"], ["sims/single_pair.py"]])
@@ -32,7 +33,7 @@ def test_both_ways_of_running_it_leave_everything(tmp_path, way):
     ]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["heads"] == 4
-    assert {f"cosine_{side}_lowest_t{t}" for side in ("query", "key") for t in (1, 20)} <= set(summary)
+    assert {f"cosine_{side}_lowest_t{t}_p0.1" for side in ("query", "key") for t in (1, 20)} <= set(summary)
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.sigma_1.sizes == {"member": 4}
         assert stored.attention_loss.sizes == {"step": 20, "member": 4}
@@ -45,8 +46,8 @@ def test_reading_a_head_that_is_the_optimum():
     rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (4, 4)))[0]
     W_Q = jnp.zeros((4, 4)).at[0].set(5 * rotation[:, 0])
     W_K = jnp.zeros((4, 4)).at[0].set(rotation[:, 1])
-    weights, law = {"W": rotation, "W_Q": W_Q, "W_K": W_K}, BernoulliUniform(0.1, 4)
-    found = jax.jit(partial(read, config, law))(weights, jnp.array(5.0), jax.random.key(1))
+    weights, task = {"W": rotation, "W_Q": W_Q, "W_K": W_K}, Task(BernoulliUniform(0.1, 4), template(config, 5.0), 1.0)
+    found = jax.jit(partial(read, config))(weights, task, jax.random.key(1))
     ones = (
         "cosine_query",
         "cosine_key",
@@ -72,6 +73,7 @@ WRONG = {
     "dim": ("0",),
     "n-keys": ("1",),
     "probability": ("0", "1.5"),
+    "probabilities": ("2",),
     "coupling": ("-1",),
     "rate": ("inf",),
     "batch": ("0",),

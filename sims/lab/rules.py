@@ -1,0 +1,43 @@
+"""Rules: what a statistic of measurements is held to, written before the run."""
+
+import operator
+from typing import NamedTuple
+
+import numpy as np
+
+STATISTICS = {"lowest": np.min, "mean": np.mean, "median": np.median, "highest": np.max}
+RELATIONS = {">=": operator.ge, "<": operator.lt, "within 10 % of": lambda x, bound: abs(x / bound - 1) <= 0.1}
+
+
+class Rule(NamedTuple):
+    """A bound that a statistic is held to.
+
+    >>> rule = Rule("lowest", ">=", 0.9)
+    >>> str(rule), rule.seen(np.array([0.8, 1.0])), rule.holds(np.array([0.8, 1.0]))
+    ('lowest >= 0.9', 0.8, False)
+    """
+
+    statistic: str
+    relation: str
+    bound: float
+
+    def __str__(self):
+        return f"{self.statistic} {self.relation} {self.bound:g}"
+
+    def seen(self, x: np.ndarray) -> float:
+        """The statistic of x."""
+        return float(STATISTICS[self.statistic](x))
+
+    def holds(self, x: np.ndarray) -> bool:
+        """Whether the statistic of x keeps the bound."""
+        return bool(RELATIONS[self.relation](self.seen(x), self.bound))
+
+
+def judged(rule: Rule | None, x: np.ndarray) -> dict[str, object]:
+    """The last columns of a table row: the rule for x, what it saw, and whether it holds; empty without a rule."""
+    return {"rule": str(rule or ""), "seen": rule and rule.seen(x), "holds": rule and rule.holds(x)}
+
+
+def standard_error(x: np.ndarray) -> float:
+    """Of the mean of independent measurements x."""
+    return float(np.std(x, ddof=1) / np.sqrt(np.size(x)))

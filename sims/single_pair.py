@@ -30,7 +30,7 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from sims.lab.rules import Rule, judged, standard_error
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.toy import Task
 from sims.lab.toys import ToyConfig, scenario, stacked_tasks, train_toys
 from svtheory import chance_alignment, compare, feature_dimensionality, logit_scale, predict, single_pair, spectrum
@@ -77,7 +77,7 @@ def run(config: Config, folder: Path) -> Outcome:
     settings = jnp.repeat(jnp.array(config.settings(), float), config.members, axis=0)
     strengths, probabilities = settings.T
     tasks = stacked_tasks(config, jax.vmap(partial(template, config))(strengths), probabilities)
-    parameters, history = train_toys(config, tasks, folder)
+    parameters, history = train_toys(config, tasks, checkpoints(folder))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), config.steps), len(settings))
     found = jax.jit(partial(jax.lax.map, lambda member: read(config, *member)))((parameters, tasks, keys))
     results = dataset(config, np.asarray(settings), found, history)

@@ -32,6 +32,7 @@ from svtheory.dynamics import (
     growth,
     half_times,
     imbalance,
+    mode_start,
     training_condition_number,
     training_condition_numbers,
 )

@@ -150,6 +150,26 @@ def half_times(scenario: Scenario, start: Array | float) -> Array:
     return jnp.where(s > 0, jnp.where(waiting, jnp.log(safe / start - 1) / (pace * safe), 0), jnp.inf)
 
 
+@exact_products
+def mode_start(scenario: Scenario, W_Q: Array, W_K: Array) -> Array:
+    """The `a_0` from which modes grow out of a small random start, `|W_Q u_k + W_K v_k|^2 / 4`, shape (K,) (T9).
+
+    While `a_k` is far below `s` the flow is linear, `d(W_Q u_k)/dt = alpha beta s W_K v_k` and the same with the sides
+    exchanged: half their sum grows as `e^{alpha beta s t}`, half their difference dies out. W_Q, W_K (H, D); u_k, v_k
+    are those of `predict`. Not defined where sigma*_k is repeated or 0: its vectors are then any of their subspace.
+
+    >>> from svtheory import single_pair
+    >>> scenario = Scenario(jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 1.0))
+    >>> round(float(mode_start(scenario, 0.1 * jnp.eye(2), 0.1 * jnp.eye(2)[::-1])[0]), 4)
+    0.01
+    """
+    spectrum = predict(scenario)
+    W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
+    if W_Q.shape != W_K.shape or W_Q.shape[1] != scenario.dim:
+        raise InputError(f"W_Q and W_K must have shape (H, {scenario.dim}), got {W_Q.shape} and {W_K.shape}")
+    return ((W_Q @ spectrum.left + W_K @ spectrum.right) ** 2).sum(axis=0) / 4
+
+
 def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Array]:
     """`s`, `2 alpha beta` and `a_0` of each mode, three arrays (K,); NaN where T9 does not hold."""
     if scenario.objective != "square":

@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-STATISTICS = {"lowest": np.min, "mean": np.mean, "median": np.median, "highest": np.max}
+STATISTICS = {
+    "lowest": lambda x, bound: np.min(x),
+    "mean": lambda x, bound: np.mean(x),
+    "median": lambda x, bound: np.median(x),
+    "highest": lambda x, bound: np.max(x),
+    "furthest": lambda x, bound: np.ravel(x)[np.argmax(abs(np.ravel(x) - bound))],
+}
 RELATIONS = {">=": operator.ge, "<": operator.lt, "within 10 % of": lambda x, bound: abs(x / bound - 1) <= 0.1}
 
 
@@ -26,7 +32,7 @@ class Rule(NamedTuple):
 
     def seen(self, x: np.ndarray) -> float:
         """The statistic of x."""
-        return float(STATISTICS[self.statistic](x))
+        return float(STATISTICS[self.statistic](x, self.bound))
 
     def holds(self, x: np.ndarray) -> bool:
         """Whether the statistic of x keeps the bound."""

@@ -75,17 +75,21 @@ def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> tuple[Ar
 
 
 def head_loss(weights: Weights, scenario: Scenario, contexts: tuple[Array, Array, Array] | None) -> Array:
-    """The scenario's objective at W_Q, W_K (H, D) and, with a query bias, b_Q (H,), a scalar; weight decay included."""
+    """The scenario's objective at W_Q, W_K (H, D) and, with a query bias, b_Q (H,), a scalar; weight decay included.
+
+    Under the squared objective a head may also be its product, Omega (D, D), which then bears the decay.
+    """
     with jax.default_matmul_precision("highest"):
         loss = _square_loss(weights, scenario) if contexts is None else _softmax_loss(weights, contexts)
-    size = (weights["W_Q"] ** 2).sum() + (weights["W_K"] ** 2).sum()
+    size = sum((weights[name] ** 2).sum() for name in weights if name != "b_Q")
     return loss + scenario.weight_decay / 2 * size
 
 
 def _square_loss(weights: Weights, scenario: Scenario) -> Array:
     """`(1/2) E (r^T Omega s - f^T T g)^2 = (1/2) tr(C_r E C_s E^T)` with `E = X^T Omega Y - T`."""
-    E = (weights["W_Q"] @ scenario.query_features).T @ (weights["W_K"] @ scenario.key_features) - scenario.target
-    weighted = E
+    X, Y = scenario.query_features, scenario.key_features
+    given = X.T @ weights["Omega"] @ Y if "Omega" in weights else (weights["W_Q"] @ X).T @ (weights["W_K"] @ Y)
+    weighted = E = given - scenario.target
     if scenario.query_law is not None:
         weighted = scenario.query_law.second_moment() @ weighted
     if scenario.key_law is not None:

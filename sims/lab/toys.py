@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from sims.lab.ensemble import train
-from sims.lab.runs import checkpoints
 from sims.lab.toy import Task, Toy, training
 from svtheory import BernoulliUniform, Scenario
 from svtheory.checks import InputError, whole
@@ -73,7 +72,7 @@ def stacked_tasks(
 def train_toys(
     config: ToyConfig,
     tasks: Task,
-    folder: Path,
+    checkpoint: Path,
     records: int = 200,
     observe: Callable[[dict[str, Any]], dict[str, Array]] | None = None,
 ) -> tuple[dict[str, Array], dict[str, np.ndarray]]:
@@ -101,7 +100,7 @@ def train_toys(
         tasks,
         every=every,
         observe=observe,
-        checkpoint=checkpoints(folder),
+        checkpoint=checkpoint,
         label=f"{len(seeds)} toys",
     )
     return members["parameters"], history

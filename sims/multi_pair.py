@@ -235,9 +235,9 @@ def errors(results: xr.Dataset) -> np.ndarray:
 
 
 def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, Any]:
-    """One line of the table; without measurements, no rule is broken."""
-    if not x.size:
-        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": str(rule), "seen": None, "holds": True}
+    """One line of the table; of fewer than two measurements nothing is said."""
+    if x.size < 2:
+        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": "", "seen": None, "holds": None}
     return {"quantity": quantity, "mean": x.mean(), "s.e.": standard_error(x), **judged(rule, x)}
 
 

@@ -74,6 +74,7 @@ from svtheory.phases import (
     phase_energy,
     stationary_arrangements,
 )
+from svtheory.polytopes import Polytopes, polytope_name, polytopes
 from svtheory.robustness import mixed_gaps, nameable, wedin_bound, wedin_own_bound
 from svtheory.rotary import RotaryHead, plane_cost, projected_profile, rotary_head, rotary_spectra
 from svtheory.scenarios import Scenario

@@ -47,10 +47,13 @@ from svtheory.frames import (
 )
 from svtheory.heads import (
     Explanation,
+    Head,
     HeadBundle,
     IndependentRotations,
     common_rotation_sparseness,
     explain,
+    fold_layer_norm,
+    fold_rms_norm,
     independent_rotation_sparseness,
     leverage_terms,
     load_heads,

@@ -10,13 +10,17 @@ from svtheory.heads.sparsity import (
     treves_rolls,
 )
 from svtheory.heads.unwhitening import unwhiten
+from svtheory.heads.weights import Head, fold_layer_norm, fold_rms_norm
 
 __all__ = [
     "Explanation",
+    "Head",
     "HeadBundle",
     "IndependentRotations",
     "common_rotation_sparseness",
     "explain",
+    "fold_layer_norm",
+    "fold_rms_norm",
     "independent_rotation_sparseness",
     "leverage_terms",
     "load_heads",

@@ -62,7 +62,7 @@ class Head:
             object.__setattr__(self, name, x)
 
     def rotated(self, vectors: Array, positions: Array) -> Array:
-        """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself where there is no rotation."""
+        """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself without rotation."""
         if self.frequencies is None:
             return vectors
         planes = self.frequencies.shape[-1]

@@ -11,8 +11,8 @@ and not the scores, so a head of few large values may pass one null and fail the
 head, because its decisions are not independent. A head is called sparser than chance when its p-value, adjusted for
 the number of heads (Benjamini and Hochberg), is at most 0.05.
 
-Counts of singular vectors follow three published rules, each in its own convention of biases, on the same decisions;
-where a rule is undefined it is not counted, and the table says how often, in brackets. Chance needs few vectors too: a small count
+Counts of singular vectors follow three published rules, each in its own convention of biases, on the same decisions:
+the table gives medians and, in brackets, how often a rule is undefined. Chance needs few vectors too: a small count
 alone shows nothing. Rotary positions are maps of the inputs around one decomposition. Singular values that lie closer
 than rounding fix no vector: the share of contributions that falls on such pairs is reported, their terms are not named.
 """
@@ -161,8 +161,7 @@ def _verdict(here: xr.Dataset) -> str:
 
 
 def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
-    """One head: its S with standard error, mean S and p of both nulls, the share of decisions with p <= 0.05, and the
-    median count by each rule with the share that is undefined."""
+    """One head: S and its standard error, mean S and p of both nulls, decisions with p <= 0.05, counts by rule."""
     here = results.sel(layer=layer, head=head)
     by_sequence = here.sparseness.mean("query")
     error = by_sequence.std(ddof=1) / np.sqrt(by_sequence.size)
@@ -201,9 +200,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
             results.contribution[..., half:].sum("pair").mean()
         ),
         "largest_contribution_from_lower_half_share": float(results.largest[..., half:].sum("pair").mean()),
-        "contribution_of_pairs_not_named_share": float(
-            results.contribution.where(~results.named, 0).sum("pair").mean()
-        ),
+        "contribution_of_pairs_not_named_share": float(results.contribution.where(~named, 0).sum("pair").mean()),
         "score_error_relative_to_largest": float(results.score_error.max()),
         "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
     }

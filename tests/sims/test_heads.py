@@ -12,14 +12,13 @@ import xarray as xr
 from safetensors.numpy import save_file
 
 from sims import heads
+from sims.lab.models import MODELS
 from svtheory import HeadBundle, chance_alignment, kantorovich_bound, save_heads, training_condition_number
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 LAYERS, HEADS, H, D = 2, 3, 4, 8
 SMALL = ["--resamples", "8", "--gaussians", "8"]
-real_models = pytest.mark.skipif(
-    not heads.MODELS.is_dir(), reason=f"no trained heads in {heads.MODELS} (set SVTHEORY_REAL_MODELS)"
-)
+real_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
 
 
 def run(bundle, out, *options):
@@ -205,7 +204,7 @@ def test_all_heads_of_tinystories(tmp_path):
     assert outcome.summary["heads_numerically_zero"] == 0
     assert {row["directions named"] for row in outcome.rows} == {"16 of 16"}
     assert outcome.summary["alignment_bound_lowest_cosine"] > outcome.summary["chance_cosine"]
-    given = heads.load_heads(heads.MODELS / "tinystories_260k.safetensors")
+    given = heads.load_heads(MODELS / "tinystories_260k.safetensors")
     exact = np.linalg.svd(given.W_Q[3, 2].astype(float).T @ given.W_K[3, 2].astype(float), compute_uv=False)[:16]
     found = outcome.results.singular_value.sel(layer=3, head=2).values
     assert found == pytest.approx(exact, abs=1e-5 * exact[0])
@@ -234,7 +233,7 @@ def test_a_head_of_rank_one(tmp_path):
 
 @real_models
 def test_an_induction_head_names_its_strong_directions_only(tmp_path):
-    named = run(heads.MODELS / "induction_ft000.safetensors", tmp_path).results.named
+    named = run(MODELS / "induction_ft000.safetensors", tmp_path).results.named
     assert named.isel(pair=slice(0, 5)).all()
     assert not named.isel(pair=slice(40, None)).any()
 

@@ -161,3 +161,20 @@ def test_spectra_of_real_heads_against_float64():
         for q, k in zip(bundle.W_Q[0], bundle.W_K[0], strict=True):
             exact = np.linalg.svd(q.T.astype(float) @ k.astype(float), compute_uv=False)[: len(q)]
             assert np.abs(np.asarray(spectrum(q, k).values, float) - exact).max() <= tolerance * exact[0]
+
+
+def test_one_head_of_a_bundle_knows_its_positions():
+    W = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    rope = {"positional": "rope", "rope_dims": "4", "rope_base": "100", "rope_pairing": "adjacent", "folded": "True"}
+    head = HeadBundle(W, W + 1, b_Q=W[..., 0], metadata=rope).head(1, 2)
+    np.testing.assert_array_equal(head.W_K, W[1, 2] + 1)
+    np.testing.assert_array_equal(head.b_Q, W[1, 2, :, 0])
+    np.testing.assert_allclose(head.frequencies, [1, 0.1], rtol=1e-6)
+    assert (head.b_K, head.pairing, head.divisor, head.folded) == (None, "adjacent", 2.0, True)
+    given = HeadBundle(W, W, others={"rope_frequencies": np.array([0.5])}, metadata={"positional": "rope"})
+    np.testing.assert_array_equal(given.head(0, 0).frequencies, [0.5])
+    assert HeadBundle(W, W).head(0, 0).frequencies is None
+    with pytest.raises(InputError, match="layer must be a whole number from 0 to 1, got 2"):
+        given.head(2, 0)
+    with pytest.raises(InputError, match="rope_dims must be even and at most 4"):
+        HeadBundle(W, W, metadata=rope | {"rope_dims": "5"}).head(0, 0)

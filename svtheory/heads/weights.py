@@ -62,16 +62,15 @@ class Head:
             object.__setattr__(self, name, x)
 
     def rotated(self, vectors: Array, positions: Array) -> Array:
-        """`R_p x` for queries or keys x (..., H) at positions p (...); x itself in a head without rotary positions."""
+        """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself without rotation."""
         if self.frequencies is None:
             return vectors
         planes = self.frequencies.shape[-1]
         turned, rest = vectors[..., : 2 * planes], vectors[..., 2 * planes :]
         axis, shape = (-1, (planes, 2)) if self.pairing == "adjacent" else (-2, (2, planes))
         a, b = jnp.moveaxis(turned.reshape(*turned.shape[:-1], *shape), axis, 0)
-        angle = jnp.asarray(positions, self.frequencies.dtype)[..., None] * self.frequencies.reshape(
-            (1,) * jnp.ndim(positions) + (planes,)
-        )
+        p = jnp.broadcast_to(jnp.asarray(positions, vectors.dtype), vectors.shape[:-1])
+        angle = p[..., None] * self.frequencies.reshape((1,) * p.ndim + (planes,))
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         both = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis)
         return jnp.concatenate([both.reshape(turned.shape), rest], axis=-1)

@@ -1,11 +1,13 @@
 """Hugging Face's own implementation gives the same numbers; needs the extra `bench` (`make parity`)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from svtheory.checkpoints import Checkpoint, forward
+from svtheory import load_heads
+from svtheory.checkpoints import Checkpoint, bundle_heads, forward
 
 torch = pytest.importorskip("torch", reason="the reference needs torch: the extra bench, make parity")
 transformers = pytest.importorskip(
@@ -125,3 +127,17 @@ def test_half_precision_files_are_read_to_float32(tmp_path):
     exact = model.model.layers[1].self_attn
     assert np.array_equal(found.W_Q, exact.q_proj.weight[5 * H :].float().detach().numpy())
     assert np.array_equal(found.W_K, exact.k_proj.weight[last_group * H :].float().detach().numpy())
+
+
+def test_the_lines_of_the_documentation_that_use_hooks(tmp_path, monkeypatch):
+    """docs/bundles.md, "From PyTorch hooks": the bundle is that of the checkpoint."""
+    page = (Path(__file__).parents[3] / "docs" / "bundles.md").read_text()
+    code = page.split("## From PyTorch hooks")[1].split("```python\n")[1].split("```")[0]
+    model, tokens = reference("GPT2", GPT2), np.random.default_rng(0).integers(0, V, size=(2, 30))
+    model.save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"model": model, "tokens": torch.tensor(tokens)})
+    exported, expected = load_heads("gpt2.safetensors"), bundle_heads(Checkpoint(tmp_path), tokens)
+    for name in ("W_Q", "W_K", "b_Q", "b_K"):
+        assert np.array_equal(getattr(exported, name), getattr(expected, name))
+    assert exported.attn_in == pytest.approx(expected.attn_in, abs=1e-5)

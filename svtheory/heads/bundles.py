@@ -69,9 +69,10 @@ class HeadBundle:
     def head(self, layer: int, head: int) -> Head:
         """One head, with its biases, score divisor and, where metadata `positional` is "rope", its rotary positions.
 
-        Metadata `rope_dims` rows (by default all) are rotated by `rope_base^(-2h/rope_dims)` (base 10000) radians a
-        position in plane h, paired as `rope_pairing` says ("half-split"); `folded` "True" marks weights with the
-        normalisation folded in. Raises InputError for a head that is not there or metadata that makes no sense.
+        Plane h is rotated by the h-th of `rope_frequencies` among `others`, in radians a position, else by
+        `rope_base^(-2h/rope_dims)` (metadata; by default base 10000 and all rows), its rows paired as `rope_pairing`
+        says ("half-split"); `folded` "True" marks weights with the normalisation folded in.
+        Raises InputError for a head that is not there or metadata that makes no sense.
         """
         at = index("layer", layer, self.W_Q.shape[0]), index("head", head, self.W_Q.shape[1])
         b_Q, b_K = (None if b is None else b[at] for b in (self.b_Q, self.b_K))
@@ -89,6 +90,8 @@ class HeadBundle:
     def _frequencies(self) -> np.ndarray | None:
         if self.metadata.get("positional") != "rope":
             return None
+        if "rope_frequencies" in self.others:
+            return self.others["rope_frequencies"]
         d_head = self.W_Q.shape[2]
         given = [self.metadata.get(name, default) for name, default in (("rope_dims", d_head), ("rope_base", 10000))]
         try:

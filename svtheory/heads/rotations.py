@@ -66,13 +66,16 @@ def rotation_null(
     start = jnp.zeros(found.shape, int), jnp.zeros_like(found)
     (reached, total), head_null = lax.scan(draw, start, jax.random.split(key, draws))
     head = jnp.nanmean(found)
-    p_value = jnp.where(jnp.isnan(found), jnp.nan, (1 + reached) / (1 + draws)).astype(found.dtype)
     shape = terms.shape[:-1]
+
+    def p_value(S, reached):
+        return jnp.where(jnp.isnan(S), jnp.nan, (1 + reached) / (1 + draws)).astype(found.dtype)
+
     return RotationNull(
         sparseness=found.reshape(shape),
         null_sparseness=(total / draws).reshape(shape),
-        p_value=p_value.reshape(shape),
+        p_value=p_value(found, reached).reshape(shape),
         head_sparseness=head,
         head_null=head_null,
-        head_p_value=((1 + (head_null <= head).sum()) / (1 + draws)).astype(found.dtype),
+        head_p_value=p_value(head, (head_null <= head).sum()),
     )

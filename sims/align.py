@@ -1,6 +1,6 @@
 """Your dictionary against a head: which features do its singular vectors point along, and is that beyond chance?
 
-BUNDLE (safetensors, docs/bundles.md) holds the heads; --features an .npz or .safetensors file with `features`, D x N,
+BUNDLE (safetensors, docs/bundles.md) holds the heads; --features FILE, an .npz or .safetensors file, `features`, D x N,
 features as columns, or `W_dec`, N x D, as the decoder of a sparse autoencoder is stored; or the name of an array of the
 bundle itself, N x D, such as its token embedding. Features must live in the space that the heads read: for a dictionary
 of the residual stream take a bundle with the normalisation folded in.
@@ -93,16 +93,18 @@ def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
     if name in bundle.others:
         X = bundle.others[name].T
     else:
-        arrays = read_arrays("--features", Path(name))
+        arrays = read_arrays(Path(name), ())
         if ("features" in arrays) == ("W_dec" in arrays):
-            raise InputError(f"--features must hold either features or W_dec, got {', '.join(arrays)}")
+            raise InputError(f"FILE must hold either features or W_dec, got {', '.join(arrays)}")
         X = arrays["features"] if "features" in arrays else arrays["W_dec"].T
     D = bundle.W_Q.shape[-1]
     if X.ndim != 2 or X.shape[0] != D or X.dtype.kind != "f" or not np.isfinite(X).all():
-        raise InputError(f"--features must be finite, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}")
+        raise InputError(
+            f"FILE must hold finite features, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}"
+        )
     X = X[:, (X != 0).any(axis=0)]
     if not X.size:
-        raise InputError("--features must hold a feature that is not zero, got none")
+        raise InputError("FILE must hold a feature that is not zero, got none")
     return X
 
 
@@ -301,7 +303,7 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
     names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
     some = slice(None, None, max(1, -(-len(names) // LABELS)))
     ax.set_xticks(x.ravel()[some], names[some], rotation=90 if len(names) > 8 else 0)
-    ax.set(ylim=(0, 1.3), xlabel="layer.head")
+    ax.set(ylim=(0, 1.45), yticks=np.linspace(0, 1, 6), xlabel="layer.head")
 
 
 main = command(run, SCALES)

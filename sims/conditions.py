@@ -74,12 +74,8 @@ def run(config: Config, folder: Path) -> Outcome:
 
 
 def loaded(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a file; raises InputError for anything that is no such file, or lacks an array."""
-    arrays = read_arrays("FILE", path)
-    if missing := [name for name in REQUIRED if name not in arrays]:
-        raise InputError(f"FILE must hold {', '.join(REQUIRED)}, got one without {' and '.join(missing)}")
-    if text := [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]:
-        raise InputError(f"FILE must hold real numbers, got {text[0]} of type {arrays[text[0]].dtype}")
+    """The arrays of a file; raises InputError for anything that is no such file, lacks an array or holds others."""
+    arrays = read_arrays(path, REQUIRED)
     if unknown := sorted(set(arrays) - set(KNOWN)):
         raise InputError(f"FILE may hold {', '.join(KNOWN)}, got also {', '.join(unknown)}")
     return arrays

@@ -1,7 +1,7 @@
-"""Arrays in a file that a user gives: .npz, nothing pickled, or .safetensors."""
+"""Arrays that a user gives in a file: .npz, from which nothing is unpickled, or .safetensors."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,19 @@ from safetensors.numpy import load_file
 from svtheory.checks import InputError
 
 
-def read_arrays(name: str, path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of the file that option `name` gives; raises InputError for anything that is no such file."""
+def read_arrays(path: Path, required: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The arrays of a file; raises InputError for anything that is no such file, or lacks an array."""
     if path.suffix not in (".npz", ".safetensors") or not path.is_file():
-        raise InputError(f"{name} must be an existing .npz or .safetensors file, got {str(path)!r}")
+        raise InputError(f"FILE must be an existing .npz or .safetensors file, got {str(path)!r}")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _unzipped(path)
+        arrays = load_file(path) if path.suffix == ".safetensors" else _unzipped(path)
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError, KeyError) as error:
-        raise InputError(f"{name} must hold whole arrays of numbers, got {str(path)!r}: {error}") from error
+        raise InputError(f"FILE must hold whole arrays of numbers, got {str(path)!r}: {error}") from error
+    if missing := [name for name in required if name not in arrays]:
+        raise InputError(f"FILE must hold {', '.join(required)}, got one without {' and '.join(missing)}")
+    if text := [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]:
+        raise InputError(f"FILE must hold real numbers, got {text[0]} of type {arrays[text[0]].dtype}")
+    return arrays
 
 
 def _unzipped(path: Path) -> Mapping[str, np.ndarray]:

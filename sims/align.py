@@ -16,6 +16,7 @@ K times random directions, which alone turns them towards what is common in the 
 heads that have a vector as well aligned. Over all heads, p-values are adjusted by Benjamini and Hochberg's procedure.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -137,19 +138,24 @@ def token_moments(tokens: Array) -> tuple[Array, Array]:
 def of_head(head: list[Array], features: Array, moments: Any, with_bias: bool) -> dict[str, Array]:
     """Of one head: its values, which vectors can be named, and the best feature of each by side and reading."""
     s = spectrum(*head)
-    tables = [
-        [aligned(reading, vectors, features, moments, with_bias or side == "key") for reading in readings(moments)]
-        for side, vectors in zip(SIDES, (s.left, s.right), strict=True)
-    ]
-    stacked = jnp.stack([jnp.stack([table for table, _ in by_reading]) for by_reading in tables])
-    removed = jnp.stack([by_reading[-1][1] for by_reading in tables])
-    best = {"best_cosine": stacked.max(axis=-1), "best_feature": stacked.argmax(axis=-1), "mean_removed": removed}
-    return {"singular_value": s.values, "named": nameable(s), **best}
+    vectors = {"query": s.left, "key": s.right}
+
+    def read(side, reading):
+        table, removed = aligned(reading, vectors[side], features, moments, with_bias or side == "key")
+        return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
+
+    return {"singular_value": s.values, "named": nameable(s), **by_side_and_reading(read, moments)}
 
 
 def readings(moments: Any) -> tuple[str, ...]:
     """Vectors are unwhitened where the tokens are known."""
     return READINGS[:1] if moments is None else READINGS
+
+
+def by_side_and_reading(read: Callable[[str, str], Any], moments: Any) -> Any:
+    """What `read(side, reading)` gives, stacked to (side, reading, ...)."""
+    stack = partial(jax.tree.map, lambda *x: jnp.stack(x))
+    return stack(*(stack(*(read(side, reading) for reading in readings(moments))) for side in SIDES))
 
 
 def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: bool) -> tuple[Array, Array]:
@@ -167,18 +173,12 @@ def random_heads(key: Array, K: int, draws: int, features: Array, moments: Any, 
 
     def draw(key):
         g = jax.random.normal(key, (len(features), K), features.dtype)
-        directions = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
-        return jnp.stack(
-            [
-                jnp.stack(
-                    [
-                        aligned(name, vectors, features, moments, with_bias or side == "key")[0].max(axis=1)
-                        for name, vectors in directions.items()
-                    ]
-                )
-                for side in SIDES
-            ]
-        )
+        vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
+
+        def read(side, reading):
+            return aligned(reading, vectors[reading], features, moments, with_bias or side == "key")[0].max(axis=1)
+
+        return by_side_and_reading(read, moments)
 
     return jax.lax.map(draw, jax.random.split(key, draws))
 
@@ -188,8 +188,7 @@ def labelled(found: dict[str, np.ndarray], null: np.ndarray | None, D: int, N: i
     layers, heads, K = found["named"].shape
     axes = ("layer", "head", "side", "reading")
     dims = {"singular_value": ("layer", "head", "pair"), "named": ("layer", "head", "pair")}
-    dims |= {"best_cosine": (*axes, "pair"), "best_feature": (*axes, "pair")}
-    dims |= {"mean_removed": ("layer", "head", "side", "pair")}
+    dims |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), (*axes, "pair"))
     results = xr.Dataset(
         {name: (dims[name], array) for name, array in found.items()},
         {
@@ -238,7 +237,7 @@ def row(here: xr.Dataset) -> dict[str, Any]:
         "feature": "-" if nothing else str(int(here.best_feature[k])),
         "mean |cos|": float(here.best_cosine.mean()),
         **{f"p, {name}": float(here[f"{name}_p"]) for name in nulls(here)},
-        "mean token removed": float(here.mean_removed.mean()) if place["reading"] == "unwhitened" else float("nan"),
+        "mean token removed": float(here.mean_removed.mean()),
     }
 
 

@@ -5,12 +5,13 @@ bundles with attn_in, all of which should have read the same tokens. Without any
 trained here to continue repeated sequences, and read at snapshots.
 
 As in sad, a decision is a query's attention to the key it attends most; S is the Treves-Rolls sparseness of the terms
-of its relative attention, 1 for equal magnitudes and 1/K for a single term, and the mean over decisions is a head's. A
-head at its random start has no special basis: S should lie on the common rotation's level, with p-values spread evenly.
-Where training makes it sparser, S falls below. The common rotation keeps every score and gives the p-value;
-independent rotations of U and V are the paper's control, and keep the singular values alone (T11). A head is called
-sparser than chance when its p-value, adjusted for the number of heads of its checkpoint (Benjamini and Hochberg), is at
-most 0.05. Standard errors are over heads in the mean, over sequences for a head.
+of its relative attention, 1 for equal magnitudes and 1/K for a single term, and the mean over decisions is a head's.
+Two nulls (T11): the common rotation keeps every score and gives the p-value; independent rotations of U and V, the
+paper's control, keep the singular values alone. The first checkpoint of a series is a third: unequal singular values
+make a random head a little sparser than its common rotation, so what training adds is the fall of S over that level
+since the start. A head is called sparser than chance when its p-value, adjusted for the number of heads of its
+checkpoint (Benjamini and Hochberg), is at most 0.05. Standard errors are over heads in the mean, over sequences for a
+head.
 """
 
 from collections.abc import Iterator
@@ -199,7 +200,7 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
-    heads = [(layer, head) for layer in results.layer.values for head in results.head.values]
+    heads = [(layer, head) for layer in results.layer.values for head in results["head"].values]
     by_sequence = results.sparseness.mean("query") / results.null_mean.sel(null="common")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
     ax.axhline(1, color=COLOURS[1])
@@ -208,13 +209,14 @@ def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)
         error = here.std("sequence", ddof=1) / here.sizes["sequence"] ** 0.5
         y, colour = here.mean("sequence"), colours[layer]
-        measured(ax, x, y, error, color=colour, markersize=4, markerfacecolor="white")
+        measured(ax, x, y, error, fmt="none", color=colour)
         sparser = (results.adjusted_p_value.sel(layer=layer, head=head) <= LEVEL).values
-        label = f"layer {layer}" if head == 0 else None
-        ax.plot(x[sparser], y[sparser], "o", color=colour, markersize=4)
-        ax.plot([], [], "o", color=colour, label=label)
+        ax.plot(x[~sparser], y[~sparser], "o", color=colour, markersize=4.5, markerfacecolor="white")
+        ax.plot(x[sparser], y[sparser], "o", color=colour, markersize=4.5)
+        if head == 0:
+            ax.plot([], [], "o", color=colour, label=f"layer {layer}")
     _name(ax, results)
-    ax.set(ylabel="S over common rotation's", ylim=(0, None))
+    ax.set(ylabel="S over common rotation's")
     ax.legend(loc="lower left")
 
 

@@ -86,7 +86,7 @@ def run(config: Config, folder: Path) -> Outcome:
     arrays = _arrays(config, bundle, first)
     centre = bundle.b_Q is not None if config.centre_query is None else config.centre_query
     found = {
-        name: explain(bundle.W_Q[at], bundle.W_K[at], *given, second, centre, config.draws)
+        name: explain(bundle.W_Q[at], bundle.W_K[at], **given, key=second, centre_query=centre, draws=config.draws)
         for name, given in _hypotheses(arrays).items()
     }
     results = _results(found).assign_attrs(
@@ -103,7 +103,7 @@ def _arrays(config: Config, bundle: HeadBundle, key: Array) -> Mapping[str, np.n
     return induction.arrays(bundle, key, config.samples)
 
 
-def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """By name, the data arguments of `explain`: inputs and features of queries and keys, template."""
     names = [name.removeprefix("template.") for name in arrays if name.startswith("template.")]
     if not names:
@@ -116,13 +116,12 @@ def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]
         return arrays[own] if own in arrays else arrays[common]
 
     return {
-        name: [
-            arrays["query_inputs"],
-            features("query", name),
-            arrays["key_inputs"],
-            features("key", name),
-            arrays[f"template.{name}"],
-        ]
+        name: {
+            **{inputs: arrays[inputs] for inputs in INPUTS},
+            "query_features": features("query", name),
+            "key_features": features("key", name),
+            "template": arrays[f"template.{name}"],
+        }
         for name in names
     }
 
@@ -141,7 +140,7 @@ def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
         "time": [e.time for e in found.values()],
         "unvisited": [e.unvisited for e in found.values()],
     }
-    data = {name: ("hypothesis", np.array(x, float)) for name, x in columns.items()}
+    data: dict[str, Any] = {name: ("hypothesis", np.array(x, float)) for name, x in columns.items()}
     data["null"] = (("hypothesis", "draw"), np.array([e.null for e in found.values()]))
     data["predicted_value"] = (("hypothesis", "pair"), np.array([e.predicted.values for e in found.values()]))
     data["measured_value"] = (("pair",), np.asarray(next(iter(found.values())).measured.values))

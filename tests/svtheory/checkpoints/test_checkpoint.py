@@ -168,6 +168,11 @@ BAD = {
         {},
         "rope_type of config.json must be one of 'default', 'linear', 'llama3', got 'yarn'",
     ),
+    "rope of text": (
+        {**LLAMA, "rope_scaling": "yarn"},
+        {},
+        "rope_parameters of config.json must be an object, got 'yarn'",
+    ),
     "odd rows": ({**NEOX, "rotary_pct": 0.4}, {}, "config.json must rotate an even number of rows of a head, got 3"),
     "rule without numbers": (
         {**LLAMA, "rope_scaling": {"rope_type": "linear"}},

@@ -40,3 +40,15 @@ def test_no_network_is_one_sentence(monkeypatch):
     stand_in(monkeypatch, download)
     with pytest.raises(InputError, match=r"^the hub must have 'a/b' at revision 'main', got: no network$"):
         fetch("a/b")
+
+
+def test_a_text_by_the_folders_tokenizer(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hub")
+    model = tokenizers.models.WordLevel({"one": 0, "two": 1, "three": 2}, unk_token="one")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert tokenize(tmp_path, "three two three") == [2, 1, 2]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer.json must be a tokenizer's file, got '.*"):
+        tokenize(tmp_path, "one")

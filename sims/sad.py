@@ -154,6 +154,12 @@ def _head(head: Head, tokens: Array, key: Array, draws: int) -> dict[str, Array]
     }
 
 
+def _quartiles(counts: xr.DataArray) -> np.ndarray:
+    """Quartiles of the counts that are defined."""
+    defined = counts.values[np.isfinite(counts.values)]
+    return np.quantile(defined, [0.25, 0.5, 0.75]) if defined.size else np.full(3, np.nan)
+
+
 def _verdict(here: xr.Dataset) -> str:
     if bool(here.zero):
         return "no: numerically zero"
@@ -179,7 +185,7 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
     }
     for rule in PUBLISHED:
         count = here["count"].sel(rule=rule)
-        row[rule] = f"{float(count.median()):g} ({float(count.isnull().mean()):.0%})"
+        row[rule] = f"{_quartiles(count)[1]:g} ({float(count.isnull().mean()):.0%})"
     return row
 
 
@@ -207,7 +213,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     for rule in PUBLISHED:
         count = results["count"].sel(rule=rule)
         name = rule.replace(", ", "_")
-        found |= {f"{name}_median_count": float(count.median()), f"{name}_undefined": int(count.isnull().sum())}
+        found |= {f"{name}_median_count": _quartiles(count)[1], f"{name}_undefined": int(count.isnull().sum())}
     return found
 
 
@@ -263,9 +269,9 @@ def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
-    flat = results["count"].stack(unit=("layer", "head"), decision=("sequence", "query"))
+    flat = results["count"].stack(unit=("layer", "head"))
     for i, rule in enumerate(PUBLISHED):
-        low, middle, high = flat.sel(rule=rule).quantile([0.25, 0.5, 0.75], "decision").values
+        low, middle, high = np.array([_quartiles(head) for head in flat.sel(rule=rule).transpose("unit", ...)]).T
         x = i + np.linspace(-0.3, 0.3, middle.size)
         measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], markersize=4, alpha=0.6)
     labels = [

@@ -32,7 +32,11 @@ def count_vectors(decomposition: Decomposition, rule: str, tau: float = 1.0) -> 
     counts here what `decomposition` holds. A small count alone shows nothing: chance needs few terms too (T11).
     Raises InputError for an unknown rule.
     """
-    one_of("rule", rule, RULES)
+    return _count(decomposition, one_of("rule", rule, RULES), tau)
+
+
+@partial(jax.jit, static_argnames=("rule", "tau"))
+def _count(decomposition: Decomposition, rule: str, tau: float) -> Array:
     if rule == "sad2024":
         return _partial_sums_above(decomposition.explained, tau)
     if rule == "acc2025":
@@ -47,19 +51,19 @@ def _partial_sums_above(terms: Array, tau: float) -> Array:
     partial = jnp.cumsum(-jnp.sort(-signed, axis=-1), axis=-1)
     # sums that only round above the total do not exceed it
     possible = (signed < 0).any(axis=-1) | (tau < 1)
-    return _first(partial > tau * jnp.abs(total), possible & (total[..., 0] != 0))
+    return _first(partial > tau * jnp.abs(total), possible & (total[..., 0] != 0)).astype(terms.dtype)
 
 
 def _rounded_sums_reach(terms: Array) -> Array:
     total = terms.sum(axis=-1, keepdims=True)
     partial = jnp.cumsum(-jnp.sort(-terms, axis=-1), axis=-1)
     share = partial / jnp.where(total > 0, total, 1)
-    return _first(jnp.round(share, DIGITS) >= 1, total[..., 0] > 0)
+    return _first(jnp.round(share, DIGITS) >= 1, total[..., 0] > 0).astype(terms.dtype)
 
 
 def _first(reached: Array, defined: Array) -> Array:
     """The count of the first True along the last axis, NaN where there is none or the rule is not `defined`."""
-    return jnp.where(defined & reached.any(axis=-1), 1.0 + reached.argmax(axis=-1), jnp.nan)
+    return jnp.where(defined & reached.any(axis=-1), (1 + reached.argmax(axis=-1)).astype(float), jnp.nan)
 
 
 def _ablated_until_below(d: Decomposition) -> Array:
@@ -83,7 +87,7 @@ def _ablations(a: Array, b: Array, visible: Array, index: Array, divisor: float)
         return logits, attention_weights(logits, visible)[index]
 
     weights = jnp.append(attention_weights(logits, visible)[index], lax.scan(ablated, logits, order)[1])
-    below = weights < jnp.minimum(1, EXCESS / visible.sum())
+    below = weights < jnp.minimum(1, EXCESS / visible.sum().astype(a.dtype))
     return jnp.where(below.any(), below.argmax().astype(a.dtype), jnp.nan)
 
 

@@ -8,6 +8,7 @@ shortest way, `x = r + F_Q^+ (q - F_Q r)`: a bias by the offset `W_Q^+ b_Q`.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,6 @@ def relative_attention(decomposition: Decomposition) -> Array:
     return decomposition.query * decomposition.relative_key()
 
 
-@exact_products
 def decompose(
     head: Head,
     query: Array,
@@ -153,15 +153,24 @@ def decompose(
     one_of("convention", convention, tuple(CONVENTIONS))
     r, s = (real_array(name, x).astype(head.W_Q.dtype) for name, x in (("query", query), ("keys", keys)))
     m = _shared_keys(head, r, s)
-    p, at = _positions(position, r, m), jnp.arange(m)
-    visible = jnp.broadcast_to(at.reshape((1,) * p.ndim + (m,)) <= p[..., None], (*r.shape[:-1], m))
+    p = _positions(position, r, m)
+    visible = jnp.broadcast_to(jnp.arange(m).reshape((1,) * p.ndim + (m,)) <= p[..., None], (*r.shape[:-1], m))
     chosen = None if index is None else _indices(index, visible)
-    origin, W_K = jnp.zeros((), int), head.W_K
+    if convention == "offset" and (r.ndim > 1 or chosen is None):
+        raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
+    return _decompose(head, r, s, p, visible, chosen, convention)
+
+
+@partial(jax.jit, static_argnames=("convention",))
+@exact_products
+def _decompose(
+    head: Head, r: Array, s: Array, p: Array, visible: Array, chosen: Array | None, convention: str
+) -> Decomposition:
+    at, rotary = jnp.arange(s.shape[-2]), head.frequencies is not None
+    origin, W_K = 0, head.W_K
     if convention == "offset":
-        if r.ndim > 1 or chosen is None:
-            raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
-        origin, W_K = p, head.rotated(W_K.T, jnp.broadcast_to(chosen - p, W_K.shape[1:])).T
-    rotary = head.frequencies is not None
+        assert chosen is not None
+        origin, W_K = p, head.rotated(W_K.T, chosen - p).T
     F_Q, x = _inputs(head.W_Q, head.b_Q, r, head.queries(r, p - origin), _place(convention, "query"), rotary)
     F_K, y = _inputs(W_K, head.b_K, s, head.keys(s, at - origin), _place(convention, "key"), rotary)
     found = spectrum(F_Q, F_K)

@@ -1,5 +1,6 @@
 """Rotations: would random singular vectors carry a head's decisions as sparsely (T11)?"""
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -33,7 +34,6 @@ class RotationNull(NamedTuple):
     head_p_value: Array
 
 
-@exact_products
 def rotation_null(
     decomposition: Decomposition, key: Array, draws: int, kind: Literal["common", "independent"]
 ) -> RotationNull:
@@ -49,7 +49,12 @@ def rotation_null(
     Raises InputError for fewer than one draw or an unknown kind.
     """
     whole("draws", draws, 1)
-    one_of("kind", kind, KINDS)
+    return _rotation_null(decomposition, key, draws, one_of("kind", kind, KINDS))
+
+
+@partial(jax.jit, static_argnames=("draws", "kind"))
+@exact_products
+def _rotation_null(decomposition: Decomposition, key: Array, draws: int, kind: str) -> RotationNull:
     values = decomposition.spectrum.values
     root = jnp.sqrt(values) if kind == "independent" else jnp.ones_like(values)
     terms = relative_attention(decomposition)

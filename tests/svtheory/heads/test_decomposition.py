@@ -45,7 +45,7 @@ def test_terms_sum_to_the_score_in_every_convention(dtype, biased, rotary):
         assert d.terms.dtype == dtype
         np.testing.assert_allclose(d.terms.sum(axis=-1), expected, atol=tolerance)
         np.testing.assert_allclose(d.scores, expected, atol=tolerance)
-    for t in range(1, T):
+    for t in (2, 4):
         one = decompose(h, x[t], x, t - 1, "offset", position=t)
         np.testing.assert_allclose(one.scores, expected[t], atol=tolerance)
 

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sims import explain
+from sims.lab import induction
+from sims.lab.models import MODELS
+from svtheory import HeadBundle, save_heads
+
+pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
+D, N, SAMPLES = 6, 4, 200
+
+
+def run(out, *arguments):
+    with jax.numpy_rank_promotion("raise"):
+        return explain.main([*map(str, arguments), "--out", str(out)])
+
+
+def arrays(rng, mixing):
+    """Tokens that carry one of N one-hot features."""
+    q, k = (np.eye(N)[rng.integers(0, N, SAMPLES)] for _ in range(2))
+    inputs = {"query_inputs": q @ mixing.T, "key_inputs": k @ mixing.T}
+    return {**inputs, "query_features": q, "key_features": k, "template.same": np.eye(N)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A head that matches equal features exactly, and a rival that asks for the next feature."""
+    folder, rng = tmp_path_factory.mktemp("explain"), np.random.default_rng(0)
+    mixing = np.linalg.qr(rng.normal(size=(D, N)))[0]
+    W = np.stack([np.zeros((N, D)), mixing.T])[:, None].astype(np.float32)
+    save_heads(folder / "heads.safetensors", HeadBundle(W, W))
+    given = arrays(rng, mixing) | {"template.next": np.roll(np.eye(N), 1, axis=1)}
+    given["key_features.next"] = given["key_features"]
+    np.savez(folder / "given.npz", **given)
+    outcome = run(folder, folder / "heads.safetensors", folder / "given.npz", "--centre-query", "True", "--draws", "99")
+    return outcome, given, folder
+
+
+def test_the_hypothesis_that_made_the_head_explains_it(made):
+    outcome, _, folder = made
+    assert outcome.summary["best_hypothesis"] == "same"
+    assert outcome.summary["functional_cosine"] > 0.99
+    same, other = outcome.rows
+    assert (same["hypothesis"], other["hypothesis"]) == ("same", "next")
+    assert other["explains the head"] == "no"
+    assert other["margin"] < 0 < same["margin"]
+    # of four features there are nine derangements: p cannot be small
+    assert same["p"] >= 0.1
+    assert same["explains the head"] == "no"
+    assert (folder / "explain" / "figures" / "explain.png").is_file()
+    assert "weights never exercised" in (folder / "explain" / "report.html").read_text()
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
+def test_the_public_induction_head(tmp_path):
+    summary = run(tmp_path, "--samples", "1000").summary
+    assert summary["best_hypothesis"] == "previous"
+    assert summary["functional_cosine"] >= 0.98
+    assert summary["p_value"] <= 0.002
+    assert summary["margin_functional_cosine"] >= 0.2
+    assert 0 < summary["weights_never_exercised_share"] < 0.05
+    assert summary["explained"]
+
+
+def test_sequences_end_in_a_token_seen_before():
+    tokens = induction.sequences(jax.random.key(0), 300)
+    assert tokens.shape == (300, 8)
+    assert (tokens[:, :6] == tokens[:, 7:]).any(axis=1).all()
+    assert tokens.min() == 0
+    assert tokens.max() == 25
+
+
+def test_bad_input_leaves_nothing(made, tmp_path, capsys):
+    _, given, folder = made
+    heads = folder / "heads.safetensors"
+    for i, (change, message) in enumerate(
+        (
+            ({"key_inputs": None}, "FILE must hold query_inputs, key_inputs, got one without key_inputs"),
+            ({"template.same": None, "template.next": None}, "FILE must hold a hypothesis, template.NAME, got only"),
+            ({"query_features": None}, "FILE must hold query_features or query_features.same, got one without"),
+            ({"template.same": np.ones((N, N + 1))}, "template must have shape (4, 4), query by key features"),
+        )
+    ):
+        path = tmp_path / f"{i}.npz"
+        np.savez(path, **{name: x for name, x in (given | change).items() if x is not None})
+        with pytest.raises(SystemExit) as stop:
+            run(tmp_path / "out", heads, path)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    for arguments, message in (
+        ([heads], "FILE must be given for any bundle but induction_ft000"),
+        ([heads, folder / "given.npz", "--layer", "2"], "--layer must be a whole number from 0 to 1, got 2"),
+        ([heads, folder / "none.npz"], "FILE must be an existing .npz or .safetensors file"),
+        (["absent"], "bundle must be a safetensors file, got 'absent', which is no file"),
+    ):
+        with pytest.raises(SystemExit):
+            run(tmp_path / "out", *arguments)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import false_discovery_control
+
+from sims import sad
+from sims.lab.models import MODELS
+from svtheory import HeadBundle, count_vectors, decompose, relative_attention, save_heads, treves_rolls
+
+pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
+HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
+
+
+def bundle():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    W_Q, W_K, b_Q, b_K = draw(1, HEADS, H, D), draw(1, HEADS, H, D), draw(1, HEADS, H), draw(1, HEADS, H)
+    W_Q[0, 1], b_Q[0, 1] = 0, 0
+    rope = {"positional": "rope", "rope_dims": "2", "score_divisor": "3"}
+    return HeadBundle(W_Q, W_K, b_Q, b_K, draw(1, SEQUENCES, T, D), metadata=rope)
+
+
+def run(model, out, *options):
+    with jax.numpy_rank_promotion("raise"):
+        return sad.main([str(model), "--out", str(out), *options])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sad")
+    given = bundle()
+    save_heads(folder / "given.safetensors", given)
+    return given, run(folder / "given.safetensors", folder, "--draws", "19", "--sequences", "4"), folder / "sad"
+
+
+def test_sparseness_and_counts_are_those_of_the_decomposition(made):
+    given, outcome, _ = made
+    x = given.attn_in[0, :4]
+    d = decompose(given.head(0, 0), x, x, None)
+    here = outcome.results.sel(layer=0, head=0)
+    np.testing.assert_allclose(here.sparseness, treves_rolls(relative_attention(d))[:, 1:], rtol=1e-4)
+    for name, (rule, convention) in sad.PUBLISHED.items():
+        counts = count_vectors(decompose(given.head(0, 0), x, x, d.index, convention), rule)
+        np.testing.assert_array_equal(here["count"].sel(rule=name), counts[:, 1:])
+    assert float(here.contribution.sum()) == pytest.approx(1, rel=1e-5)
+    assert float(here.largest.sum()) == pytest.approx(1, rel=1e-5)
+    assert outcome.summary["decisions"] == 4 * (T - 1)
+
+
+def test_scores_are_reproduced_and_attention_is_causal(made):
+    _, outcome, _ = made
+    assert outcome.summary["score_error_relative_to_largest"] < 1e-4
+    assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
+
+
+def test_a_zero_head_is_no_finding(made):
+    _, outcome, _ = made
+    assert [row["sparser than chance"] for row in outcome.rows][1] == "no: numerically zero"
+    assert outcome.summary["heads_numerically_zero"] == 1
+    assert np.isnan(outcome.results.p_value.sel(head=1)).all()
+    p = outcome.results.p_value.sel(null="common", layer=0).fillna(1).values
+    assert outcome.results.adjusted_p_value.values[0] == pytest.approx(false_discovery_control(p))
+
+
+def test_the_run_folder(made):
+    _, outcome, folder = made
+    assert json.loads((folder / "summary.json").read_text())["heads"] == len(outcome.rows) == HEADS
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
+        assert stored.decision_p_value.dims == ("layer", "head", "null", "sequence", "query")
+    assert {path.name for path in (folder / "figures").iterdir()} == {"sad.png", "sad.pdf"}
+    assert "sparser than chance" in (folder / "report.html").read_text()
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
+def test_a_public_language_model(tmp_path):
+    outcome = run("tinystories_260k", tmp_path, "--draws", "99", "--sequences", "8")
+    assert len(outcome.rows) == outcome.summary["heads"] == 16
+    assert outcome.summary["score_error_relative_to_largest"] < 1e-4
+    assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
+    assert all(0 < row["p"] <= 1 and row["sparser than chance"] in ("yes", "no") for row in outcome.rows)
+    # head 1.1 stands out, most do not
+    assert outcome.rows[5]["p"] <= 0.05
+    assert sum(row["p"] > 0.05 for row in outcome.rows) >= 8
+
+
+def test_bad_input_leaves_nothing(tmp_path, capsys):
+    given = bundle()
+    save_heads(tmp_path / "bare.safetensors", HeadBundle(given.W_Q, given.W_K))
+    (tmp_path / "folder").mkdir()
+    for arguments, message in (
+        ([str(tmp_path / "bare.safetensors")], "bundle must hold attn_in, what its heads read, got"),
+        (["nothing"], "bundle must be a safetensors file, got 'nothing', which is no file"),
+        ([str(tmp_path / "folder")], "config.json"),
+        (["--draws", "5"], "--draws must be a whole number of at least 19, got 5"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            sad.main([*arguments, "--out", str(tmp_path / "out")])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

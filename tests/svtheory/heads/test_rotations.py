@@ -1,0 +1,104 @@
+"""Both nulls of T11: against their leading terms, their p-values where chance holds, and heads that are sparse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from svtheory import (
+    Head,
+    InputError,
+    common_rotation_sparseness,
+    decompose,
+    independent_rotation_sparseness,
+    relative_attention,
+    rotation_null,
+    treves_rolls,
+)
+
+K, D, T = 24, 32, 6
+
+
+def haar(rng, n):
+    Q, R = np.linalg.qr(rng.normal(size=(n, n)))
+    return Q * np.sign(np.diag(R))
+
+
+def made(rng, values=None):
+    """A head with Haar singular vectors."""
+    U, V = haar(rng, D)[:, :K], haar(rng, D)[:, :K]
+    root = np.sqrt(np.ones(K) if values is None else values)
+    return Head(*(jnp.asarray(root[:, None] * W.T, np.float32) for W in (U, V)))
+
+
+def test_means_are_those_of_the_leading_terms():
+    rng = np.random.default_rng(0)
+    values = np.linspace(2, 1, K)
+    x = jnp.asarray(rng.normal(size=(T, D)), np.float32)
+    d = decompose(made(rng, values), x, x, jnp.zeros(T, int))
+    common, independent = (rotation_null(d, jax.random.key(0), 200, kind) for kind in ("common", "independent"))
+    np.testing.assert_allclose(common.sparseness[1:], treves_rolls(relative_attention(d))[1:])
+    a, z = d.query, d.relative_key()
+    rho = (a * z).sum(axis=1) / jnp.linalg.norm(a, axis=1) / jnp.where(jnp.arange(T) > 0, jnp.linalg.norm(z, axis=1), 1)
+    # the leading terms are exceeded by about 4 parts in K, and 3 in the effective number
+    expected = common_rotation_sparseness(rho)[1:] * (1 + 4 / K)
+    np.testing.assert_allclose(common.null_sparseness[1:], expected, rtol=0.06)
+    leading = independent_rotation_sparseness(jnp.asarray(values))
+    np.testing.assert_allclose(
+        independent.null_sparseness[1:], leading.sparseness * (1 + 3 / leading.effective_number), rtol=0.06
+    )
+    np.testing.assert_allclose(independent.head_null.mean(), independent.null_sparseness[1:].mean(), rtol=1e-4)
+
+
+def test_the_first_query_has_no_decision_and_zero_heads_have_no_p_value():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(T, D)), np.float32)
+    null = rotation_null(decompose(made(rng), x, x, None), jax.random.key(0), 19, "common")
+    assert np.isnan(null.sparseness[0])
+    assert np.isnan(null.p_value[0])
+    assert np.isfinite(null.p_value[1:]).all()
+    zero = Head(jnp.zeros((K, D)), jnp.zeros((K, D)))
+    assert np.isnan(rotation_null(decompose(zero, x, x, None), jax.random.key(0), 19, "common").head_p_value)
+
+
+@pytest.mark.parametrize("kind", ["common", "independent"])
+def test_p_values_are_uniform_where_chance_holds(kind):
+    """Heads with Haar singular vectors and equal values: both nulls hold, for heads and for decisions."""
+    rng = np.random.default_rng(2)
+    heads = jax.tree.map(lambda *W: jnp.stack(W), *(made(rng) for _ in range(40)))
+    x = jnp.asarray(rng.normal(size=(40, T, D)), np.float32)
+    keys = jax.random.split(jax.random.key(3), 40)
+
+    def p_values(given):
+        head, tokens, key = given
+        null = rotation_null(decompose(head, tokens, tokens, jnp.zeros(T, int)), key, 39, kind)
+        return null.head_p_value, null.p_value[1:]
+
+    of_heads, of_decisions = jax.jit(lambda given: jax.lax.map(p_values, given))((heads, x, keys))
+    for p in (of_heads, of_decisions[:, 2]):
+        # mean 1/2 + 1/(2 * 40), standard deviation 0.29
+        assert abs(float(p.mean()) - 0.5125) < 4 * 0.29 / np.sqrt(40)
+
+
+def test_a_head_whose_singular_vectors_are_the_features_is_sparser_than_chance():
+    """Tokens of one feature each: a decision is one term, S = 1/K up to the keys' mean."""
+    rng = np.random.default_rng(4)
+    U = haar(rng, D)[:, :K]
+    # distinct values, or the decomposition would be in any basis
+    root = np.sqrt(np.linspace(2, 1, K))[:, None]
+    head = Head(*(jnp.asarray(root * U.T, np.float32),) * 2)
+    x = jnp.asarray(U.T[rng.integers(0, K, (8, T))], np.float32)
+    d = decompose(head, x, x, None)
+    for kind in ("common", "independent"):
+        null = rotation_null(d, jax.random.key(0), 99, kind)
+        assert null.head_p_value == pytest.approx(0.01)
+        assert null.head_sparseness < 0.12 < 0.3 < null.head_null.min()
+
+
+def test_bad_input_is_named():
+    x = jnp.ones((T, D))
+    d = decompose(made(np.random.default_rng(5)), x, x, None)
+    with pytest.raises(InputError, match="draws must be a whole number of at least 1, got 0"):
+        rotation_null(d, jax.random.key(0), 0, "common")
+    with pytest.raises(InputError, match="kind must be one of 'common', 'independent', got 'haar'"):
+        rotation_null(d, jax.random.key(0), 9, "haar")

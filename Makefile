@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
-.PHONY: run test slow lint clean
+.PHONY: run test slow parity lint clean
 
 run: .venv/installed
 	$(BIN)/python -m sims ledger --scale quick
@@ -11,6 +11,11 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# against Hugging Face's own implementation: installs torch and transformers, the extra `bench`
+parity: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from 0.30 to 0.14 in the first quick run, and the rule was narrowed after that w
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,10 @@ import xarray as xr
 from jax import Array
 
 from sims.lab.command import command
-from sims.lab.ensemble import train
 from sims.lab.figures import COLOURS, GREY, measured, panels
 from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toy import Toy, activations, training
+from sims.lab.toy import activations
+from sims.lab.toys import ToyConfig, features_and_head, stacked_tasks, started, train_toys
 from svtheory import (
     BernoulliUniform,
     Decomposition,
@@ -50,61 +50,44 @@ TOLERANCE, LEVEL, NOT_SPARSE = 0.05, 0.05, 0.25
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ToyConfig):
     """Options of the experiment."""
 
-    members: int = 8
-    """Members (seeds)."""
-    n_features: int = 100
-    """Features N, at least two a pair."""
-    dim: int = 50
-    """Dimension D of a token, and of the head."""
     pairs: int = 20
     """Matched pairs."""
     strength: float = 20.0
     """Largest logit asked for."""
-    n_keys: int = 8
-    """Keys m of each context."""
-    probability: float = 0.1
-    """Probability that a feature is present."""
-    coupling: float = 1.0
-    """Weight lambda of the attention loss."""
-    batch: int = 256
-    """Contexts in a batch."""
-    rate: float = 1e-3
-    """Learning rate of AdamW, falling to 0 as a cosine."""
     snapshots: int = 20
     """Snapshots, at equal distances."""
-    steps: int = 10_000
-    """Training steps, a multiple of the snapshots."""
     decisions: int = 256
     """Planted decisions at each snapshot."""
     draws: int = 199
     """Rotations behind a null."""
-    seed: int = 0
-    """Seed of all random numbers."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Floating-point numbers of the run."""
 
     def __post_init__(self):
-        for name, least in (("members", 2), ("dim", 2), ("pairs", 1), ("n-keys", 2), ("batch", 1), ("snapshots", 1)):
-            whole(f"--{name}", getattr(self, name.replace("-", "_")), least)
-        whole("--n-features", self.n_features, 2 * self.pairs)
-        for name, least in (("decisions", 2), ("draws", 19), ("steps", 1)):
+        super().__post_init__()
+        for name, least in (("pairs", 1), ("snapshots", 1), ("decisions", 2), ("draws", 19)):
             whole(f"--{name}", getattr(self, name), least)
+        whole("--n-features", self.n_features, 2 * self.pairs)
         if self.steps % self.snapshots:
             raise InputError(f"--steps must be a multiple of --snapshots, got {self.steps} and {self.snapshots}")
-        if not 0 < self.probability <= 1:
-            raise InputError(f"--probability must lie in (0, 1], got {self.probability}")
-        for name in ("strength", "coupling", "rate"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"--{name} must be a finite number above 0, got {getattr(self, name)}")
+        if not 0 < self.strength < np.inf:
+            raise InputError(f"--strength must be a finite number above 0, got {self.strength}")
 
 
-PAPER = Config()
+PAPER = Config(members=8, n_features=100, dim=50, head_dim=50)
 SCALES = {
     "quick": replace(
-        PAPER, members=4, n_features=40, dim=20, pairs=6, steps=2500, snapshots=10, decisions=128, draws=99
+        PAPER,
+        members=4,
+        n_features=40,
+        dim=20,
+        head_dim=20,
+        pairs=6,
+        steps=2500,
+        snapshots=10,
+        decisions=128,
+        draws=99,
     ),
     "paper": PAPER,
     "full": replace(PAPER, members=256, decisions=1024, draws=999),
@@ -114,7 +97,11 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Train, and decompose the planted decisions at every snapshot."""
     law = BernoulliUniform(config.probability, config.n_features)
-    snapshots = _snapshots(config, law, folder)
+    T = _template(config)
+    tasks = stacked_tasks(config, jnp.broadcast_to(T, (config.members, *T.shape)))
+    before = jax.vmap(features_and_head)(started(config, tasks)[0])
+    _, history = train_toys(config, tasks, checkpoints(folder), config.snapshots, features_and_head)
+    snapshots = {name: jnp.concatenate([x[None], jnp.asarray(history[name])]) for name, x in before.items()}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.members)
 
     def over_members(parameters):
@@ -123,30 +110,6 @@ def run(config: Config, folder: Path) -> Outcome:
     found = jax.jit(partial(jax.lax.map, over_members))(snapshots)
     results = _results(config, found)
     return Outcome(_summary(results), results, {"sad_toy": _exhibit(results)}, _rows(results))
-
-
-def _snapshots(config: Config, law: BernoulliUniform, folder: Path) -> dict[str, Array]:
-    """Parameters before training and after each of its equal parts, leaves (snapshots + 1, members, ...)."""
-    start, update = training(
-        lambda rngs: Toy(config.n_features, config.dim, config.dim, rngs=rngs),
-        law,
-        objective="softmax",
-        coupling=config.coupling,
-        n_keys=config.n_keys,
-        batch=config.batch,
-        rate=config.rate,
-        steps=config.steps,
-    )
-    first, keys = jax.random.split(jax.random.key(config.seed), (2, config.members))
-    members = jax.jit(jax.vmap(start, (0, None)))(first, _template(config))
-    kept, part = [members["parameters"]], config.steps // config.snapshots
-    for i in range(config.snapshots):
-        of_part = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-        label = f"training, part {i + 1} of {config.snapshots}"
-        saved = checkpoints(folder) / str(i)
-        members, _ = train(update, members, of_part, part, every=part, checkpoint=saved, label=label)
-        kept.append(members["parameters"])
-    return jax.tree.map(lambda *x: jnp.stack(x), *kept)
 
 
 def _template(config: Config) -> Array:

@@ -31,7 +31,7 @@ from sims.lab.flow import flow
 from sims.lab.rules import Rule, judged, standard_error
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Weights
-from sims.lab.toys import ToyConfig, scenario, stacked_tasks, train_toys
+from sims.lab.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
 from svtheory import (
     Scenario,
     alignment,
@@ -168,17 +168,12 @@ def trained_features(config: Config, folder: Path) -> xr.Dataset:
     """Cosines, sizes and dimensionalities along the training of features and head together."""
     T = single_pair(config.n_features, config.n_features, 0, 1, config.strength)
     tasks = stacked_tasks(config, jnp.broadcast_to(T, (config.members, *T.shape)))
-    _, history = train_toys(config, tasks, checkpoints(folder) / "trained", records=100, observe=weights_of)
+    _, history = train_toys(config, tasks, checkpoints(folder) / "trained", records=100, observe=features_and_head)
     snapshots = {name: jnp.asarray(history[name]).swapaxes(0, 1) for name in ("W", "W_Q", "W_K")}
     follow = jax.jit(partial(jax.lax.map, lambda member: jax.lax.map(partial(read_toy, config, member[1]), member[0])))
     found = follow((snapshots, tasks))
     arrays = {name: (("member", "step"), np.asarray(x)) for name, x in found.items()}
     return xr.Dataset(arrays, {"member": np.arange(config.members), "step": history["step"]})
-
-
-def weights_of(member: dict[str, Any]) -> dict[str, Array]:
-    """The parameters that are looked at along the way."""
-    return {name: member["parameters"][name] for name in ("W", "W_Q", "W_K")}
 
 
 def read_toy(config: Config, task: Any, weights: dict[str, Array]) -> dict[str, Array]:

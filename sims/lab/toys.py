@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sims.lab.ensemble import train
+from sims.lab.ensemble import Observe, train
 from sims.lab.toy import Task, Toy, training
 from svtheory import BernoulliUniform, Scenario
 from svtheory.checks import InputError, whole
@@ -69,19 +69,9 @@ def stacked_tasks(
     return Task(laws, targets, weight)
 
 
-def train_toys(
-    config: ToyConfig,
-    tasks: Task,
-    checkpoint: Path,
-    records: int = 200,
-    observe: Callable[[dict[str, Any]], dict[str, Array]] | None = None,
-) -> tuple[dict[str, Array], dict[str, np.ndarray]]:
-    """Parameters of all members after training, and the history of their losses and of what `observe` notes.
-
-    `tasks` has a leading axis of size M. Members of one seed that differ in their task only start from the same
-    numbers: member i has seed `i % config.members`. The history has about `records` records. Continues after a kill.
-    """
-    start, update = training(
+def trainer(config: ToyConfig) -> tuple[Callable, Callable]:
+    """`(start, update)` of the toys of an experiment."""
+    return training(
         lambda rngs: Toy(config.n_features, config.dim, config.head_dim, rngs=rngs),
         objective="softmax",
         n_keys=config.n_keys,
@@ -89,21 +79,43 @@ def train_toys(
         rate=config.rate,
         steps=config.steps,
     )
-    seeds = jnp.arange(len(tasks.target)) % config.members
-    first, keys = (keys[seeds] for keys in jax.random.split(jax.random.key(config.seed), (2, config.members)))
+
+
+def train_toys(
+    config: ToyConfig, tasks: Task, checkpoint: Path, records: int = 200, observe: Observe | None = None
+) -> tuple[dict[str, Array], dict[str, np.ndarray]]:
+    """Parameters of all members after training, and the history of their losses and of what `observe` notes.
+
+    `tasks` has a leading axis of size M. Members of one seed that differ in their task only start from the same
+    numbers: member i has seed `i % config.members`. The history has about `records` records. Continues after a kill.
+    """
+    members, keys = started(config, tasks)
     every = -(-config.steps // records)
     members, history = train(
-        update,
-        jax.jit(jax.vmap(start))(first),
+        trainer(config)[1],
+        members,
         keys,
         config.steps,
         tasks,
         every=every,
         observe=observe,
         checkpoint=checkpoint,
-        label=f"{len(seeds)} toys",
+        label=f"{len(keys)} toys",
     )
     return members["parameters"], history
+
+
+def started(config: ToyConfig, tasks: Task) -> tuple[dict[str, Any], Array]:
+    """The members before training, leaves with a leading axis of size M, and the keys of their training."""
+    start, _ = trainer(config)
+    seeds = jnp.arange(len(tasks.target)) % config.members
+    first, keys = (keys[seeds] for keys in jax.random.split(jax.random.key(config.seed), (2, config.members)))
+    return jax.jit(jax.vmap(start))(first), keys
+
+
+def features_and_head(member: dict[str, Any]) -> dict[str, Array]:
+    """What to observe of a toy along its training: features and head."""
+    return {name: member["parameters"][name] for name in ("W", "W_Q", "W_K")}
 
 
 def scenario(config: ToyConfig, W: Array, task: Task) -> Scenario:

@@ -61,7 +61,7 @@ class Checkpoint:
         own = {"Q": head, "K": head * a.key_heads // a.heads}
         names = [name for name in HEAD_WEIGHTS if name in places]
         weights = {name: self._tensors.read(places[name][own[name[-1]]]) for name in names}
-        made = Head(**weights, **head_options(a, layer))
+        made = Head(**weights, **head_options(a, a.divisors[layer]))
         if not folded:
             return made
         norm = self._each(self._tensors.read, places["attention_norm"])
@@ -82,7 +82,7 @@ class Checkpoint:
         return {role: self._each(function, place) for role, place in places.items()}
 
 
-def head_options(a: Architecture, layer: int) -> dict[str, Any]:
-    """What a Head of this layer has beside its weights: rotary frequencies, half-split, and divisor."""
+def head_options(a: Architecture, divisor: float) -> dict[str, Any]:
+    """What a Head has beside its weights: rotary frequencies, half-split, and its layer's divisor."""
     frequencies = np.array(a.frequencies, np.float32) if a.frequencies else None
-    return {"frequencies": frequencies, "pairing": "half-split", "divisor": a.divisors[layer]}
+    return {"frequencies": frequencies, "pairing": "half-split", "divisor": divisor}

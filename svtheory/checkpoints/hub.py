@@ -10,8 +10,8 @@ FILES = ("config.json", "tokenizer.json", "*.safetensors", "model.safetensors.in
 def fetch(name: str, revision: str = "main") -> Path:
     """The folder of a model of the Hugging Face hub, say EleutherAI/pythia-160m at revision step512.
 
-    Downloaded unless it is there, only config, tokenizer and safetensors files. Needs the extra `hub`; raises InputError without it, and for a name or
-    revision that cannot be had.
+    Downloaded unless it is there, only config, tokenizer and safetensors files. Needs the extra `hub`; raises
+    InputError without it, and for a name or revision that cannot be had.
     """
     try:
         from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]

@@ -47,12 +47,12 @@ def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) ->
     a = checkpoint.architecture
     tokens = checked_tokens(a, tokens)
     ends = checkpoint.ends()
-    x = jnp.asarray(ends["embedding"][tokens])
+    x = jnp.asarray(ends.pop("embedding")[tokens])  # a large model has no room for it twice
     if "positions" in ends:
         x += ends["positions"][None, : tokens.shape[1]]
     inputs, attention = [], []
     for i in range(a.layers):
-        x, read, paid = _layer(a, i if len(set(a.divisors)) > 1 else 0, checkpoint.layer(i), x, folded)
+        x, read, paid = _layer(a, a.divisors[i], checkpoint.layer(i), x, folded)
         inputs.append(np.asarray(read))
         attention.append(np.asarray(paid))
     logits = _logits(a, ends["norm"], ends["unembedding"], x)
@@ -74,17 +74,17 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1, 4))
 @exact_products
-def _layer(a: Architecture, i: int, w: Weights, x: Array, folded: bool) -> tuple[Array, Array, Array]:
-    """The residual stream after layer i, what its heads read, their attention; x (sequences, positions, d_model)."""
+def _layer(a: Architecture, divisor: float, w: Weights, x: Array, folded: bool) -> tuple[Array, Array, Array]:
+    """The residual stream after a layer, what its heads read, their attention; x (sequences, positions, d_model)."""
     normal = _standardised(a, x)
     read = _scaled(w["attention_norm"], normal)
-    mixed, attention = jax.vmap(partial(_attend, a, i, w))(read)
+    mixed, attention = jax.vmap(partial(_attend, a, divisor, w))(read)
     after = x + mixed
     after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
     return after, normal if folded else read, attention
 
 
-def _attend(a: Architecture, i: int, w: Weights, read: Array) -> tuple[Array, Array]:
+def _attend(a: Architecture, divisor: float, w: Weights, read: Array) -> tuple[Array, Array]:
     """What the heads write, (positions, d_model), and their attention (heads, positions, positions)."""
     group = a.heads // a.key_heads
     positions = jnp.arange(read.shape[0])
@@ -93,9 +93,9 @@ def _attend(a: Architecture, i: int, w: Weights, read: Array) -> tuple[Array, Ar
         for name in HEAD_WEIGHTS
         if name in w
     }
-    heads = jax.vmap(lambda weights: Head(**weights, **head_options(a, i)), out_axes=0)(weights)
+    heads = jax.vmap(lambda weights: Head(**weights, **head_options(a, divisor)))(weights)
     queries, keys = (jax.vmap(lambda head, f=f: f(head, read, positions))(heads) for f in (Head.queries, Head.keys))
-    scores = queries @ keys.swapaxes(1, 2) / a.divisors[i]
+    scores = queries @ keys.swapaxes(1, 2) / divisor
     causal = positions[:, None] >= positions[None, :]
     attention = jax.nn.softmax(jnp.where(causal[None], scores, -jnp.inf), axis=-1)
     values = jax.vmap(affine, in_axes=(0, 0 if "b_V" in w else None, None))(w["W_V"], w.get("b_V"), read)

@@ -2,7 +2,7 @@
 
 from svtheory.checkpoints.architecture import Architecture, Place, Places, head_places, linear_places, norm_places
 from svtheory.checkpoints.rope import rotary_frequencies
-from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, size
+from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, section, size
 from svtheory.checks import InputError
 
 
@@ -16,7 +16,7 @@ def architecture(config: Config) -> Architecture:
         )
     explicit = config.get("head_dim") is not None
     d_head = size(config, "head_dim") if explicit else quotient(config, "hidden_size", "num_attention_heads")
-    base = number(config.get("rope_parameters") or {}, "rope_theta", number(config, "rope_theta", 10000.0))
+    base = number(section(config, "rope_parameters"), "rope_theta", number(config, "rope_theta", 10000.0))
     return Architecture(
         model_type="llama",
         layers=layers,

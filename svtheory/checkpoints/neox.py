@@ -2,13 +2,13 @@
 
 from svtheory.checkpoints.architecture import Architecture, Place, Places, head_places, linear_places, norm_places
 from svtheory.checkpoints.rope import rotary_frequencies
-from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, size
+from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, section, size
 
 
 def architecture(config: Config) -> Architecture:
     """The Architecture that a config.json of model_type gpt_neox describes."""
     layers, d_head = size(config, "num_hidden_layers"), quotient(config, "hidden_size", "num_attention_heads")
-    rope = config.get("rope_parameters") or {}
+    rope = section(config, "rope_parameters")
     share = number(rope, "partial_rotary_factor", number(config, "rotary_pct", 0.25))
     base = number(rope, "rope_theta", number(config, "rotary_emb_base", 10000.0))
     return Architecture(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from svtheory.checkpoints.settings import Config, number
+from svtheory.checkpoints.settings import Config, number, section
 from svtheory.checks import InputError, one_of
 
 RULES = ("default", "linear", "llama3")
@@ -19,7 +19,7 @@ def rotary_frequencies(config: Config, rows: int, base: float) -> tuple[float, .
     """
     if rows % 2 or not rows:
         raise InputError(f"config.json must rotate an even number of rows of a head, got {rows}")
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = section(config, "rope_parameters", "rope_scaling")
     rule = one_of("rope_type of config.json", given.get("rope_type", given.get("type", "default")), RULES)
     theta = base ** (-np.arange(0, rows, 2) / rows)
     if rule == "linear":

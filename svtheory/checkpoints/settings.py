@@ -39,6 +39,14 @@ def activation(config: Config, name: str, default: str) -> str:
     return one_of(f"{name} of config.json", _entry(config, name, default), ACTIVATIONS)
 
 
+def section(config: Config, *names: str) -> Config:
+    """The first of these objects that is given; empty if none is."""
+    found = next((config[name] for name in names if config.get(name) is not None), {})
+    if not isinstance(found, dict):
+        raise InputError(f"{names[0]} of config.json must be an object, got {found!r}")
+    return found
+
+
 def quotient(config: Config, whole_name: str, part_name: str) -> int:
     """The first setting over the second, which must divide it."""
     whole_size, part = size(config, whole_name), size(config, part_name)

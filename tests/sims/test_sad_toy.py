@@ -9,8 +9,23 @@ from sims import sad_toy
 from svtheory import BernoulliUniform
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
-SMALL = ["--members", "2", "--n-features", "12", "--dim", "8", "--pairs", "2", "--steps", "800", "--snapshots", "2"]
-FAST = ["--decisions", "64", "--draws", "39", "--batch", "64", "--rate", "0.004"]
+SMALL = [
+    "--members",
+    "2",
+    "--n-features",
+    "12",
+    "--dim",
+    "8",
+    "--head-dim",
+    "8",
+    "--pairs",
+    "2",
+    "--steps",
+    "800",
+    "--snapshots",
+    "2",
+]
+FAST = ["--steps", "800", "--snapshots", "2", "--decisions", "64", "--draws", "39", "--batch", "64", "--rate", "0.004"]
 
 
 @pytest.fixture(scope="module")

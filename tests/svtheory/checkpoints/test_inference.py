@@ -83,7 +83,7 @@ def test_tied_embeddings(tmp_path):
 
 
 def test_scores_divided_by_layer_or_not_at_all(tmp_path):
-    """scale_attn_by_inverse_layer_idx is W_Q and b_Q of layer i over i + 1; without scale_attn_weights, times sqrt(H)."""
+    """By inverse layer is W_Q and b_Q of layer i over i + 1; without scale_attn_weights, times sqrt(H)."""
     tensors = weights(GPT2)
     for name, setting, factors in (
         ("by_layer", {"scale_attn_by_inverse_layer_idx": True}, (1, 1 / 2)),

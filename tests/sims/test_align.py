@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from safetensors.numpy import save_file
+
+from sims import align
+from svtheory import HeadBundle, chance_alignment, save_heads
+
+pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
+LAYERS, HEADS, H, D, N = 2, 2, 4, 16, 30
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(D, N))
+X[:, :H] = np.linalg.qr(X[:, :H])[0]
+SCALES = np.geomspace(0.3, 3, D)
+
+
+def run(folder, *options):
+    with jax.numpy_rank_promotion("raise"):
+        return align.main([str(folder / "a.safetensors"), "--out", str(folder / "runs"), *options])
+
+
+def saved(folder, queries, keys, **options):
+    """A bundle all of whose heads have these left and right singular vectors (D, H), values 4, 3, 2, 1."""
+    W_Q, W_K = np.diag([4.0, 3, 2, 1]) @ queries.T, keys.T
+    stacked = [np.broadcast_to(W, (LAYERS, HEADS, H, D)).astype(np.float32) for W in (W_Q, W_K)]
+    save_heads(folder / "a.safetensors", HeadBundle(*stacked, **options))
+    return folder
+
+
+def random_vectors(seed):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(D, H)))[0]
+
+
+def tokens(mean=0.0):
+    drawn = np.random.default_rng(1).normal(size=(LAYERS, 40, 50, D))
+    drawn = (drawn - drawn.mean(axis=(1, 2), keepdims=True)) * SCALES + mean
+    return drawn.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory):
+    """Queries along features; keys along whitened features, as a trained head's; tokens of unequal variances."""
+    folder = tmp_path_factory.mktemp("align")
+    read = tokens()
+    flat = read[0].reshape(-1, D).astype(float)
+    K = np.cov(flat.T, bias=True)
+    whitened = np.linalg.solve(K, X[:, 5])
+    keys = np.linalg.qr(np.column_stack([whitened, np.random.default_rng(3).normal(size=(D, H - 1))]))[0]
+    read[1] = read[0]
+    options = {"attn_in": read, "b_Q": np.zeros((LAYERS, HEADS, H), np.float32)}
+    saved(folder, X[:, :H], keys, metadata={"licence": "MIT"}, **options)
+    np.savez(folder / "x.npz", features=X.astype(np.float32))
+    return run(folder, "--features", str(folder / "x.npz"), "--draws", "99"), folder, K, keys
+
+
+def test_vectors_along_features_are_found(with_tokens):
+    outcome, *_ = with_tokens
+    raw = outcome.results.sel(side="query", reading="raw")
+    assert raw.best_cosine.values == pytest.approx(np.ones((LAYERS, HEADS, H)), abs=1e-5)
+    assert (raw.best_feature.values == np.arange(H)).all()
+    assert (raw.isotropic_p < 1e-6).all()
+    assert outcome.summary["raw_best_cosine_highest"] == pytest.approx(1)
+
+
+def test_a_whitened_feature_is_found_after_unwhitening_only(with_tokens):
+    outcome, _, K, keys = with_tokens
+    here = outcome.results.sel(layer=0, head=1, side="key")
+    assert float(here.best_cosine.sel(reading="unwhitened", pair=1)) == pytest.approx(1, abs=1e-4)
+    assert int(here.best_feature.sel(reading="unwhitened", pair=1)) == 5
+    unit = X / np.linalg.norm(X, axis=0)
+    for reading, vectors in (("raw", keys), ("unwhitened", K @ keys)):
+        best = np.abs(unit.T @ (vectors / np.linalg.norm(vectors, axis=0))).max(axis=0)
+        assert here.best_cosine.sel(reading=reading).values == pytest.approx(best, abs=1e-4)
+    assert float(here.best_cosine.sel(reading="raw", pair=1)) < 0.95
+
+
+def test_matched_chance_is_that_of_drawn_directions(with_tokens):
+    outcome, _, K, _ = with_tokens
+    g = np.random.default_rng(5).normal(size=(D, 20_000))
+    unit = X / np.linalg.norm(X, axis=0)
+    for reading, directions in (("raw", np.linalg.cholesky(K) @ g), ("unwhitened", K @ g)):
+        best = np.abs(unit.T @ (directions / np.linalg.norm(directions, axis=0))).max(axis=0)
+        found = float(outcome.results.matched_chance.sel(layer=0, side="key", reading=reading))
+        assert found == pytest.approx(best.mean(), abs=5 * best.std() / np.sqrt(99 * H))
+        of_a_head = best.reshape(-1, H).max(axis=1)
+        here = outcome.results.sel(layer=0, side="key", reading=reading)
+        error = float(here.matched_chance_of_a_head_standard_error)
+        assert float(here.matched_chance_of_a_head) == pytest.approx(of_a_head.mean(), abs=5 * error)
+        assert found > chance_alignment(D, N)
+
+
+def test_what_the_run_leaves(with_tokens):
+    outcome, folder, *_ = with_tokens
+    assert len(outcome.rows) == LAYERS * HEADS * 2 * 2
+    assert outcome.rows[0]["best |cos|"] == pytest.approx(1)
+    assert outcome.rows[0]["p, matched"] == 0.01
+    stored = json.loads((folder / "runs" / "align" / "summary.json").read_text())
+    assert stored["sides_of_heads"] == 8
+    assert stored["isotropic_chance_cosine"] == pytest.approx(chance_alignment(D, N))
+    with xr.open_dataset(folder / "runs" / "align" / "results.nc", engine="h5netcdf") as results:
+        assert results.attrs["licence"] == "MIT"
+    assert (folder / "runs" / "align" / "figures" / "align.png").is_file()
+
+
+def test_random_heads_are_not_beyond_chance(tmp_path):
+    folder = saved(tmp_path, random_vectors(6), random_vectors(7))
+    save_file(
+        {"W_dec": np.ascontiguousarray(X.T, np.float32), "b_dec": np.zeros(D, np.float32)}, tmp_path / "x.safetensors"
+    )
+    outcome = run(folder, "--features", str(tmp_path / "x.safetensors"))
+    assert (outcome.results.isotropic_p > 1e-3).all()  # two draws, each with that probability
+    assert outcome.results.reading.values.tolist() == ["raw"]
+    assert "p, matched" not in outcome.rows[0]
+
+
+def test_a_mean_is_projected_out_of_queries_without_a_bias(tmp_path):
+    """K u of a query head is its feature plus the mean token (T15): removed from both sides of the comparison."""
+    mean = np.random.default_rng(8).normal(size=D)
+    read = tokens(3 * mean)
+    flat = read[0].reshape(-1, D).astype(float)
+    moment = flat.T @ flat / len(flat)
+    probe = np.linalg.solve(moment, X[:, 7])
+    vectors = np.linalg.qr(np.column_stack([probe, np.random.default_rng(9).normal(size=(D, H - 1))]))[0]
+    folder = saved(tmp_path, vectors, random_vectors(7), attn_in=read, others={"W_E": X.T.astype(np.float32)})
+    results = run(folder, "--features", "W_E", "--draws", "19").results
+    here = results.sel(layer=0, head=0, side="query", pair=1)
+    assert float(here.best_cosine.sel(reading="unwhitened")) == pytest.approx(1, abs=1e-3)
+    assert int(here.best_feature.sel(reading="unwhitened")) == 7
+    assert 0 < float(here.mean_removed.sel(reading="unwhitened")) < 1
+    assert (results.mean_removed.sel(side="key") == 0).all()
+    assert float(here.best_cosine.sel(reading="raw")) < 0.9
+
+
+def test_vectors_that_cannot_be_named_are_left_out(tmp_path):
+    folder = saved(tmp_path, X[:, :H], random_vectors(7), others={"W_E": X.T.astype(np.float32)})
+    bundle = align.load_heads(folder / "a.safetensors")
+    W_Q = np.linalg.qr(X[:, :H])[0].T.astype(np.float32)  # equal values: a subspace
+    save_heads(
+        folder / "a.safetensors", HeadBundle(np.broadcast_to(W_Q, bundle.W_Q.shape), bundle.W_K, others=bundle.others)
+    )
+    outcome = run(folder)
+    assert outcome.summary["raw_best_cosine_highest"] == 0
+    assert {row["feature"] for row in outcome.rows} == {"-"}
+    assert {row["named"] for row in outcome.rows} == {"0 of 4"}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (None, "FILE must be an existing .npz or .safetensors file"),
+        ({"x": X}, "FILE must hold either features or W_dec, got x"),
+        ({"features": X, "W_dec": X.T}, "FILE must hold either features or W_dec, got features, W_dec"),
+        ({"features": X.T}, "FILE must hold finite features, D x N with D = 16 as in the bundle, got float64 (30, 16)"),
+        ({"features": X * np.nan}, "FILE must hold finite features"),
+        ({"features": 0 * X}, "FILE must hold a feature that is not zero, got none"),
+    ],
+)
+def test_a_wrong_dictionary_is_one_sentence(tmp_path, capsys, arrays, message):
+    saved(tmp_path, random_vectors(6), random_vectors(7))
+    if arrays is not None:
+        np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "--features", str(tmp_path / "x.npz"))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,54 @@
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from svtheory.checkpoints import fetch, tokenize
+from svtheory.checks import InputError
+
+
+def test_without_the_extra_the_remedy_is_named(monkeypatch, tmp_path):
+    for name in ("huggingface_hub", "tokenizers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r'fetch needs huggingface_hub: pip install "svtheory\[hub\]"'):
+        fetch("EleutherAI/pythia-160m")
+    with pytest.raises(InputError, match=r'tokenize needs tokenizers: pip install "svtheory\[hub\]"'):
+        tokenize(tmp_path, "text")
+
+
+def stand_in(monkeypatch, download):
+    """A huggingface_hub that downloads nothing."""
+    hub = ModuleType("huggingface_hub")
+    kinds = {name: type(name, (Exception,), {}) for name in ("HfHubHTTPError", "HFValidationError")}
+    hub.errors, hub.snapshot_download = SimpleNamespace(**kinds), download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def test_a_revision_is_fetched_without_other_files(monkeypatch, tmp_path):
+    asked = []
+    stand_in(monkeypatch, lambda name, **options: asked.append((name, options)) or str(tmp_path))
+    assert fetch("EleutherAI/pythia-160m", "step512") == tmp_path
+    ((name, options),) = asked
+    assert (name, options["revision"]) == ("EleutherAI/pythia-160m", "step512")
+    assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in options["allow_patterns"])
+
+
+def test_no_network_is_one_sentence(monkeypatch):
+    def download(*_, **__):
+        raise OSError("no network\nand more")
+
+    stand_in(monkeypatch, download)
+    with pytest.raises(InputError, match=r"^the hub must have 'a/b' at revision 'main', got: no network$"):
+        fetch("a/b")
+
+
+def test_a_text_by_the_folders_tokenizer(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hub")
+    model = tokenizers.models.WordLevel({"one": 0, "two": 1, "three": 2}, unk_token="one")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert tokenize(tmp_path, "three two three") == [2, 1, 2]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer.json must be a tokenizer's file, got '.*"):
+        tokenize(tmp_path, "one")

@@ -53,13 +53,18 @@ def simulate_ensemble(
 
     Continues from `checkpoint` after a kill. Raises FloatingPointError where training leaves the finite numbers.
     """
-    contexts = jax.jit(jax.vmap(partial(sample_contexts, training.contexts)))(scenarios, keys)
-    members = jax.jit(jax.vmap(partial(_start, training)))(scenarios, keys)
+    # one after the other: the compiler takes four times as long over batched random numbers
+    contexts, members = jax.jit(partial(jax.lax.map, lambda given: _prepare(training, *given)))((scenarios, keys))
     members, _ = train(
         _update, members, keys, training.steps, scenarios, contexts, chunk=50, checkpoint=checkpoint, label=label
     )
     weights = members[0]
     return jax.jit(partial(jax.lax.map, lambda W: spectrum(W["W_Q"], W["W_K"])))(weights)
+
+
+def _prepare(training: Training, scenario: Scenario, key: Array):
+    """The contexts that a head is trained on, and the member of the ensemble as it starts."""
+    return sample_contexts(training.contexts, scenario, key), _start(training, scenario, key)
 
 
 def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> tuple[Array, Array, Array] | None:

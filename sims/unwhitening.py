@@ -23,6 +23,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, chance_line, measured, panels
+from sims.lab.recovery import READINGS, recovery
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
@@ -30,18 +31,14 @@ from svtheory import (
     Gaussian,
     Scenario,
     Spectrum,
-    alignment,
     chance_alignment,
     conditioned_frame,
     predict,
     single_pair,
-    unwhiten,
 )
 from svtheory.checks import InputError, whole
-from svtheory.heads.unwhitening import remove_direction
 
 SETTINGS = ("no query bias", "query bias", "correlated")
-READINGS = ("before", "after", "mean token removed")
 TOLERANCE, RECOVERED = 0.02, 0.98
 PROBABILITY, CORRELATION = 0.2, 0.8  # correlated activations have covariance CORRELATION^|i - j|
 STRENGTH, N_KEYS = 1.0, 8
@@ -133,27 +130,12 @@ def _read(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Cosines of the matched feature with the first singular vector, as `READINGS`, and the mean token's share."""
 
     def both(spectrum):
-        query = _recovery(spectrum.left, scenario.query_features, scenario.query_law)
-        key = _recovery(spectrum.right, scenario.key_features, scenario.key_law)
+        query = recovery(spectrum.left[:, 0], scenario.query_features, scenario.query_law)
+        key = recovery(spectrum.right[:, 0], scenario.key_features, scenario.key_law)
         return jax.tree.map(lambda *sides: jnp.stack(sides), query, key)
 
     (predicted, predicted_share), (seen, share) = both(predict(scenario)), both(trained)
     return {"predicted": predicted, "measured": seen, "predicted_removed": predicted_share, "removed": share}
-
-
-def _recovery(vectors: Array, features: Array, law: Any) -> tuple[Array, Array]:
-    """The three cosines, shape (3,), and the share of squared length that removing the mean token takes."""
-    vector, feature = vectors[:, :1], features[:, :1]
-    with jax.default_matmul_precision("highest"):
-        covariance, mean = features @ law.covariance() @ features.T, features @ law.mean()
-    pattern, _ = unwhiten(vector, covariance)
-    cleaned, share = unwhiten(vector, covariance, mean)
-    cosines = [
-        alignment(vector, feature),
-        alignment(pattern, feature),
-        alignment(cleaned, remove_direction(feature, mean)),
-    ]
-    return jnp.stack(cosines)[:, 0, 0], share[0]
 
 
 def _reading(setting: str, side: str) -> str:
@@ -226,7 +208,7 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
         ax.set_xlabel("condition number of the frame operator")
     for ax in axes[:, 0]:
         ax.set_ylabel("|cos| with the matched feature")
-        ax.legend(loc="lower left")
+        ax.legend(loc=(0.03, 0.33))
     return Exhibit(
         figure,
         "The matched feature read from the first singular vector, before and after unwhitening: predicted (lines) and "

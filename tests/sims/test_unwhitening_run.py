@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from sims import unwhitening
-from svtheory import BernoulliUniform
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "5", "--n-features", "10", "--conditions", "10", "--frames", "2", "--steps", "25"]
@@ -31,25 +30,10 @@ def test_features_come_back_unless_activations_are_correlated(outcome):
 def test_the_mean_token_is_mixed_in_on_the_query_side_without_a_bias_only(outcome):
     query = outcome.results.sel(side="query")
     bare, biased = (query.sel(head=query.setting == name) for name in ("no query bias", "query bias"))
-    assert (bare.predicted.sel(reading="after") < 0.99).all()
+    assert (bare.predicted.sel(reading="after") < 1 - 1e-6).all()
     assert np.allclose(bare.predicted.sel(reading="mean token removed"), 1)
     assert np.allclose(biased.predicted.sel(reading="after"), 1)
     assert (bare.removed > 0).all()
-
-
-def test_recovery_by_hand():
-    """`K (K^-1 x) = x`: the probe of a feature turns back into it."""
-    with jax.enable_x64(True):
-        law = BernoulliUniform(0.3, 6)
-        X = jax.random.normal(jax.random.key(0), (4, 6))
-        K = np.asarray(X @ law.covariance() @ X.T)
-        probe = np.linalg.solve(K, X[:, :1])
-        cosines, _ = unwhitening._recovery(probe / np.linalg.norm(probe), X, law)
-        x, mean = np.asarray(X)[:, 0], np.asarray(X).sum(axis=1)
-        assert cosines[0] == pytest.approx(abs(x @ probe[:, 0]) / np.linalg.norm(x) / np.linalg.norm(probe))
-        assert cosines[1:] == pytest.approx(1)
-        _, share = unwhitening._recovery(probe, X, law)
-        assert share == pytest.approx((x @ mean) ** 2 / (x @ x) / (mean @ mean))
 
 
 @pytest.mark.parametrize(

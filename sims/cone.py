@@ -45,9 +45,9 @@ LOGIT = 0.5  # standard deviation of the logits asked for, over keys
 class Config:
     """Size of the sweep."""
 
-    dim: int = 10
+    dim: int = 6
     """Dimension D."""
-    n_features: int = 20
+    n_features: int = 30
     """Features N, at least D."""
     means: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
     """Means of the activations, over their standard deviation."""

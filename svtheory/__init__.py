@@ -66,6 +66,7 @@ from svtheory.pairs import PairStructure, pair_structure, star_alignment
 from svtheory.phases import (
     ARRANGEMENTS,
     Arrangement,
+    adaptive_threshold,
     collapse_threshold,
     exact_minimum,
     lowest_arrangement,

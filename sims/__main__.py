@@ -1,4 +1,4 @@
-"""`python -m sims` lists the experiments; `python -m sims NAME ...` runs one."""
+"""`python -m sims` lists the experiments; `python -m sims NAME ...` runs one, `python -m sims all` those on toys."""
 
 import ast
 import importlib
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sims.lab import gallery
 from sims.lab.command import sentence_errors
 from svtheory.checks import InputError
 
@@ -24,10 +25,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         width = max(map(len, known), default=0)
         print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
         print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
+        print(f"\n  {'all':{width}}  {gallery.__doc__.partition(chr(10))[0]}")
+        return
+    if arguments[0] == "all":
+        gallery.main(arguments[1:])
         return
     with sentence_errors():
         if arguments[0] not in known:
-            raise InputError(f"the experiment must be one of {', '.join(known)}, got {arguments[0]!r}")
+            raise InputError(f"the experiment must be one of {', '.join(known)} or all, got {arguments[0]!r}")
     importlib.import_module(f"sims.{arguments[0]}").main(arguments[1:])
 
 

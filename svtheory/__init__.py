@@ -73,11 +73,12 @@ from svtheory.heads import (
 from svtheory.laws import BernoulliUniform, Gaussian, Law, OneHot
 from svtheory.logits import logit_scale
 from svtheory.moments import correlations, probes
-from svtheory.optimum import optimal_omega, predict
+from svtheory.optimum import mode_strengths, optimal_omega, predict
 from svtheory.pairs import PairStructure, pair_structure, star_alignment
 from svtheory.phases import (
     ARRANGEMENTS,
     Arrangement,
+    adaptive_threshold,
     collapse_threshold,
     exact_minimum,
     lowest_arrangement,

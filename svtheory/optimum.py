@@ -56,8 +56,28 @@ def predict(scenario: Scenario) -> Spectrum:
     return spectrum_of(U[:, :K], values[:K], Vt[:K].T)
 
 
+@exact_products
+def mode_strengths(scenario: Scenario) -> Array:
+    """Singular values of `A^{+1/2} M B^{+1/2}`, falling, shape (K,), K at most D: by them a narrow head chooses (T7).
+
+    A head of H dimensions keeps the first H modes, uniquely iff values H and H + 1 differ. For matched features that
+    are orthogonal and aligned, without laws, they are `|t_k| sqrt(D_i D_j)`.
+
+    >>> from svtheory import Scenario, single_pair
+    >>> mode_strengths(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))).tolist()
+    [6.0, 0.0]
+    """
+    query, key = sides(scenario)
+    return jnp.linalg.svd(_core(scenario, query, key), compute_uv=False)
+
+
+def _core(scenario: Scenario, query: Side, key: Side) -> Array:
+    """The template in whitened coordinates."""
+    return query.readout @ scenario.target @ key.readout.T
+
+
 def _undecayed(scenario: Scenario, query: Side, key: Side) -> Array:
-    core = query.readout @ scenario.target @ key.readout.T
+    core = _core(scenario, query, key)
     if scenario.head_dim is not None and scenario.head_dim < min(core.shape):
         top = safe_svd(core)[0][:, : scenario.head_dim]
         core = top @ (top.T @ core)

@@ -80,6 +80,21 @@ def collapse_threshold(n_features: int, dim: int) -> float:
     return ((N - 2) ** 2 / ((D - 1) * (D - 2)) - 2) / 3
 
 
+def adaptive_threshold(n_features: int, dim: int) -> float:
+    """`g_x = g_c N^2/(D(N + D))`: where a head of adapting strength, orthogonalised, is as low as a tight frame (T10).
+
+    With leakage `g (1 - 1/(s_0 s_1))` a tight frame, `s_0 = s_1 = N/D`, has energy `N^2/D + g (1 - D^2/N^2)`, less than
+    the orthogonalised `2 + (N-2)^2/(D-2)` below g_x. The lowest arrangement is no higher, so between g_c and g_x, that
+    is for N/D above the golden ratio, the orthogonalised arrangement is stable and not lowest: of first order.
+    Raises InputError for dim < 3 or n_features < dim.
+
+    >>> round(adaptive_threshold(12, 6), 6)
+    4.0
+    """
+    N, D = _sizes(n_features, dim)
+    return orthogonalization_threshold(N, D) * N**2 / (D * (N + D))
+
+
 def stationary_arrangements(n_features: int, dim: int, coupling: Array | float) -> Arrangement:
     """The four stationary arrangements at each coupling g >= 0, stacked along a leading axis as `ARRANGEMENTS` (T10).
 

@@ -58,7 +58,7 @@ def sentence_errors() -> Iterator[None]:
 
 def parse(name: str, scales: Mapping[str, Any], arguments: list[str], description: str) -> tuple[Any, Path]:
     """The Config and output folder that `arguments` ask for; raises InputError for what they may not be."""
-    scale = _scale(scales, arguments)
+    scale = scale_of(scales, arguments)
     options = make_dataclass(
         "Options",
         [
@@ -84,7 +84,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
     return chosen.config, chosen.out
 
 
-def _scale(scales: Mapping[str, Any], arguments: list[str]) -> str:
+def scale_of(scales: Mapping[str, Any], arguments: list[str]) -> str:
     """The scale is read first, because the other options take their defaults from it."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--scale", nargs="?", default=next(iter(scales)))

@@ -28,33 +28,48 @@ figcaption, .made { color: #555; font-size: .92rem }
 def report(name: str, about: str, outcome: Outcome, manifest: Mapping[str, Any]) -> str:
     """The page of one run; `about` is the experiment's docstring, its first line the title."""
     title, _, text = about.partition("\n")
-    figures = "\n".join(map(figure_html, outcome.figures.values()))
+    figures = "\n".join(figure_html(png(exhibit), exhibit.caption) for exhibit in outcome.figures.values())
     facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s, commit {manifest['git_commit']}"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style></head><body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 {paragraphs_html(text)}
 <h2>Results</h2>
 <div class="wide">{table_html(outcome.rows)}</div>
 {figures}
 <h2>Headline figures</h2>
-<div class="wide">{table_html([{"name": key, "value": value} for key, value in outcome.summary.items()])}</div>
+<div class="wide">{summary_html(outcome.summary)}</div>
 <h2>Made by</h2>
 <pre>{escape(manifest["command"])}</pre>
-<p class="made">{escape(facts)}</p>
+<p class="made">{escape(facts)}</p>"""
+    return page_html(name, body)
+
+
+def page_html(title: str, body: str) -> str:
+    """A page that needs no other file."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>
+{body}
 </body></html>
 """
 
 
-def figure_html(exhibit: Exhibit) -> str:
-    """A figure with its sentence, the image inside the page."""
+def png(exhibit: Exhibit) -> bytes:
+    """The figure as an image."""
     buffer = io.BytesIO()
     exhibit.figure.savefig(buffer, format="png")
-    image = base64.b64encode(buffer.getvalue()).decode()
-    caption = escape(exhibit.caption)
+    return buffer.getvalue()
+
+
+def figure_html(image: bytes, caption: str) -> str:
+    """A figure with its sentence, the image inside the page."""
+    data, caption = base64.b64encode(image).decode(), escape(caption)
     return (
-        f'<figure><img src="data:image/png;base64,{image}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )
+
+
+def summary_html(summary: Mapping[str, Any]) -> str:
+    """Headline figures, a line each."""
+    return table_html([{"name": key, "value": value} for key, value in summary.items()])
 
 
 def table_html(rows: list[dict[str, Any]]) -> str:

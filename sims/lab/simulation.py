@@ -1,16 +1,15 @@
 """Simulation: train a head on a scenario's fixed features and read off its spectrum."""
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from sims.lab.ensemble import train
+from sims.lab.descent import descend
 from svtheory import Scenario, Spectrum, spectrum
 from svtheory.checks import InputError, whole
 
@@ -53,13 +52,17 @@ def simulate_ensemble(
 
     Continues from `checkpoint` after a kill. Raises FloatingPointError where training leaves the finite numbers.
     """
-    contexts = jax.jit(jax.vmap(partial(sample_contexts, training.contexts)))(scenarios, keys)
-    members = jax.jit(jax.vmap(partial(_start, training)))(scenarios, keys)
-    members, _ = train(
-        _update, members, keys, training.steps, scenarios, contexts, chunk=50, checkpoint=checkpoint, label=label
+    # one after the other: the compiler takes four times as long over batched random numbers
+    contexts, weights = jax.jit(partial(jax.lax.map, lambda given: _prepare(training, *given)))((scenarios, keys))
+    weights, _ = descend(
+        head_loss, weights, keys, training.steps, scenarios, contexts, checkpoint=checkpoint, label=label
     )
-    weights = members[0]
     return jax.jit(partial(jax.lax.map, lambda W: spectrum(W["W_Q"], W["W_K"])))(weights)
+
+
+def _prepare(training: Training, scenario: Scenario, key: Array) -> tuple[tuple[Array, Array, Array] | None, Weights]:
+    """The contexts that a head is trained on, and its weights at the start."""
+    return sample_contexts(training.contexts, scenario, key), _start(training, scenario, key)
 
 
 def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> tuple[Array, Array, Array] | None:
@@ -107,8 +110,8 @@ def _softmax_loss(weights: Weights, contexts: tuple[Array, Array, Array]) -> Arr
     return optax.softmax_cross_entropy(logits, jax.nn.softmax(asked)).mean()
 
 
-def _start(training: Training, scenario: Scenario, key: Array) -> tuple[Weights, Any]:
-    """A random head and the optimizer's state."""
+def _start(training: Training, scenario: Scenario, key: Array) -> Weights:
+    """A random head."""
     D, H = scenario.dim, scenario.head_dim or scenario.dim
     q, k = jax.random.split(jax.random.fold_in(key, 0))
     scale = training.start / D**0.5
@@ -119,21 +122,4 @@ def _start(training: Training, scenario: Scenario, key: Array) -> tuple[Weights,
     }
     if scenario.query_bias:
         weights["b_Q"] = jnp.zeros(H, dtype)
-    return weights, _optimizer().init(weights)
-
-
-@cache
-def _optimizer() -> optax.GradientTransformationExtraArgs:
-    return optax.lbfgs(memory_size=20)
-
-
-def _update(
-    member: tuple[Weights, Any], key: Array, scenario: Scenario, contexts: tuple[Array, Array, Array] | None
-) -> tuple[tuple[Weights, Any], dict[str, Array]]:
-    """One step of L-BFGS; the objective is deterministic, so the step's key is not used."""
-    weights, state = member
-    loss = partial(head_loss, scenario=scenario, contexts=contexts)
-    value, gradient = optax.value_and_grad_from_state(loss)(weights, state=state)
-    updates, state = _optimizer().update(gradient, state, weights, value=value, grad=gradient, value_fn=loss)
-    metrics = {"loss": value, "gradient": jnp.asarray(optax.tree.norm(gradient))}
-    return (jax.tree.map(jnp.add, weights, updates), state), metrics
+    return weights

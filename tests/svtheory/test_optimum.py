@@ -19,6 +19,7 @@ from svtheory import (
     dual_frame,
     feature_dimensionality,
     matching,
+    mode_strengths,
     optimal_omega,
     orthonormal,
     polygon,
@@ -431,3 +432,14 @@ def test_duals_are_what_predict_uses(dtype, eps):
     s = predict(Scenario(X, X, single_pair(N, N, 2, 3).astype(dtype)))
     u = dual_frame(X)[:, 2]
     assert abs(float(s.left[:, 0] @ u)) == pytest.approx(float(jnp.linalg.norm(u)), rel=100 * eps)
+
+
+def test_mode_strengths_rank_what_a_narrow_head_keeps():
+    """The singular values of `A^{-1/2} M B^{-1/2}` by symmetric roots, for frames of full rank."""
+    with jax.enable_x64(True):
+        X, Y = jax.random.normal(jax.random.key(0), (2, 4, 6))
+        T = jax.random.normal(jax.random.key(1), (6, 6))
+        (a, U), (b, V) = (np.linalg.eigh(np.asarray(F @ F.T)) for F in (X, Y))
+        whitened = (U / np.sqrt(a)) @ U.T @ np.asarray(X @ T @ Y.T) @ (V / np.sqrt(b)) @ V.T
+        found = mode_strengths(Scenario(X, Y, T))
+        assert np.allclose(found, np.linalg.svd(whitened, compute_uv=False))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from svtheory import (
     ARRANGEMENTS,
     InputError,
+    adaptive_threshold,
     collapse_threshold,
     exact_minimum,
     lowest_arrangement,
@@ -267,3 +268,13 @@ def test_bad_sizes_are_named():
     for function in (orthogonalization_threshold, collapse_threshold):
         with pytest.raises(InputError, match="dim must be a whole number of at least 3"):
             function(5, 2)
+
+
+@pytest.mark.parametrize(("N", "D"), SIZES)
+def test_energies_cross_at_the_adaptive_threshold(N, D):
+    g = adaptive_threshold(N, D)
+    for features in (tight_frame(jax.random.key(1), D, N), orthogonalised_features(N, D)):
+        W = np.asarray(features)
+        s_0, s_1 = (sum((W[:, i] @ W) ** 2) for i in (0, 1))
+        assert naive_energy(W, 0.0) + g * (1 - 1 / (s_0 * s_1)) == pytest.approx(2 + (N - 2) ** 2 / (D - 2))
+    assert (g > orthogonalization_threshold(N, D)) == (N / D > (1 + 5**0.5) / 2)

@@ -1,0 +1,29 @@
+"""Recovery: how much of a feature a singular vector shows, before and after unwhitening (T15)."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory import Law, alignment, unwhiten
+from svtheory.heads.unwhitening import remove_direction
+
+READINGS = ("before", "after", "mean token removed")
+
+
+def recovery(vector: Array, features: Array, law: Law) -> tuple[Array, Array]:
+    """|cos| of feature 0 with a singular vector (D,), read in the three `READINGS`, shape (3,), and the removed share.
+
+    As it is; unwhitened by the covariance of the tokens; and with the mean token projected out of both. Features
+    (D, N); the share is that of squared length which the mean token took.
+    """
+    vectors, feature = vector[:, None], features[:, :1]
+    with jax.default_matmul_precision("highest"):
+        covariance, mean = features @ law.covariance() @ features.T, features @ law.mean()
+    pattern, _ = unwhiten(vectors, covariance)
+    cleaned, share = unwhiten(vectors, covariance, mean)
+    cosines = [
+        alignment(vectors, feature),
+        alignment(pattern, feature),
+        alignment(cleaned, remove_direction(feature, mean)),
+    ]
+    return jnp.stack(cosines)[:, 0, 0], share[0]

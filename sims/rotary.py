@@ -1,0 +1,309 @@
+"""Rotary heads (the paper's App D): targets that depend on the offset or not, and how many pairs a head has room for.
+
+A rotary head is asked for `g(d) T` at offset d. For a single pair theory says (T13) that its singular vectors are the
+same at every offset, those of the head without positions, and `sigma(d) = |g^(d)| sigma*`, g^ being the projection of
+g on what the head's frequencies can express. The baseline is g itself. Then a head of H = 4 rows, all turned at one
+frequency theta, is asked for 2 and for 4 equal pairs at every offset alike: a plane has room for two pairs where theta
+d_max is small and for one up to about 2, so capacity falls from H to H/2; farther out no plane holds a target that does
+not turn, and it falls to 0. Kept pairs are K less the cost in pairs. Losses are squared; offsets are uniform and
+independent of the activations.
+
+Rules, set before the run: for each profile no sigma(d) off by more than 0.02 sigma*, and no singular vector with |g^|
+of at least 0.05 below |cos| = 0.999 with the predicted one; for each number of pairs no head off by more than 0.02
+pairs, the best of its random starts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+from matplotlib.axes import Axes
+
+from sims.lab.command import command
+from sims.lab.descent import descend
+from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
+from sims.lab.runs import Exhibit, Outcome, checkpoints
+from svtheory import (
+    Scenario,
+    chance_alignment,
+    conditioned_frame,
+    plane_cost,
+    projected_profile,
+    rotary_head,
+    rotary_spectra,
+    single_pair,
+    spectrum,
+)
+from svtheory.checks import InputError, whole
+
+PROFILES: dict[str, Callable[[Array], Array]] = {
+    "every offset alike": jnp.ones_like,
+    "previous token": lambda d: (d == 1).astype(d.dtype),
+    "fading": lambda d: jnp.exp(-d / 4),
+    "period of twelve": lambda d: jnp.cos(jnp.pi * d / 6),
+}
+VALUE_TOLERANCE, COSINE, VISIBLE, PAIR_TOLERANCE = 0.02, 0.999, 0.05, 0.02
+CONDITION = 10.0  # condition number of the frames, so that singular vectors are duals, not features
+ROWS = 4  # head dimension of the heads whose capacity is measured
+
+
+@dataclass(frozen=True)
+class Config:
+    """Size of the experiment."""
+
+    dim: int = 6
+    """Dimension D."""
+    n_features: int = 9
+    """Features N, at least D."""
+    frequencies: tuple[float, ...] = (1.0, 0.6, 0.3, 0.1)
+    """Radians a position of the single-pair heads' planes."""
+    n_offsets: int = 16
+    """Offsets 0, 1, ..., n - 1."""
+    frames: int = 3
+    """Random heads for each profile."""
+    turns: int = 8
+    """How many frequencies, log-spaced, in the sweep of capacity."""
+    starts: int = 3
+    """Random starts for each head of the sweep of capacity."""
+    steps: int = 1000
+    """Steps of L-BFGS."""
+    seed: int = 0
+    """Random seed."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the whole run."""
+
+    def __post_init__(self):
+        whole("dim", self.dim, 2)
+        whole("n_features", self.n_features, self.dim)
+        for name, least in (("n_offsets", 2), ("frames", 2), ("turns", 2), ("starts", 1), ("steps", 1)):
+            whole(name, getattr(self, name), least)
+        if not self.frequencies or not np.isfinite(self.frequencies).all():
+            raise InputError(f"frequencies must be finite numbers, got {self.frequencies}")
+
+    @property
+    def offsets(self) -> Array:
+        """All offsets d."""
+        return jnp.arange(float(self.n_offsets))
+
+
+SCALES = {
+    "quick": Config(),
+    "paper": Config(dim=16, n_features=32, n_offsets=32, frames=16, turns=25, starts=16, steps=3000),
+    "full": Config(dim=64, n_features=128, n_offsets=64, frames=128, turns=49, starts=64, steps=5000),
+}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Predict, train and compare single pairs of every profile, and the capacity of one frequency."""
+    pairs, room = single_pairs(config, folder), capacity(config, folder)
+    results = pairs.merge(room, combine_attrs="override")
+    rows = [_profile_row(pairs, name) for name in PROFILES] + [_room_row(room, int(k)) for k in room.pairs.values]
+    return Outcome(_summary(pairs, room, rows), results, {"rotary": _exhibit(pairs, room)}, rows)
+
+
+def rotary_loss(weights: dict[str, Array], asked: tuple[Array, Array, Array], offsets: Array, theta: Array) -> Array:
+    """`(1/2) mean_d |X^T Omega_d Y - T_d|_F^2` of features X, Y and targets T_d, shape (n, N, N)."""
+    X, Y, targets = asked
+    head = rotary_head(weights["W_Q"], weights["W_K"], theta, "half-split")
+
+    def at(offset, target):
+        W_Q, W_K = head.at(offset)
+        with jax.default_matmul_precision("highest"):
+            return (((W_Q @ X).T @ (W_K @ Y) - target) ** 2).sum() / 2
+
+    return jax.vmap(at)(offsets, targets).mean()
+
+
+def _start(key: Array, rows: int, dim: int) -> dict[str, Array]:
+    """A small random head."""
+    W_Q, W_K = 0.3 / dim**0.5 * jax.random.normal(key, (2, rows, dim))
+    return {"W_Q": W_Q, "W_K": W_K}
+
+
+def single_pairs(config: Config, folder: Path) -> xr.Dataset:
+    """Singular values and vectors at every offset of heads trained for one pair."""
+    names = [name for name in PROFILES for _ in range(config.frames)]
+    keys = jax.random.split(jax.random.key(config.seed), len(names))
+    offsets, theta = config.offsets, jnp.array(config.frequencies)
+    profiles = jnp.stack([PROFILES[name](offsets) for name in names])
+    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
+    scenarios = jax.jit(partial(jax.lax.map, partial(_scenario, config)))(keys)
+    asked = scenarios.query_features, scenarios.key_features, profiles[:, :, None, None] * scenarios.target[:, None]
+    given = [jnp.tile(x[None], (len(names), 1)) for x in (offsets, theta)]
+    weights = jax.vmap(partial(_start, rows=2 * theta.size, dim=config.dim))(keys)
+    where = checkpoints(folder) / "pairs"
+    weights, _ = descend(
+        rotary_loss, weights, keys, config.steps, asked, *given, checkpoint=where, label=f"{len(names)} heads, one pair"
+    )
+    read = jax.jit(partial(jax.lax.map, lambda head: _read(offsets, theta, *head)))
+    data = {name: (("head", "offset"), np.asarray(x)) for name, x in read((scenarios, profiles, weights)).items()}
+    coordinates = {"profile": ("head", names), "offset": np.asarray(offsets)}
+    return xr.Dataset(data, coordinates, {"chance": chance_alignment(config.dim)})
+
+
+def _scenario(config: Config, key: Array) -> Scenario:
+    X, Y = (conditioned_frame(k, config.dim, config.n_features, CONDITION) for k in jax.random.split(key))
+    return Scenario(X, Y, single_pair(config.n_features, config.n_features, 0, 0))
+
+
+def _read(offsets: Array, theta: Array, scenario: Scenario, profile: Array, weights: Any) -> dict[str, Array]:
+    """First singular values over sigma*, and |cos| of predicted with trained vectors, at every offset."""
+    predicted = rotary_spectra(scenario, profile, theta, offsets)
+    head = rotary_head(weights["W_Q"], weights["W_K"], theta, "half-split")
+    trained = jax.lax.map(lambda offset: spectrum(*head.at(offset)), offsets)
+    sides = ((predicted.left, trained.left), (predicted.right, trained.right))
+    cosines = [jnp.abs((a[:, :, 0] * b[:, :, 0]).sum(axis=1)) for a, b in sides]
+    unit = rotary_spectra(scenario, jnp.ones_like(offsets), jnp.zeros(1), offsets).values[0, 0]
+    return {
+        "predicted": predicted.values[:, 0] / unit,
+        "measured": trained.values[:, 0] / unit,
+        "second": trained.values[:, 1] / unit,
+        "profile_asked": jnp.abs(profile),
+        "cosine": jnp.minimum(*cosines),
+    }
+
+
+def capacity(config: Config, folder: Path) -> xr.Dataset:
+    """Pairs kept by heads of one frequency, of H/2 and of H equal pairs, the best of their starts."""
+    reach = np.geomspace(0.05, 20, config.turns)  # theta d_max
+    cells = [(pairs, turn) for pairs in (ROWS // 2, ROWS) for turn in reach for _ in range(config.starts)]
+    pairs, turn = (jnp.array(column, float) for column in zip(*cells, strict=True))
+    offsets = config.offsets
+    theta = jnp.tile(turn[:, None] / offsets[-1], (1, ROWS // 2))
+    target = jnp.where(jnp.arange(ROWS)[None, :] < pairs[:, None], 1.0, 0.0)[:, :, None] * jnp.eye(ROWS)[None]
+    eye = jnp.tile(jnp.eye(ROWS)[None], (len(cells), 1, 1))
+    asked = eye, eye, jnp.tile(target[:, None], (1, offsets.size, 1, 1))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), len(cells))
+    weights = jax.vmap(partial(_start, rows=ROWS, dim=ROWS))(keys)
+    given = asked, jnp.tile(offsets[None], (len(cells), 1)), theta
+    where = checkpoints(folder) / "capacity"
+    label = f"{len(cells)} heads, equal pairs"
+    weights, _ = descend(rotary_loss, weights, keys, config.steps, *given, checkpoint=where, label=label)
+    costs = 2 * jax.jit(jax.vmap(rotary_loss))(weights, *given).reshape(2, config.turns, config.starts)
+    asked_for = np.array([ROWS // 2, ROWS])
+    kept = asked_for[:, None, None] - np.asarray(costs)
+    data = {
+        "kept": (("pairs", "reach", "start"), kept),
+        "kept_predicted": (("pairs", "reach"), _room(offsets, jnp.asarray(reach / float(offsets[-1])))),
+    }
+    return xr.Dataset(data, {"pairs": asked_for, "reach": reach})
+
+
+def _room(offsets: Array, frequencies: Array) -> np.ndarray:
+    """Pairs kept of H/2 and of H, one and two a plane (T13), shape (2, n)."""
+    planes = ROWS // 2
+    held = [projected_profile(jnp.ones_like(offsets), theta[None], offsets) for theta in frequencies]
+    alone = [float((g**2).mean()) for g in held]
+    both = [2 - float(plane_cost(theta, offsets)) for theta in frequencies]
+    return planes * np.array([alone, both])
+
+
+def _profile_row(results: xr.Dataset, profile: str) -> dict[str, Any]:
+    """One line of the table: single pairs of one profile, all offsets."""
+    heads = results.sel(head=results.profile == profile)
+    error = np.abs(heads.measured - heads.predicted)
+    cosine = heads.cosine.where(heads.predicted >= VISIBLE)
+    mean = error.mean("offset")
+    holds = error.max() <= VALUE_TOLERANCE and cosine.min() >= COSINE
+    return {
+        "target": f"one pair, {profile}",
+        "heads": heads.sizes["head"],
+        "mean |error|": mean.mean().item(),
+        "s.e.": mean.std(ddof=1).item() / np.sqrt(mean.size),
+        "largest |error|": error.max().item(),
+        "without projection": np.abs(heads.measured - heads.profile_asked).max().item(),
+        "lowest |cos|": cosine.min().item(),
+        "chance": results.attrs["chance"],
+        "verdict": "holds" if holds else "fails",
+    }
+
+
+def _room_row(room: xr.Dataset, pairs: int) -> dict[str, Any]:
+    """One line of the table: equal pairs, all frequencies; without projection every pair would be kept."""
+    here = room.sel(pairs=pairs)
+    best = here.kept.max("start")
+    error = np.abs(best - here.kept_predicted)
+    return {
+        "target": f"{pairs} equal pairs, H = {ROWS}",
+        "heads": here.kept.size,
+        "mean |error|": error.mean().item(),
+        "s.e.": error.std(ddof=1).item() / np.sqrt(error.size),
+        "largest |error|": error.max().item(),
+        "without projection": np.abs(best - pairs).max().item(),
+        "lowest |cos|": None,
+        "chance": None,
+        "verdict": "holds" if error.max() <= PAIR_TOLERANCE else "fails",
+    }
+
+
+def _summary(pairs: xr.Dataset, room: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    full, half = room.sel(pairs=ROWS), room.sel(pairs=ROWS // 2)
+    near = np.abs(room.kept - room.kept_predicted) <= PAIR_TOLERANCE
+    return {
+        "heads": pairs.sizes["head"] + room.kept.size,
+        "max_error_sigma_over_optimum": np.abs(pairs.measured - pairs.predicted).max().item(),
+        "max_error_sigma_without_projection": np.abs(pairs.measured - pairs.profile_asked).max().item(),
+        "lowest_cosine": pairs.cosine.where(pairs.predicted >= VISIBLE).min().item(),
+        "second_over_optimum_singular_value_highest": pairs.second.max().item(),
+        "chance_cosine": pairs.attrs["chance"],
+        "max_error_kept_pairs": np.abs(room.kept.max("start") - room.kept_predicted).max().item(),
+        "starts_that_reach_the_best_share": near.mean().item(),
+        "kept_of_H_at_the_smallest_angle": full.kept.max("start")[0].item(),
+        "kept_of_half_H_at_angle_1": np.interp(1.0, half.reach, half.kept.max("start")).item(),
+        "kept_of_H_at_angle_1": np.interp(1.0, full.reach, full.kept.max("start")).item(),
+        "rows": len(rows),
+        "rows_that_hold": sum(row["verdict"] == "holds" for row in rows),
+        "holds": all(row["verdict"] == "holds" for row in rows),
+    }
+
+
+def _exhibit(pairs: xr.Dataset, room: xr.Dataset) -> Exhibit:
+    figure, axes = panels(3, 2, width=4.2, height=3.5)
+    places = dict(zip(PROFILES, (axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), strict=True))
+    for name, ax in places.items():
+        heads = pairs.sel(head=pairs.profile == name)
+        ax.plot(heads.offset, heads.profile_asked[0], color=GREY, linestyle=":", label="asked, |g(d)|")
+        ax.plot(heads.offset, heads.predicted.mean("head"), color=COLOURS[1], label=r"predicted, $|\hat g(d)|$")
+        measured(ax, heads.offset, heads.measured.mean("head"), heads.measured.std("head", ddof=1), label="trained")
+        ax.set(ylim=(-0.05, 1.25), title=f"one pair, {name}", xlabel="offset d (positions)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(r"$\sigma(d)\,/\,\sigma^*$")
+    axes[0, 0].legend(loc="lower right")
+    predicted_against_measured(
+        axes[0, 2], pairs.predicted.values.ravel(), pairs.measured.values.ravel(), markersize=3, alpha=0.5
+    )
+    axes[0, 2].set(xlabel=r"predicted $\sigma(d)/\sigma^*$", ylabel=r"$\sigma(d)/\sigma^*$", title="every head, offset")
+    _draw_room(axes[1, 2], room)
+    return Exhibit(
+        figure,
+        "Singular values of rotary heads over the offset (points, standard deviation) on the projected profile (line); "
+        "right below, how many of H/2 and H equal pairs a head of one frequency keeps.",
+    )
+
+
+def _draw_room(ax: Axes, room: xr.Dataset) -> None:
+    """Pairs kept against the largest angle."""
+    for pairs, colour, shape in zip(room.pairs.values, (COLOURS[0], COLOURS[2]), "os", strict=True):
+        here = room.sel(pairs=pairs)
+        ax.plot(here.reach, here.kept_predicted, color=colour)
+        measured(ax, here.reach, here.kept.max("start"), color=colour, fmt=shape, label=f"{pairs} pairs asked for")
+        ax.plot(here.reach, here.kept, ".", color=colour, alpha=0.4, markersize=3)
+    for level, name in ((ROWS, "H"), (ROWS // 2, "H/2")):
+        ax.axhline(level, color=GREY, linestyle=":")
+        ax.text(room.reach[-1], level, f" {name}", va="center")
+    ax.set(xscale="log", ylim=(-0.2, ROWS + 0.3), title="capacity, best of the starts (small: the others)")
+    ax.set(xlabel=r"largest angle $\theta\, d_{max}$ (radians)", ylabel="pairs kept")
+    ax.legend(loc="lower left")
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

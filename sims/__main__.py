@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         width = max(map(len, known), default=0)
         print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
         print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
-        print(f"\n  {'all':{width}}  {gallery.__doc__.partition(chr(10))[0]}")
+        print(f"\n  {'all':{width}}  {str(gallery.__doc__).partition(chr(10))[0]}")
         return
     if arguments[0] == "all":
         gallery.main(arguments[1:])

@@ -30,7 +30,7 @@ from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predi
 from sims.lab.flow import flow
 from sims.lab.rules import Rule, judged, standard_error
 from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Weights
+from sims.lab.simulation import Weights, small_factors
 from sims.lab.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
 from svtheory import (
     Scenario,
@@ -124,12 +124,11 @@ def fixed_features(config: Config, folder: Path) -> xr.Dataset:
 
 def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
     """A matching of the first features of two random tight frames, and the small random head that starts."""
-    query, key_, q, k = jax.random.split(key, 4)
+    query, key_, head = jax.random.split(key, 3)
     X, Y = (tight_frame(key, config.dim, config.n_features) for key in (query, key_))
     first = range(len(config.modes))
     T = matching(config.n_features, config.n_features, first, first, jnp.array(config.modes, float))
-    scale, shape = config.start / config.dim**0.5, (config.head_dim, config.dim)
-    return Scenario(X, Y, T), {"W_Q": scale * jax.random.normal(q, shape), "W_K": scale * jax.random.normal(k, shape)}
+    return Scenario(X, Y, T), small_factors(config.dim, config.head_dim, config.start, head)
 
 
 def foreseen(cell: tuple[Scenario, Weights]) -> tuple[Any, Array, Array]:

@@ -28,7 +28,7 @@ class Config:
     """Seed of all random numbers."""
 
 
-SCALES = dict.fromkeys(("quick", "paper", "full"), Config())
+SCALES = {"quick": Config(), "paper": Config(), "full": Config()}
 
 
 def main(argv: Sequence[str]) -> Path:

@@ -112,14 +112,17 @@ def _softmax_loss(weights: Weights, contexts: tuple[Array, Array, Array]) -> Arr
 
 def _start(training: Training, scenario: Scenario, key: Array) -> Weights:
     """A random head."""
-    D, H = scenario.dim, scenario.head_dim or scenario.dim
-    q, k = jax.random.split(jax.random.fold_in(key, 0))
-    scale = training.start / D**0.5
-    dtype = scenario.query_features.dtype
-    weights = {
-        "W_Q": scale * jax.random.normal(q, (H, D), dtype),
-        "W_K": scale * jax.random.normal(k, (H, D), dtype),
-    }
+    D, H, dtype = scenario.dim, scenario.head_dim or scenario.dim, scenario.query_features.dtype
+    weights = small_factors(D, H, training.start, jax.random.fold_in(key, 0), dtype)
     if scenario.query_bias:
         weights["b_Q"] = jnp.zeros(H, dtype)
     return weights
+
+
+def small_factors(dim: int, head_dim: int, start: float, key: Array, dtype: type | jnp.dtype = float) -> Weights:
+    """Gaussian W_Q, W_K (H, D) whose entries have standard deviation `start / sqrt(D)`."""
+    scale, shape = start / dim**0.5, (head_dim, dim)
+    return {
+        name: scale * jax.random.normal(key, shape, dtype)
+        for name, key in zip(("W_Q", "W_K"), jax.random.split(key), strict=True)
+    }

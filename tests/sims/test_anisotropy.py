@@ -8,7 +8,7 @@ from sims import anisotropy
 from svtheory import conditioned_frame, dual_frame, frame_operator, worst_case_frame
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
-SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100"]
+SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100", "--followed", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,28 @@ def test_prediction_and_bound_hold(outcome):
     assert outcome.summary["mean_absolute_error_cosine"] < 1e-3
     assert [row["condition number"] for row in outcome.rows] == pytest.approx([1, 10, 100])
     assert outcome.rows[-1]["worst case measured"] == pytest.approx(20 / 101, abs=1e-4)
+
+
+def test_heads_are_followed_from_features_to_duals(outcome):
+    assert outcome.summary["mean_absolute_error_cosine_along_training"] < 0.01
+    assert outcome.summary["mean_absolute_error_cosine_along_training_of_factors"] < 0.05
+    course = outcome.results
+    early, late = (course.cosine_predicted.isel(progress=place).mean("followed") for place in (0, -1))
+    assert early > late
+    assert float(early) > 0.99
+
+
+def test_progress_is_read_along_the_way():
+    """Omega that turns from the feature to the dual in two steps is read between them."""
+    with jax.enable_x64(True):
+        scenario = anisotropy._scenario(anisotropy.Config(), 10.0, True, jax.random.key(0))
+        X, Y = (np.asarray(F) for F in (scenario.query_features, scenario.key_features))
+        start, end = np.outer(X[:, 0], Y[:, 0]), np.outer(*(dual_frame(F)[:, 0] for F in (X, Y)))
+        size = np.linalg.norm(end)
+        found = anisotropy._by_progress((scenario, np.stack([0.5 * size * start / np.linalg.norm(start), end])))
+    cosine = np.mean([abs(F[:, 0] @ (d := dual_frame(F)[:, 0])) / np.linalg.norm(d) for F in (X, Y)])
+    share = np.clip((anisotropy.PROGRESS - 0.5) / 0.5, 0, 1)
+    np.testing.assert_allclose(found, 1 + share * (cosine - 1), atol=1e-6)
 
 
 def test_prediction_by_hand():
@@ -48,6 +70,7 @@ def test_prediction_by_hand():
     [
         (["--n-features", "5"], "n_features must be a whole number of at least 10, got 5"),
         (["--largest", "1"], "largest must be above 1, got 1.0"),
+        (["--followed", "0.5"], "followed must be finite condition numbers of at least 1, got (0.5,)"),
         (["--scale", "huge"], "--scale must be one of quick, paper, full, got 'huge'"),
     ],
 )

@@ -45,11 +45,11 @@ LOGIT = 0.5  # standard deviation of the logits asked for, over keys
 class Config:
     """Size of the sweep."""
 
-    dim: int = 6
+    dim: int = 10
     """Dimension D."""
-    n_features: int = 30
+    n_features: int = 20
     """Features N, at least D."""
-    means: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
+    means: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     """Means of the activations, over their standard deviation."""
     frames: int = 3
     """Random heads for each setting and mean."""
@@ -73,7 +73,7 @@ class Config:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(means=(0.0, 0.25, 0.5, 1.0, 2.0, 4.0), frames=16, steps=100, contexts=16384),
+    "paper": Config(means=(0.0, 0.25, 0.5, 1.0, 2.0, 4.0), frames=8, steps=200, contexts=16384),
     "full": Config(dim=32, n_features=64, frames=64, steps=200, contexts=65536),
 }
 
@@ -188,10 +188,9 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
             ax.plot(average.cone, average.predicted, color=colour)
             measured(ax, average.cone, average.measured, error.measured, color=colour, fmt=shape, label=label)
         chance_line(ax, results.attrs["chance"])
-        ax.set_xscale("symlog", linthresh=0.25)
         ax.set(ylim=(0, 1.05), xlabel="mean / standard deviation of the activations", title=setting)
     axes[0].set_ylabel("|cos| with the matched feature")
-    axes[0].legend(loc=(0.03, 0.08))
+    axes[0].legend(loc=(0.03, 0.36))
     return Exhibit(
         figure,
         "Alignment against the mean of the activations: predicted (lines) and trained heads (points, standard error). "

@@ -75,15 +75,15 @@ class Config:
     """Features over dimensions, N/D."""
     couplings: int = 8
     """Couplings g, evenly spaced up to 1.25 times the largest threshold."""
-    starts: int = 4
+    starts: int = 3
     """Random starts at each point of the plane."""
-    steps: int = 200
+    steps: int = 120
     """Steps of L-BFGS."""
     probabilities: tuple[float, ...] = (0.5, 0.1)
     """Probabilities that a feature of the ReLU model is present; it has N = 2 D features."""
     relu_starts: int = 2
     """Random starts of the ReLU model at each coupling."""
-    relu_steps: int = 1000
+    relu_steps: int = 600
     """Steps of Adam, ReLU model."""
     batch: int = 128
     """Contexts a step, ReLU model."""

@@ -5,12 +5,16 @@ their first singular pair before, and whether that pair is aligned with the matc
 the predicted vectors are the trained ones: median |cos| at least 0.999 and 1st percentile at least 0.99 under the
 squared objective, 0.995 and 0.98 under softmax, and, where the alignment itself varies by more than 0.1, R^2 of
 predicted against measured alignment at least 0.99. The rule was set before the runs.
+
+Conditions that are not about the vectors of one head on given features have experiments of their own: `training` (T9),
+`phase` (T10), `sad_toy` (T11), `rotary` (T13) and `explain` (T16).
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,24 +26,34 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
+from sims.lab.flow import flow
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
     BernoulliUniform,
     Gaussian,
+    Law,
     Scenario,
     Spectrum,
+    alignment,
     chance_alignment,
     compare,
     conditioned_frame,
+    filtered_optimum,
+    frame_bounds,
+    matching,
     predict,
     single_pair,
+    spectrum,
     tight_frame,
+    unwhiten,
     worst_case_frame,
 )
 from svtheory.checks import whole
 
 D, N = 10, 20
+STEP = 0.5  # of an Euler step, in units of the largest curvature
+DISTURBANCE = 0.1  # spectral norm of what is added to the target
 KAPPA = 100.0  # condition number of the frames in which a feature is turned away from an eigenvector
 MEDIAN = {"square": 0.999, "softmax": 0.995}
 FIRST_PERCENTILE = {"square": 0.99, "softmax": 0.98}
@@ -50,7 +64,7 @@ R2, VARIES = 0.99, 0.1
 class Config:
     """Size of the ledger."""
 
-    square_seeds: int = 4
+    square_seeds: int = 3
     """Random heads for each value of a knob, squared objective."""
     softmax_seeds: int = 3
     """Random heads for each value of a knob, softmax objective."""
@@ -72,20 +86,26 @@ class Config:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(square_seeds=18, softmax_seeds=14, contexts=16384),
+    "paper": Config(square_seeds=14, softmax_seeds=10, contexts=16384),
     "full": Config(square_seeds=200, softmax_seeds=100, contexts=65536),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One knob of one theorem: `build(value, key)` is a scenario that matches query feature 0 with key feature 0."""
+    """One knob of one theorem: `build(value, key)` is a scenario that matches query feature 0 with key feature 0.
+
+    Heads are trained to the optimum, or, where the knob is `timed`, by gradient flow for so long; their singular
+    vectors are compared with the features as they are, or `unwhitened`.
+    """
 
     theorem: str
     knob: str
     values: tuple[float, ...]
     build: Callable[[Array, Array], Scenario]
     objective: str = "square"
+    timed: bool = False
+    unwhitened: bool = False
 
 
 def run(config: Config, folder: Path) -> Outcome:
@@ -95,8 +115,13 @@ def run(config: Config, folder: Path) -> Outcome:
     tables = []
     for number, group in enumerate(_alike(batches)):
         scenarios = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(batches[index] for index in group))
-        predictions = jax.jit(partial(jax.lax.map, predict))(scenarios)
-        spectra = _train(config, scenarios, jax.random.fold_in(keys[group[0]], 1), checkpoints(folder) / str(number))
+        checkpoint = checkpoints(folder) / str(number)
+        if ROWS[group[0]].timed:
+            times = jnp.concatenate([jnp.asarray(_values(config, ROWS[index])) for index in group])
+            predictions, spectra = _flow(scenarios, times, checkpoint)
+        else:
+            predictions = jax.jit(partial(jax.lax.map, predict))(scenarios)
+            spectra = _train(config, scenarios, jax.random.fold_in(keys[group[0]], 1), checkpoint)
         found = jax.jit(partial(jax.lax.map, _compare))((scenarios, predictions, spectra))
         tables.append(_results(config, group, found))
     results = xr.concat(tables, "head").sortby("row")
@@ -186,6 +211,51 @@ def _with_mean(mean: Array, key: Array) -> Scenario:
     return _both(lambda key: tight_frame(key, D, N), key, query_law=law, key_law=law)
 
 
+def _overlapping(cosine: Array, key: Array) -> Scenario:
+    """Two pairs whose query features have the given cosine, in dimensions of their own; so have the keys'."""
+
+    def frame(key):
+        X = jnp.eye(D, N).at[:, 1].set(0).at[0, 1].set(cosine).at[1, 1].set(jnp.sqrt(1 - cosine**2))
+        return jax.random.orthogonal(key, D) @ X
+
+    X, Y = map(frame, jax.random.split(key))
+    return Scenario(X, Y, matching(N, N, (0, 1), (0, 1), jnp.array([1.0, 0.6])))
+
+
+def _near_gap(gap: Array, key: Array) -> Scenario:
+    """Two pairs of orthogonal features whose strengths differ by `gap`, and a fixed disturbance of the target."""
+    X, Y, E = (jax.random.orthogonal(k, D) for k in jax.random.split(key, 3))
+    empty = jnp.zeros((D, N - D))
+    target = jnp.zeros((N, N)).at[0, 0].set(1 + gap).at[1, 1].set(1.0).at[:D, :D].add(DISTURBANCE * E)
+    return Scenario(jnp.column_stack([X, empty]), jnp.column_stack([Y, empty]), target)
+
+
+def _narrow(strength: Array, key: Array) -> Scenario:
+    """A head of dimension 1 and two pairs in tight frames: the first of strength 1, the second of the given one."""
+    X, Y = (tight_frame(k, D, N) for k in jax.random.split(key))
+    target = matching(N, N, (0, 1), (0, 1), jnp.stack([jnp.ones(()), strength]))
+    return Scenario(X, Y, target, head_dim=1)
+
+
+def _decaying(share: Array, key: Array) -> Scenario:
+    """Tight frames and two pairs; weight decay takes the given share of what would remove the first."""
+    X, Y = (tight_frame(k, D, N) for k in jax.random.split(key))
+    bare = Scenario(X, Y, matching(N, N, (0, 1), (0, 1), jnp.array([1.0, 0.6])))
+    return replace(bare, weight_decay=share * predict(bare).values[0] * (N / D) ** 2)
+
+
+def _correlated_cone(correlation: Array, key: Array) -> Scenario:
+    """Frames of condition number 10; centred activations whose correlation falls as `correlation^|i - j|`."""
+    distance = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)[None, :])
+    law = Gaussian(jnp.zeros(N), correlation**distance)
+    return _both(lambda key: conditioned_frame(key, D, N, 10.0), key, query_law=law, key_law=law)
+
+
+def _aged(time: Array, key: Array) -> Scenario:
+    """Frames of condition number 16; the time is not the scenario's, but the training's."""
+    return _both(lambda key: conditioned_frame(key, D, N, 16.0), key)
+
+
 def _softmax(frame: Callable, probability: Array | float, strength: Array | float, bias: bool, key: Array) -> Scenario:
     """The paper's activations under softmax, one frame for queries and keys; features 0 and 1 are matched."""
     X = frame(key)
@@ -210,10 +280,16 @@ ROWS = [
     Row("T2", "angle off an eigenvector / worst", (0, 0.2, 0.4, 0.6, 0.8, 1), _off_eigenvector),
     Row("T3", "condition number, random", (1, 3, 10, 30, 100, 300), partial(_conditioned, conditioned_frame)),
     Row("T3", "condition number, worst case", (1, 3, 10, 30, 100, 300), partial(_conditioned, worst_case_frame)),
+    Row("T4", "overlap of two pairs' features", (0, 0.2, 0.4, 0.6, 0.8, 0.9), _overlapping),
     Row("T5", "correlation", (0, 0.3, 0.6, 0.8, 0.9, 0.97), _correlated),
     Row("T5", "mean / standard deviation", (0, 0.25, 0.5, 1, 2, 4), _with_mean),
     *_softmax_rows(bias=False),
     *_softmax_rows(bias=True),
+    Row("T7", "second pair / first, H = 1", (0, 0.3, 0.6, 0.8, 1.2, 2, 4), _narrow),
+    Row("T8", "weight decay / threshold", (0, 0.2, 0.4, 0.6, 0.8, 0.95), _decaying),
+    Row("T14", "gap / disturbance", (3, 1, 0.3, 0.1, 0.03, 0.01), lambda x, key: _near_gap(x * DISTURBANCE, key)),
+    Row("T15", "correlation, unwhitened", (0, 0.3, 0.6, 0.8, 0.9, 0.97), _correlated_cone, unwhitened=True),
+    Row("T17", "time / slowest", (0.001, 0.01, 0.1, 0.3, 1, 3, 10), _aged, timed=True),
 ]
 
 
@@ -232,11 +308,11 @@ def _batch(config: Config, row: Row, key: Array) -> Scenario:
 
 
 def _alike(batches: list[Scenario]) -> list[list[int]]:
-    """Indices of the batches whose scenarios have one structure and shape, group by group."""
+    """Indices of the batches whose scenarios have one structure and shape and are trained alike, group by group."""
     groups = defaultdict(list)
     for index, batch in enumerate(batches):
         leaves, structure = jax.tree.flatten(batch)
-        groups[structure, tuple(leaf.shape[1:] for leaf in leaves)].append(index)
+        groups[structure, tuple(leaf.shape[1:] for leaf in leaves), ROWS[index].timed].append(index)
     return list(groups.values())
 
 
@@ -251,17 +327,49 @@ def _train(config: Config, scenarios: Scenario, key: Array, checkpoint: Path) ->
     return simulate_ensemble(scenarios, keys, training, checkpoint, f"{heads} heads, {objective}")
 
 
+def _flow(scenarios: Scenario, times: Array, checkpoint: Path) -> tuple[Spectrum, Spectrum]:
+    """Omega trained from nothing for `times`, in units of the slowest direction's: predicted (T17) and measured."""
+
+    def rates(scenario):
+        (m, L), (m_, L_) = frame_bounds(scenario.query_features), frame_bounds(scenario.key_features)
+        return m * m_, L * L_
+
+    slowest, curvature = jax.jit(jax.vmap(rates))(scenarios)
+    last = times / slowest
+    filtered = jax.jit(partial(jax.lax.map, lambda cell: filtered_optimum(*cell)))((scenarios, last))
+    start = {"Omega": jnp.zeros_like(filtered)}
+    steps = int((last * curvature).max() / STEP) + 1
+    _, omega = flow(scenarios, start, last, steps, 1, checkpoint, f"{len(times)} heads, for a time")
+    decompose = jax.jit(partial(jax.lax.map, lambda omega: spectrum(jnp.eye(D), omega)))
+    return decompose(filtered), decompose(jnp.asarray(omega[-1]))
+
+
 def _compare(cell: tuple[Scenario, Spectrum, Spectrum]) -> dict[str, Array]:
-    """The first singular pair, predicted and trained, on both sides."""
+    """The first singular pair, predicted and trained, on both sides, as it is and unwhitened."""
     scenario, prediction, measurement = cell
-    found = compare(prediction, measurement, (scenario.query_features, scenario.key_features))
+    X, Y = scenario.query_features, scenario.key_features
+    found = compare(prediction, measurement, (X, Y))
+    moments = token_moment(X, scenario.query_law), token_moment(Y, scenario.key_law)
+
+    def unwhitened(spectrum):
+        read = zip((spectrum.left, spectrum.right), (X, Y), moments, strict=True)
+        return jnp.stack([alignment(unwhiten(v[:, :1], K)[0], F[:, :1])[0, 0] for v, F, K in read])
+
     return {
         "predicted_alignment": jnp.stack([found.predicted_left[0, 0], found.predicted_right[0, 0]]),
         "measured_alignment": jnp.stack([found.measured_left[0, 0], found.measured_right[0, 0]]),
+        "predicted_unwhitened": unwhitened(prediction),
+        "measured_unwhitened": unwhitened(measurement),
         "cosine": jnp.stack([found.left[0], found.right[0]]),
         "predicted_sigma": prediction.values[0],
         "measured_sigma": measurement.values[0],
     }
+
+
+def token_moment(X: Array, law: Law | None) -> Array:
+    """`S = X C X^T`, with C = I without a law."""
+    C = jnp.eye(X.shape[1]) if law is None else law.second_moment()
+    return jnp.linalg.multi_dot([X, C, X.T], precision="highest")
 
 
 def _results(config: Config, group: list[int], found: dict[str, Array]) -> xr.Dataset:
@@ -276,7 +384,12 @@ def _results(config: Config, group: list[int], found: dict[str, Array]) -> xr.Da
         "value": ("head", np.concatenate([_values(config, ROWS[index]) for index in group])),
         "objective": ("head", [ROWS[index].objective for index in rows]),
     }
-    return xr.Dataset(data, coordinates, {"chance": chance_alignment(D)})
+    results = xr.Dataset(data, coordinates, {"chance": chance_alignment(D)})
+    read = np.array([ROWS[index].unwhitened for index in rows])[:, None]
+    for kind in ("predicted", "measured"):
+        plain, turned_back = results[f"{kind}_alignment"], results[f"{kind}_unwhitened"]
+        results[f"{kind}_alignment"] = plain.where(~read, turned_back)
+    return results.drop_vars(["predicted_unwhitened", "measured_unwhitened"])
 
 
 def _verdict(row: Row, heads: xr.Dataset) -> dict[str, Any]:
@@ -330,16 +443,17 @@ def _agreement_figure(results: xr.Dataset):
     figure, ((square, softmax),) = panels(2, 1, width=4.6, height=4.4)
     for ax, objective in ((square, "square"), (softmax, "softmax")):
         heads = results.sel(head=results.objective == objective)
-        for colour, theorem in zip(COLOURS, np.unique(heads.theorem), strict=False):
+        theorems = sorted(np.unique(heads.theorem), key=lambda name: int(name[1:]))
+        for theorem, (marker, colour) in zip(theorems, product("o^s", COLOURS), strict=False):
             some = heads.sel(head=heads.theorem == theorem)
             predicted_against_measured(
                 ax, some.predicted_alignment.values.ravel(), some.measured_alignment.values.ravel(),
-                color=colour, label=theorem, markersize=3.5, alpha=0.6,
+                color=colour, fmt=marker, label=theorem, markersize=3.5, alpha=0.6,
             )  # fmt: skip
         ax.axhline(results.attrs["chance"], color=GREY, linestyle=":", label="chance")
         ax.set(xlim=(0, 1.03), ylim=(0, 1.03), title=f"{objective} objective")
         ax.set(xlabel="predicted |cos(singular vector, feature)|", ylabel="measured |cos(singular vector, feature)|")
-        ax.legend()
+        ax.legend(fontsize=8)
     return figure
 
 
@@ -353,7 +467,7 @@ def _rows_figure(results: xr.Dataset):
         ax.plot(mean.value, mean.predicted_alignment, color=COLOURS[1], label="predicted")
         measured(ax, mean.value, mean.measured_alignment, deviation.measured_alignment, label="trained")
         ax.axhline(results.attrs["chance"], color=GREY, linestyle=":", label="chance")
-        if row.values[0] > 0 and row.values[-1] / row.values[0] > 10:
+        if min(row.values) > 0 and max(row.values) / min(row.values) > 10:
             ax.set_xscale("log")
         ax.set(ylim=(0, 1.05), xlabel=row.knob, title=row.theorem + (", softmax" if row.objective == "softmax" else ""))
         if index % columns == 0:

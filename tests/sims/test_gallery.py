@@ -1,0 +1,63 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import xarray as xr
+
+from sims.__main__ import experiments, main
+from sims.lab import gallery, runs
+from sims.lab.figures import panels
+from sims.lab.runs import Exhibit, Outcome
+
+READ_FILES = {"heads", "sad", "explain", "conditions", "align"}  # what a user brings
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two experiments that finish at once and count how often they ran."""
+    ran = []
+
+    def made(name):
+        def run(argv):
+            seed, out = int(argv[argv.index("--seed") + 1]), argv[argv.index("--out") + 1]
+            ran.append(name)
+            config = gallery.Config(seed)
+            folder, _ = runs.start(gallery.Path(out), name, config, f"python -m sims {name}")
+            exhibit = Exhibit(panels()[0], f"what {name} shows")
+            runs.finish(folder, Outcome({"answer": 42}, xr.Dataset(), {"curve": exhibit}, []), 1.0)
+
+        scales = dict.fromkeys(("quick", "paper", "full"), gallery.Config())
+        return SimpleNamespace(__doc__=f"Title of {name}.\n\nIts text.", SCALES=scales, main=run)
+
+    for name in ("one", "two"):
+        monkeypatch.setitem(sys.modules, f"sims.{name}", made(name))
+    monkeypatch.setattr(gallery, "EXPERIMENTS", ("one", "two"))
+    return ran
+
+
+def test_all_writes_one_page_and_continues(tmp_path, small, capsys):
+    main(["all", "--scale", "quick", "--out", str(tmp_path)])
+    page = (tmp_path / "gallery.html").read_text()
+    for words in ("Title of one.", "Its text.", "what two shows", "answer", "python -m sims two", "one/report.html"):
+        assert words in page
+    assert page.count("data:image/png;base64,") == 2
+    assert str(tmp_path / "gallery.html") in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    (tmp_path / "two" / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    main(["all", "--out", str(tmp_path)])
+    assert small == ["one", "two", "two"]
+
+
+def test_wrong_scales_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["all", "--scale", "huge", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "--scale must be one of quick, paper, full, got 'huge'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_experiment_on_toys_is_in_the_gallery():
+    others = set(experiments()) - set(gallery.EXPERIMENTS)
+    assert set(gallery.EXPERIMENTS) <= set(experiments())
+    assert not any(name for name in others if name not in READ_FILES and not name.startswith(("sad_", "transformer")))

@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
-from sims.lab.rules import Rule, judged, standard_error
+from sims.lab.rules import Rule, row, standard_error
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.toy import Task
 from sims.lab.toys import ToyConfig, scenario, stacked_tasks, train_toys
@@ -232,13 +232,6 @@ def errors(results: xr.Dataset) -> np.ndarray:
     return np.concatenate(
         [(results[f"expected_cosine_{side}"] - results[f"cosine_{side}"]).values.ravel() for side in ("query", "key")]
     )
-
-
-def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, Any]:
-    """One line of the table; of fewer than two measurements nothing is said."""
-    if x.size < 2:
-        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": "", "seen": None, "holds": None}
-    return {"quantity": quantity, "mean": x.mean(), "s.e.": standard_error(x), **judged(rule, x)}
 
 
 def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:

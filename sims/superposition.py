@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.rules import Rule, judged, standard_error
+from sims.lab.rules import Rule, row
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.toys import ToyConfig, stacked_tasks, train_toys
 from svtheory import alignment, dual_frame, feature_dimensionality, polytope_name, polytopes, single_pair
@@ -138,13 +138,6 @@ def table_rows(config: Config, results: xr.Dataset, kind: str, p: float) -> Iter
         yield row(f"{setting}sum of other D_i / (D - 2)", D[:, 2:].sum(axis=1) / (config.dim - 2), WHOLE)
     else:
         yield row(f"{setting}sum of D_i / D", D.sum(axis=1) / config.dim, WHOLE)
-
-
-def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, Any]:
-    """One line of the table; of fewer than two measurements nothing is said."""
-    if x.size < 2:
-        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": "", "seen": None, "holds": None}
-    return {"quantity": quantity, "mean": x.mean(), "s.e.": standard_error(x), **judged(rule, x)}
 
 
 def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from sims.lab.flow import flow
-from sims.lab.rules import Rule, judged, standard_error
+from sims.lab.rules import Rule, judged, row, standard_error
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Weights, small_factors
 from sims.lab.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
@@ -206,11 +206,6 @@ def table_rows(results: xr.Dataset) -> list[dict[str, Any]]:
         rows.append(middle | judged(None, steps))
     rows.append(row("vectors first (share of seeds)", (first < features).astype(float), Rule("mean", ">=", 1.0)))
     return rows
-
-
-def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, Any]:
-    """One line of the table."""
-    return {"quantity": quantity, "mean": x.mean(), "s.e.": standard_error(x), **judged(rule, x)}
 
 
 def arrivals(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,13 @@ def judged(rule: Rule | None, x: np.ndarray) -> dict[str, object]:
     return {"rule": str(rule or ""), "seen": rule and rule.seen(x), "holds": rule and rule.holds(x)}
 
 
+def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, object]:
+    """A table row about measurements x: mean, standard error, rule; of fewer than two nothing is said."""
+    if np.size(x) < 2:
+        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": "", "seen": None, "holds": None}
+    return {"quantity": quantity, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
+
+
 def standard_error(x: np.ndarray) -> float:
     """Of the mean of independent measurements x."""
     return float(np.std(x, ddof=1) / np.sqrt(np.size(x)))

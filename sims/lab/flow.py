@@ -1,5 +1,6 @@
 """Gradient flow of a head under the squared objective: small steps of gradient descent on Omega or on its factors."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from sims.lab.ensemble import train
-from sims.lab.simulation import Weights, head_loss
+from sims.lab.simulation import Population, Weights, head_loss, population
 from svtheory import Scenario
 
 
@@ -30,16 +31,17 @@ def flow(
     members = len(times)
     keys = jax.random.split(jax.random.key(0), members)  # descent draws nothing
     every = -(-steps // records)
-    given = scenarios, times / steps
+    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
+    given = jax.jit(partial(jax.lax.map, population))(scenarios), times / steps
     _, history = train(
         _update, weights, keys, steps, *given, every=every, observe=_omega, checkpoint=checkpoint, label=label
     )
     return history["step"][:, None] / steps * np.asarray(times), history["Omega"]
 
 
-def _update(weights: Weights, key: Array, scenario: Scenario, rate: Array) -> tuple[Weights, dict[str, Array]]:
+def _update(weights: Weights, key: Array, data: Population, rate: Array) -> tuple[Weights, dict[str, Array]]:
     """One Euler step."""
-    loss, gradient = jax.value_and_grad(head_loss)(weights, scenario, None)
+    loss, gradient = jax.value_and_grad(head_loss)(weights, data)
     return jax.tree.map(lambda x, slope: x - rate * slope, weights, gradient), {"loss": loss}
 
 

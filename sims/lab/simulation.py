@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,54 +54,83 @@ def simulate_ensemble(
     Continues from `checkpoint` after a kill. Raises FloatingPointError where training leaves the finite numbers.
     """
     # one after the other: the compiler takes four times as long over batched random numbers
-    contexts, weights = jax.jit(partial(jax.lax.map, lambda given: _prepare(training, *given)))((scenarios, keys))
-    weights, _ = descend(
-        head_loss, weights, keys, training.steps, scenarios, contexts, checkpoint=checkpoint, label=label
-    )
+    data, weights = jax.jit(partial(jax.lax.map, lambda given: _prepare(training, *given)))((scenarios, keys))
+    given = data, scenarios.weight_decay
+    weights, _ = descend(head_loss, weights, keys, training.steps, *given, checkpoint=checkpoint, label=label)
     return jax.jit(partial(jax.lax.map, lambda W: spectrum(W["W_Q"], W["W_K"])))(weights)
 
 
-def _prepare(training: Training, scenario: Scenario, key: Array) -> tuple[tuple[Array, Array, Array] | None, Weights]:
-    """The contexts that a head is trained on, and its weights at the start."""
-    return sample_contexts(training.contexts, scenario, key), _start(training, scenario, key)
+class Contexts(NamedTuple):
+    """A softmax head's sample: queries r (n, D), keys s (n, m, D), and the logits asked for (n, m)."""
+
+    queries: Array
+    keys: Array
+    asked: Array
 
 
-def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> tuple[Array, Array, Array] | None:
-    """Queries r (n, D), keys s (n, m, D) and the logits asked for (n, m); None where the objective needs no samples."""
-    if scenario.objective == "square":
-        return None
+class Population(NamedTuple):
+    """A squared objective, `(1/2) E (r^T Omega s - f^T T g)^2 = (1/2) |A Omega B^T - C|_F^2` and what no head changes.
+
+    A and B (at most D, D) are roots of the token moments, `A^T A = E r r^T`, and C is the target seen through them.
+    """
+
+    query: Array
+    core: Array
+    key: Array
+
+
+def _prepare(training: Training, scenario: Scenario, key: Array) -> tuple[Contexts | Population, Weights]:
+    """What a head is trained on, and its weights at the start."""
+    square = scenario.objective == "square"
+    data = population(scenario) if square else sample_contexts(training.contexts, scenario, key)
+    return data, _start(training, scenario, key)
+
+
+def sample_contexts(n_contexts: int, scenario: Scenario, key: Array) -> Contexts:
+    """Independent contexts of a scenario with laws."""
     query_key, key_key = jax.random.split(jax.random.fold_in(key, 1))
     f = scenario.query_law.sample(query_key, (n_contexts,))
     g = scenario.key_law.sample(key_key, (n_contexts, scenario.n_keys))
     product = partial(jnp.einsum, precision="highest")
     asked = product("ni,ij,nmj->nm", f, scenario.target, g)
-    return product("ni,di->nd", f, scenario.query_features), product("nmj,dj->nmd", g, scenario.key_features), asked
+    return Contexts(
+        product("ni,di->nd", f, scenario.query_features), product("nmj,dj->nmd", g, scenario.key_features), asked
+    )
 
 
-def head_loss(weights: Weights, scenario: Scenario, contexts: tuple[Array, Array, Array] | None) -> Array:
-    """The scenario's objective at W_Q, W_K (H, D) and, with a query bias, b_Q (H,), a scalar; weight decay included.
+def population(scenario: Scenario) -> Population:
+    """The squared objective of a scenario, by the QR of features times a root of their second moment."""
+    with jax.default_matmul_precision("highest"):
+        X, Y, target = scenario.query_features.T, scenario.key_features.T, scenario.target
+        if scenario.query_law is not None:
+            root = scenario.query_law.second_moment_root().T
+            X, target = root @ X, root @ target
+        if scenario.key_law is not None:
+            root = scenario.key_law.second_moment_root().T
+            Y, target = root @ Y, target @ root.T
+        Q, A = jnp.linalg.qr(X)
+        P, B = jnp.linalg.qr(Y)
+        return Population(A, Q.T @ target @ P, B)
+
+
+def head_loss(weights: Weights, data: Contexts | Population, weight_decay: Array | float = 0.0) -> Array:
+    """The objective at W_Q, W_K (H, D) and, with a query bias, b_Q (H,), a scalar; weight decay included.
 
     Under the squared objective a head may also be its product, Omega (D, D), which then bears the decay.
     """
     with jax.default_matmul_precision("highest"):
-        loss = _square_loss(weights, scenario) if contexts is None else _softmax_loss(weights, contexts)
+        loss = _square_loss(weights, data) if isinstance(data, Population) else _softmax_loss(weights, data)
     size = sum((weights[name] ** 2).sum() for name in weights if name != "b_Q")
-    return loss + scenario.weight_decay / 2 * size
+    return loss + weight_decay / 2 * size
 
 
-def _square_loss(weights: Weights, scenario: Scenario) -> Array:
-    """`(1/2) E (r^T Omega s - f^T T g)^2 = (1/2) tr(C_r E C_s E^T)` with `E = X^T Omega Y - T`."""
-    X, Y = scenario.query_features, scenario.key_features
-    given = X.T @ weights["Omega"] @ Y if "Omega" in weights else (weights["W_Q"] @ X).T @ (weights["W_K"] @ Y)
-    weighted = E = given - scenario.target
-    if scenario.query_law is not None:
-        weighted = scenario.query_law.second_moment() @ weighted
-    if scenario.key_law is not None:
-        weighted = weighted @ scenario.key_law.second_moment()
-    return (E * weighted).sum() / 2
+def _square_loss(weights: Weights, data: Population) -> Array:
+    A, core, B = data
+    seen = A @ weights["Omega"] @ B.T if "Omega" in weights else (weights["W_Q"] @ A.T).T @ (weights["W_K"] @ B.T)
+    return ((seen - core) ** 2).sum() / 2
 
 
-def _softmax_loss(weights: Weights, contexts: tuple[Array, Array, Array]) -> Array:
+def _softmax_loss(weights: Weights, contexts: Contexts) -> Array:
     """Mean cross-entropy between the softmax over keys of the logits asked for and of the head's."""
     r, s, asked = contexts
     query = r @ weights["W_Q"].T

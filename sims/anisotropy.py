@@ -95,7 +95,7 @@ class Config:
 
 SCALES = {
     "quick": Config(conditions=10, frames=8),
-    "paper": Config(dim=16, n_features=512, conditions=25, frames=32, steps=1000),
+    "paper": Config(dim=16, n_features=512, conditions=19, frames=16, steps=1000),
     "full": Config(dim=64, n_features=2048, conditions=25, frames=256, steps=2000),
 }
 

@@ -15,7 +15,6 @@ Each condition has a margin, 0 where it holds exactly, and a promise: the least 
 that it guarantees for pairs that do not mix with others. The figure shows the cosines that theory predicts.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from sims.lab.arrays import read_arrays
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, chance_line, panels
 from sims.lab.runs import Exhibit, Outcome
@@ -76,27 +74,11 @@ def run(config: Config, folder: Path) -> Outcome:
 
 
 def loaded(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a file; raises InputError for anything that is no such file, or lacks an array."""
-    if path.suffix not in (".npz", ".safetensors") or not path.is_file():
-        raise InputError(f"FILE must be an existing .npz or .safetensors file, got {str(path)!r}")
-    try:
-        arrays = load_file(path) if path.suffix == ".safetensors" else unzipped(path)
-    except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError, KeyError) as error:
-        raise InputError(f"FILE must hold whole arrays of numbers, got {str(path)!r}: {error}") from error
-    if missing := [name for name in REQUIRED if name not in arrays]:
-        raise InputError(f"FILE must hold {', '.join(REQUIRED)}, got one without {' and '.join(missing)}")
-    if text := [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]:
-        raise InputError(f"FILE must hold real numbers, got {text[0]} of type {arrays[text[0]].dtype}")
+    """The arrays of a file; raises InputError for anything that is no such file, lacks an array or holds others."""
+    arrays = read_arrays(path, REQUIRED)
     if unknown := sorted(set(arrays) - set(KNOWN)):
         raise InputError(f"FILE may hold {', '.join(KNOWN)}, got also {', '.join(unknown)}")
     return arrays
-
-
-def unzipped(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of an .npz file."""
-    # np.load leaves a file that it opened itself open when the archive is broken
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def example(seed: int) -> Mapping[str, np.ndarray]:

@@ -15,7 +15,6 @@ counted in units of 1/(L_r L_s), the time constant of the fastest mode. Standard
 sequences.
 """
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.figures import chance_line, measured, panels
+from sims.lab.models import bundle_file
 from sims.lab.runs import Exhibit, Outcome
 from svtheory import (
     HeadBundle,
@@ -47,7 +47,6 @@ from svtheory import (
 )
 from svtheory.checks import InputError, whole
 
-MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[1] / "../shared/real_models"))
 EPSILON = float(np.finfo(np.float32).eps)
 TIMES = np.geomspace(1e-2, 1e6, 97)
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
@@ -80,7 +79,7 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Read the bundle; decompose its heads; where it has inputs, bound the alignment they allow."""
-    bundle = load_heads(_file(config.bundle))
+    bundle = load_heads(bundle_file(config.bundle))
     first, second = jax.random.split(jax.random.key(config.seed))
     results = _heads(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
     if bundle.attn_in is not None:
@@ -88,11 +87,6 @@ def run(config: Config, folder: Path) -> Outcome:
     results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
     rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
     return Outcome(_summary(results), results, _figures(results), rows)
-
-
-def _file(name: str) -> Path:
-    """The path `name`, or the bundle of that name among the models of others."""
-    return next((path for path in (Path(name), MODELS / f"{name}.safetensors") if path.is_file()), Path(name))
 
 
 def _heads(bundle: HeadBundle) -> xr.Dataset:

@@ -9,7 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from svtheory.checks import InputError
+from svtheory.checks import InputError, index, one_of
+from svtheory.heads.weights import Head
+from svtheory.rotary import PAIRINGS
 
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 REQUIRED = ("W_Q", "W_K")
@@ -63,6 +65,42 @@ class HeadBundle:
         if not 0 < divisor < np.inf:
             raise InputError(f"score_divisor must be a positive number, got {text!r}")
         return divisor
+
+    def head(self, layer: int, head: int) -> Head:
+        """One head, with its biases, score divisor and, where metadata `positional` is "rope", its rotary positions.
+
+        Plane h is rotated by the h-th of `rope_frequencies` among `others`, in radians a position, else by
+        `rope_base^(-2h/rope_dims)` (metadata; by default base 10000 and all rows), its rows paired as `rope_pairing`
+        says ("half-split"); `folded` "True" marks weights with the normalisation folded in.
+        Raises InputError for a head that is not there or metadata that makes no sense.
+        """
+        at = index("layer", layer, self.W_Q.shape[0]), index("head", head, self.W_Q.shape[1])
+        b_Q, b_K = (None if b is None else b[at] for b in (self.b_Q, self.b_K))
+        return Head(
+            self.W_Q[at],
+            self.W_K[at],
+            b_Q,
+            b_K,
+            self._frequencies(),
+            one_of("rope_pairing", self.metadata.get("rope_pairing", "half-split"), PAIRINGS),
+            self.score_divisor,
+            self.metadata.get("folded") == "True",
+        )
+
+    def _frequencies(self) -> np.ndarray | None:
+        if self.metadata.get("positional") != "rope":
+            return None
+        if "rope_frequencies" in self.others:
+            return self.others["rope_frequencies"]
+        d_head = self.W_Q.shape[2]
+        given = [self.metadata.get(name, default) for name, default in (("rope_dims", d_head), ("rope_base", 10000))]
+        try:
+            dims, base = int(given[0]), float(given[1])
+        except ValueError:
+            dims, base = 0, 0.0
+        if not (0 < dims <= d_head and dims % 2 == 0 and 0 < base < np.inf):
+            raise InputError(f"rope_dims must be even and at most {d_head}, rope_base positive, got {given}")
+        return base ** -(np.arange(0, dims, 2) / dims)
 
 
 def _checked(name: str, given: Any, ndim: int) -> np.ndarray:

@@ -1,0 +1,221 @@
+"""What is this head for? A trained head, predicted from what it reads and from hypotheses about it (T16).
+
+FILE is an .npz (nothing pickled) or .safetensors file with
+
+    query_inputs      what W_Q reads at the positions where the head's decision matters, one a row, n x D
+    key_inputs        what W_K reads at keys, n' x D
+    query_features    values of candidate features at these queries, n x N
+    key_features      at these keys, n' x M
+    template.NAME     a hypothesis: the logit asked for between each query and key feature, N x M; one or more
+
+and query_features.NAME or key_features.NAME in place of the common ones for a hypothesis about other features. Without
+FILE the public induction head induction_ft000 is read with "previous token = current token", and "own token = current
+token" as its rival.
+
+Each hypothesis predicts the head up to one fitted number, training time. Its functional cosine, the correlation of
+predicted and measured logits, decides; the cosine of the weights also counts directions that data never exercises,
+where a head keeps its initialisation. The null deranges the columns of the template, the key features, and gives each
+the same freedom. A rival may share structure with the truth, so a hypothesis is preferred by its margin over every
+deranged template and every rival. Rotary heads are read at offset 0.
+
+Rules, set before the run: a hypothesis explains the head if its functional cosine is at least 0.9, its p-value at most
+0.01 and its margin at least 0.2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+import xarray as xr
+from jax import Array
+from matplotlib.axes import Axes
+
+from sims.lab import induction
+from sims.lab.arrays import read_arrays
+from sims.lab.command import command
+from sims.lab.figures import COLOURS, GREY, measured, panels
+from sims.lab.models import bundle_file
+from sims.lab.runs import Exhibit, Outcome
+from svtheory import Explanation, HeadBundle, explain, load_heads
+from svtheory.checks import InputError, index, whole
+
+COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
+INPUTS = ("query_inputs", "key_inputs")
+SHOWN = 16  # singular values in the figure
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    bundle: tyro.conf.Positional[str] = induction.NAME
+    """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
+    file: tyro.conf.Positional[str] = ""
+    """Inputs, features and templates, .npz or .safetensors."""
+    layer: int | None = None
+    """Layer of the head; none is the last."""
+    head: int = 0
+    """The head."""
+    centre_query: bool | None = None
+    """Whether the head can centre its queries; none: if it has a query bias."""
+    samples: int = 2000
+    """Sequences, without FILE."""
+    draws: int = 999
+    """Deranged templates behind a p-value."""
+    seed: int = 0
+    """Seed of sequences and derangements."""
+
+    def __post_init__(self):
+        whole("--samples", self.samples, 100)
+        whole("--draws", self.draws, 19)
+
+
+SCALES = {"quick": Config(), "paper": Config(samples=10_000, draws=9999), "full": Config(samples=10_000, draws=99_999)}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Explain one head by every hypothesis."""
+    bundle = load_heads(bundle_file(config.bundle))
+    layer = index("--layer", bundle.W_Q.shape[0] - 1 if config.layer is None else config.layer, bundle.W_Q.shape[0])
+    at = layer, index("--head", config.head, bundle.W_Q.shape[1])
+    first, second = jax.random.split(jax.random.key(config.seed))
+    arrays = _arrays(config, bundle, first)
+    centre = bundle.b_Q is not None if config.centre_query is None else config.centre_query
+    found = {
+        name: explain(bundle.W_Q[at], bundle.W_K[at], **given, key=second, centre_query=centre, draws=config.draws)
+        for name, given in _hypotheses(arrays).items()
+    }
+    results = _results(found).assign_attrs(
+        bundle=Path(config.bundle).stem, layer=at[0], head=at[1], centre_query=int(centre)
+    )
+    return Outcome(_summary(results), results, {"explain": _exhibit(results)}, _rows(results))
+
+
+def _arrays(config: Config, bundle: HeadBundle, key: Array) -> Mapping[str, np.ndarray]:
+    if config.file:
+        return read_arrays(Path(config.file), INPUTS)
+    if Path(config.bundle).stem != induction.NAME:
+        raise InputError(f"FILE must be given for any bundle but {induction.NAME}, got none for {config.bundle!r}")
+    return induction.arrays(bundle, key, config.samples)
+
+
+def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """By name, the data arguments of `explain`: inputs and features of queries and keys, template."""
+    names = [name.removeprefix("template.") for name in arrays if name.startswith("template.")]
+    if not names:
+        raise InputError(f"FILE must hold a hypothesis, template.NAME, got only {', '.join(arrays)}")
+
+    def features(side, name):
+        own, common = f"{side}_features.{name}", f"{side}_features"
+        if own not in arrays and common not in arrays:
+            raise InputError(f"FILE must hold {common} or {own}, got one without")
+        return arrays[own] if own in arrays else arrays[common]
+
+    return {
+        name: {
+            **{inputs: arrays[inputs] for inputs in INPUTS},
+            "query_features": features("query", name),
+            "key_features": features("key", name),
+            "template": arrays[f"template.{name}"],
+        }
+        for name in names
+    }
+
+
+def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
+    """The explanations side by side."""
+
+    def rivals(name):
+        return [other for key, other in found.items() if key != name]
+
+    columns = {
+        "functional_cosine": [e.functional_cosine for e in found.values()],
+        "weight_cosine": [e.cosine for e in found.values()],
+        "p_value": [e.p_value for e in found.values()],
+        "margin": [e.margin(*rivals(name)) for name, e in found.items()],
+        "time": [e.time for e in found.values()],
+        "unvisited": [e.unvisited for e in found.values()],
+    }
+    data: dict[str, Any] = {name: ("hypothesis", np.array(x, float)) for name, x in columns.items()}
+    data["null"] = (("hypothesis", "draw"), np.array([e.null for e in found.values()]))
+    data["predicted_value"] = (("hypothesis", "pair"), np.array([e.predicted.values for e in found.values()]))
+    data["measured_value"] = (("pair",), np.asarray(next(iter(found.values())).measured.values))
+    pairs = data["measured_value"][1].size
+    return xr.Dataset(data, {"hypothesis": list(found), "pair": range(1, pairs + 1)})
+
+
+def _explained(results: xr.Dataset) -> xr.DataArray:
+    enough = (results.functional_cosine >= COSINE) & (results.margin >= MARGIN)
+    return enough & (results.p_value <= P_VALUE)
+
+
+def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    return [
+        {
+            "hypothesis": str(here.hypothesis.item()),
+            "explains the head": "yes" if bool(_explained(here)) else "no",
+            "functional cosine": float(here.functional_cosine),
+            "weight cosine": float(here.weight_cosine),
+            "p": float(here.p_value),
+            "margin": float(here.margin),
+            "deranged, mean": float(here.null.mean()),
+            "deranged, highest": float(here.null.max()),
+            "training time": float(here.time),
+            "weights never exercised": f"{float(here.unvisited):.2%}",
+        }
+        for here in (results.isel(hypothesis=i) for i in range(results.sizes["hypothesis"]))
+    ]
+
+
+def _summary(results: xr.Dataset) -> dict[str, Any]:
+    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)))
+    return {
+        "hypotheses": results.sizes["hypothesis"],
+        "best_hypothesis": str(best.hypothesis.item()),
+        "functional_cosine": float(best.functional_cosine),
+        "weight_cosine": float(best.weight_cosine),
+        "p_value": float(best.p_value),
+        "margin_functional_cosine": float(best.margin),
+        "highest_deranged_functional_cosine": float(best.null.max()),
+        "training_time": float(best.time),
+        "weights_never_exercised_share": float(best.unvisited),
+        "explained": bool(_explained(best)),
+    }
+
+
+def _exhibit(results: xr.Dataset) -> Exhibit:
+    figure, ((cosines, values),) = panels(2, width=5.2, height=4.0)
+    _draw_cosines(cosines, results)
+    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)), pair=slice(SHOWN))
+    values.plot(best.pair, best.predicted_value, color=COLOURS[1], label=f'predicted by "{best.hypothesis.item()}"')
+    measured(values, best.pair, best.measured_value, label="the head's own")
+    values.set(xlabel="pair k", ylabel=r"singular value $\sigma_k$", ylim=(0, None))
+    values.legend()
+    return Exhibit(
+        figure,
+        "Left, functional cosine of each hypothesis (points) beside its deranged templates (grey, lines at the mean "
+        "and the highest). Right, singular values that the best hypothesis predicts, scaled to the head's logits, and "
+        "the head's own.",
+    )
+
+
+def _draw_cosines(ax: Axes, results: xr.Dataset) -> None:
+    x = np.arange(results.sizes["hypothesis"])
+    spread = np.random.default_rng(0).uniform(-0.15, 0.15, results.sizes["draw"])
+    for i, null in zip(x, results.null.values, strict=True):
+        ax.plot(i + spread, null, ".", color=GREY, alpha=0.25, markersize=3)
+        ax.hlines([null.mean(), null.max()], i - 0.25, i + 0.25, color=COLOURS[1])
+    measured(ax, x, results.functional_cosine, markersize=8)
+    ax.set_xticks(x, [str(name) for name in results.hypothesis.values])
+    where = f"{results.attrs['bundle']}, layer {results.attrs['layer']}, head {results.attrs['head']}"
+    ax.set(xlim=(-0.6, len(x) - 0.4), xlabel="hypothesis", ylabel="functional cosine", title=where)
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Sparse attention decomposition: does a head need fewer singular vectors than chance would? (the paper's Figs 8, 9)
+
+For every head of a bundle (safetensors: W_Q, W_K and attn_in, what they read) or of a checkpoint (a Hugging Face folder
+of GPT-2, GPT-NeoX or Llama type, with --text), each query's attention to the key it attends most is a decision. Its
+relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair. S is
+their Treves-Rolls sparseness, 1 for equal magnitudes and 1/K for a single term.
+
+Two nulls rotate the singular vectors at random (T11). The common rotation keeps every score and asks whether the basis
+is special: it gives the p-value. Independent rotations of U and V are the paper's control: they keep singular values
+and not the scores, so a head of few large values may pass one null and fail the other. One rotation serves a whole
+head, because its decisions are not independent. A head is called sparser than chance when its p-value, adjusted for
+the number of heads (Benjamini and Hochberg), is at most 0.05.
+
+Counts of singular vectors follow three published rules, each in its own convention of biases, on the same decisions:
+the table gives medians and, in brackets, how often a rule is undefined. Chance needs few vectors too: a small count
+alone shows nothing. Rotary positions are maps of the inputs around one decomposition. Singular values that lie closer
+than rounding fix no vector: the share of contributions that falls on such pairs is reported, their terms are not named.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import tyro
+import xarray as xr
+from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import false_discovery_control
+
+from sims.lab.command import command
+from sims.lab.figures import COLOURS, GREY, measured, panels
+from sims.lab.models import read_heads
+from sims.lab.runs import Exhibit, Outcome
+from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention, rotation_null
+from svtheory.checks import whole
+from svtheory.heads.rotations import KINDS
+
+LEVEL = 0.05
+EPSILON = float(np.finfo(np.float32).eps)  # a head whose largest score is smaller decides nothing
+PUBLISHED = {  # each rule with the conventions it was published in
+    "sad2024": ("sad2024", "augmented-last"),
+    "acc2025, query": ("acc2025", "query-side"),
+    "acc2025, key": ("acc2025", "key-side"),
+    "accpp2026": ("accpp2026", "plain"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    model: tyro.conf.Positional[str] = "tinystories_260k"
+    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a checkpoint."""
+    text: str = ""
+    """Text file that a checkpoint reads."""
+    sequences: int = 40
+    """Sequences read, at most."""
+    positions: int = 64
+    """Tokens a sequence of the text."""
+    draws: int = 999
+    """Rotations behind a p-value."""
+    seed: int = 0
+    """Seed of the rotations."""
+
+    def __post_init__(self):
+        for name, least in (("sequences", 2), ("positions", 2), ("draws", 19)):
+            whole(f"--{name}", getattr(self, name), least)
+
+
+SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(sequences=1000, draws=99_999)}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Decompose every head on what it reads, and compare with rotated heads."""
+    bundle = read_heads(config.model, config.text, config.sequences, config.positions)
+    results = _results(bundle, jax.random.key(config.seed), config.draws)
+    results = results.assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
+    rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
+    return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
+
+
+def _results(bundle: HeadBundle, key: Array, draws: int) -> xr.Dataset:
+    """What is found of every head, by layer and head."""
+    layers, heads = bundle.W_Q.shape[:2]
+    assert bundle.attn_in is not None
+    read = jax.jit(lambda heads, tokens, keys: jax.lax.map(lambda h: _head(h[0], tokens, h[1], draws), (heads, keys)))
+    found = []
+    for layer in range(layers):
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))
+        keys = jax.random.split(jax.random.fold_in(key, layer), heads)
+        found.append(read(stacked, jnp.asarray(bundle.attn_in[layer], jnp.float32), keys))
+    axes = {
+        "sparseness": ("sequence", "query"),
+        "null_mean": ("null",),
+        "null_low": ("null",),
+        "null_high": ("null",),
+        "p_value": ("null",),
+        "decision_p_value": ("null", "sequence", "query"),
+        "count": ("rule", "sequence", "query"),
+        "contribution": ("pair",),
+        "largest": ("pair",),
+        "named": ("pair",),
+        "singular_value": ("pair",),
+        "largest_score": (),
+        "score_error": (),
+        "attention_error": (),
+    }
+    data = {
+        name: (("layer", "head", *dims), np.stack([np.asarray(layer[name]) for layer in found]))
+        for name, dims in axes.items()
+    }
+    pairs = data["singular_value"][1].shape[-1]
+    coordinates = {"null": list(KINDS), "rule": list(PUBLISHED), "pair": range(1, pairs + 1)}
+    results = xr.Dataset(data, coordinates | {"layer": range(layers), "head": range(heads)})
+    p = results.p_value.sel(null="common").fillna(1).values
+    adjusted = false_discovery_control(p.ravel()).reshape(p.shape)
+    return results.assign(adjusted_p_value=(("layer", "head"), adjusted), zero=results.largest_score < EPSILON)
+
+
+def _head(head: Head, tokens: Array, key: Array, draws: int) -> dict[str, Array]:
+    """One head on tokens (sequences, positions, D)."""
+    d = decompose(head, tokens, tokens, None)
+    nulls = [rotation_null(d, key, draws, kind) for kind in KINDS]
+    terms = jnp.abs(relative_attention(d))[:, 1:]  # the first query sees no other key
+    total = terms.sum(axis=-1, keepdims=True)
+    counts = []
+    for rule, convention in PUBLISHED.values():
+        same = convention == "plain" or (head.b_Q is None and head.b_K is None)
+        counts.append(count_vectors(d if same else decompose(head, tokens, tokens, d.index, convention), rule))
+    at = jnp.arange(tokens.shape[1])
+    direct = jnp.einsum("sqh,skh->sqk", head.queries(tokens, at), head.keys(tokens, at), precision="highest")
+    largest_score = jnp.abs(direct).max()
+    off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
+    return {
+        "sparseness": nulls[0].sparseness[:, 1:],
+        "null_mean": jnp.stack([null.head_null.mean() for null in nulls]),
+        "null_low": jnp.stack([jnp.quantile(null.head_null, 0.025) for null in nulls]),
+        "null_high": jnp.stack([jnp.quantile(null.head_null, 0.975) for null in nulls]),
+        "p_value": jnp.stack([null.head_p_value for null in nulls]),
+        "decision_p_value": jnp.stack([null.p_value[:, 1:] for null in nulls]),
+        "count": jnp.stack(counts)[..., 1:],
+        "contribution": (terms / jnp.where(total > 0, total, 1)).mean(axis=(0, 1)),
+        "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
+        "named": d.named,
+        "singular_value": d.spectrum.values,
+        "largest_score": largest_score / d.divisor,
+        "score_error": jnp.abs(d.scores - direct).max() / jnp.where(largest_score > 0, largest_score, 1),
+        "attention_error": off.max(),
+    }
+
+
+def _verdict(here: xr.Dataset) -> str:
+    if bool(here.zero):
+        return "no: numerically zero"
+    return "yes" if float(here.adjusted_p_value) <= LEVEL else "no"
+
+
+def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
+    """One head: S and its standard error, mean S and p of both nulls, decisions with p <= 0.05, counts by rule."""
+    here = results.sel(layer=layer, head=head)
+    by_sequence = here.sparseness.mean("query")
+    error = by_sequence.std(ddof=1) / np.sqrt(by_sequence.size)
+    row = {
+        "head": f"{layer}.{head}",
+        "sparser than chance": _verdict(here),
+        "S": f"{float(here.sparseness.mean()):.3f} ± {float(error):.3f}",
+        "common": float(here.null_mean.sel(null="common")),
+        "p": float(here.p_value.sel(null="common")),
+        "p adj.": float(here.adjusted_p_value),
+        "indep.": float(here.null_mean.sel(null="independent")),
+        "p indep.": float(here.p_value.sel(null="independent")),
+        "p <= 0.05": f"{float((here.decision_p_value.sel(null='common') <= LEVEL).mean()):.0%}",
+        "named": f"{int(here.named.sum())}/{here.named.size}",
+    }
+    for rule in PUBLISHED:
+        count = here["count"].sel(rule=rule)
+        row[rule] = f"{float(count.median()):g} ({float(count.isnull().mean()):.0%})"
+    return row
+
+
+def _summary(results: xr.Dataset) -> dict[str, Any]:
+    p, sparser = results.p_value, (results.adjusted_p_value <= LEVEL) & ~results.zero
+    half, named = results.sizes["pair"] // 2, results.named
+    found = {
+        "heads": results.zero.size,
+        "heads_numerically_zero": int(results.zero.sum()),
+        "heads_sparser_than_chance": int(sparser.sum()),
+        "heads_below_independent_null_p_0.05": int((p.sel(null="independent") <= LEVEL).sum()),
+        "decisions": int(results.sparseness.notnull().sum()),
+        "sparseness_mean": float(results.sparseness.mean()),
+        **{f"sparseness_{kind}_null_mean": float(results.null_mean.sel(null=kind).mean()) for kind in KINDS},
+        "smallest_p_value": float(p.sel(null="common").min()),
+        "decisions_p_0.05_share": float((results.decision_p_value.sel(null="common") <= LEVEL).mean()),
+        "contribution_of_lower_half_of_singular_values_share": float(
+            results.contribution[..., half:].sum("pair").mean()
+        ),
+        "largest_contribution_from_lower_half_share": float(results.largest[..., half:].sum("pair").mean()),
+        "contribution_of_pairs_not_named_share": float(results.contribution.where(~named, 0).sum("pair").mean()),
+        "score_error_relative_to_largest": float(results.score_error.max()),
+        "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
+    }
+    for rule in PUBLISHED:
+        count = results["count"].sel(rule=rule)
+        name = rule.replace(", ", "_")
+        found |= {f"{name}_median_count": float(count.median()), f"{name}_undefined": int(count.isnull().sum())}
+    return found
+
+
+def _exhibit(results: xr.Dataset) -> Exhibit:
+    figure, axes = panels(3, width=4.8, height=4.0)
+    _draw_sparseness(axes[0, 0], results)
+    _draw_ranks(axes[0, 1], results)
+    _draw_counts(axes[0, 2], results)
+    return Exhibit(
+        figure,
+        "Left, mean sparseness of each head's decisions (points, with standard errors over sequences) and what rotated "
+        "singular vectors give (lines, with 95 % of rotations); filled points are sparser than chance. Middle, where "
+        "in the order of singular values contributions come from: mean of each layer, and the even share as a line. "
+        "Right, how many singular vectors a decision needs by each rule: median and middle half of each head.",
+    )
+
+
+def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
+    flat = results.stack(unit=("layer", "head"))
+    by_sequence = flat.sparseness.mean("query")
+    error = (by_sequence.std("sequence", ddof=1) / np.sqrt(by_sequence.sizes["sequence"])).values
+    S, x = by_sequence.mean("sequence").values, np.arange(flat.sizes["unit"])
+    for kind, colour, shift in (("common", COLOURS[1], -0.15), ("independent", GREY, 0.15)):
+        null = flat.sel(null=kind)
+        ax.hlines(null.null_mean, x + shift - 0.2, x + shift + 0.2, color=colour, label=f"{kind} rotation")
+        ax.vlines(x + shift, null.null_low, null.null_high, color=colour, alpha=0.4, linewidth=4)
+    sparser = (flat.adjusted_p_value.values <= LEVEL) & ~flat.zero.values
+    measured(ax, x, S, error, markerfacecolor="white", label="head")
+    measured(ax, x[sparser], S[sparser], fmt="o", color=COLOURS[0])
+    heads = results.sizes["head"]
+    if len(x) <= 40:
+        ax.set_xticks(x, [f"{layer}.{head}" for layer, head in flat.unit.values], rotation=90, fontsize=8)
+    else:
+        ax.set_xticks(x[::heads], [str(layer) for layer in results.layer.values])
+    ax.set(xlabel="layer.head" if len(x) <= 40 else "heads by layer", ylabel="mean sparseness S", ylim=(0, None))
+    ax.set_title(f"{int(sparser.sum())} of {len(x)} heads sparser than chance")
+    ax.legend(loc="lower right", fontsize=8)
+
+
+def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
+    share, largest = results.contribution.mean("head"), results.largest.mean("head")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
+    ax.axhline(1 / results.sizes["pair"], color="black", label="even share")
+    shown = results.layer.values[:: -(-results.sizes["layer"] // 6)]
+    for layer, colour in zip(results.layer.values, colours, strict=True):
+        label = f"layer {layer}" if layer in shown else None
+        measured(ax, results.pair, share.sel(layer=layer), color=colour, markersize=4, label=label)
+        ax.plot(results.pair, largest.sel(layer=layer), "+", color=colour)
+    ax.plot([], [], "+", color="black", label="is the largest term")
+    ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\sum_k |c_k|$, or of decisions", ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(fontsize=8)
+
+
+def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
+    flat = results["count"].stack(unit=("layer", "head"), decision=("sequence", "query"))
+    for i, rule in enumerate(PUBLISHED):
+        low, middle, high = flat.sel(rule=rule).quantile([0.25, 0.5, 0.75], "decision").values
+        x = i + np.linspace(-0.3, 0.3, middle.size)
+        measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], markersize=4, alpha=0.6)
+    labels = [
+        f"{rule}\n{float(results['count'].sel(rule=rule).isnull().mean()):.0%} undefined".replace(", ", ",\n")
+        for rule in PUBLISHED
+    ]
+    ax.set_xticks(range(len(labels)), labels, fontsize=8)
+    ax.set(ylabel="singular vectors a decision needs", ylim=(0, None))
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The hub: a checkpoint fetched by its name and revision, where there is a network."""
+
+from pathlib import Path
+
+from svtheory.checks import InputError
+
+FILES = ("config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json")
+
+
+def fetch(name: str, revision: str = "main") -> Path:
+    """The folder of a model of the Hugging Face hub, say EleutherAI/pythia-160m at revision step512.
+
+    Downloaded unless it is there, only config, tokenizer and safetensors files. Needs the extra `hub`; raises InputError without it, and for a name or
+    revision that cannot be had.
+    """
+    try:
+        from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(f'fetch needs huggingface_hub: pip install "svtheory[hub]" ({error})') from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except (OSError, ValueError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the hub must have {name!r} at revision {revision!r}, got: {reason}") from error
+
+
+def tokenize(folder: str | Path, text: str) -> list[int]:
+    """The tokens of a text by the folder's tokenizer.json. Needs the extra `hub`; raises InputError without either."""
+    try:
+        from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(f'tokenize needs tokenizers: pip install "svtheory[hub]" ({error})') from error
+    path = Path(folder) / "tokenizer.json"
+    try:
+        return Tokenizer.from_str(path.read_text()).encode(text).ids
+    except Exception as error:  # tokenizers raises nothing more special
+        raise InputError(f"tokenizer.json must be a tokenizer's file, got {str(path)!r}: {error}") from error

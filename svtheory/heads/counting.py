@@ -1,0 +1,107 @@
+"""Counting: how many singular vectors carry an attention decision, by the three published rules."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from svtheory.checks import one_of
+from svtheory.frames import exact_products
+from svtheory.heads.decomposition import Decomposition, attention_weights, relative_attention
+
+RULES = ("sad2024", "acc2025", "accpp2026")
+STEPS = 64  # of the trapezoid behind accpp2026
+DIGITS = 5  # to which acc2025 rounds
+EXCESS = 2.5  # times the uniform weight: where accpp2026 stops
+
+
+def count_vectors(decomposition: Decomposition, rule: str, tau: float = 1.0) -> Array:
+    """How many singular vectors carry the score of key `index`, shape () or (..., T); NaN where a rule is undefined.
+
+    "sad2024": terms c_k of the score, sorted to fall (to rise where their sum A < 0); the first count whose partial
+    sum over A is strictly above `tau`. Undefined where none is: at tau = 1 when no term opposes the sum, and at A = 0.
+    "acc2025": relative terms, sorted to fall; the first count with `round(partial / total, 5) >= 1`. Undefined unless
+    the total is positive.
+    "accpp2026": singular vectors ranked by integrated gradients of the softmax weight (all logits scaled from 0, a
+    trapezoid of 64 steps) and taken out of all logits in that order until the weight falls below
+    `min(1, 2.5/n)`, n the number of visible keys; 0 where it is below from the start. Undefined where it never falls
+    below, as with a single key.
+
+    Each rule was published with its own convention, "augmented-last", "query-side" and "key-side", and "plain", and
+    counts here what `decomposition` holds. A small count alone shows nothing: chance needs few terms too (T11).
+    Raises InputError for an unknown rule.
+    """
+    one_of("rule", rule, RULES)
+    if rule == "sad2024":
+        return _partial_sums_above(decomposition.explained, tau)
+    if rule == "acc2025":
+        return _rounded_sums_reach(relative_attention(decomposition))
+    return _ablated_until_below(decomposition)
+
+
+def _partial_sums_above(terms: Array, tau: float) -> Array:
+    total = terms.sum(axis=-1, keepdims=True)
+    # with the sign of the total, rising order becomes falling
+    signed = terms * jnp.sign(total)
+    partial = jnp.cumsum(-jnp.sort(-signed, axis=-1), axis=-1)
+    # sums that only round above the total do not exceed it
+    possible = (signed < 0).any(axis=-1) | (tau < 1)
+    return _first(partial > tau * jnp.abs(total), possible & (total[..., 0] != 0))
+
+
+def _rounded_sums_reach(terms: Array) -> Array:
+    total = terms.sum(axis=-1, keepdims=True)
+    partial = jnp.cumsum(-jnp.sort(-terms, axis=-1), axis=-1)
+    share = partial / jnp.where(total > 0, total, 1)
+    return _first(jnp.round(share, DIGITS) >= 1, total[..., 0] > 0)
+
+
+def _first(reached: Array, defined: Array) -> Array:
+    """The count of the first True along the last axis, NaN where there is none or the rule is not `defined`."""
+    return jnp.where(defined & reached.any(axis=-1), 1.0 + reached.argmax(axis=-1), jnp.nan)
+
+
+def _ablated_until_below(d: Decomposition) -> Array:
+    count = partial(_ablations, divisor=d.divisor)
+    if d.query.ndim > 1:
+        count = jax.vmap(count, in_axes=(0, None, 0, 0))
+    for _ in range(d.query.ndim - 2):
+        count = jax.vmap(count)
+    return count(d.query, d.keys, d.visible, d.index)
+
+
+@exact_products
+def _ablations(a: Array, b: Array, visible: Array, index: Array, divisor: float) -> Array:
+    """accpp2026 of one query a (K,) with keys b (m, K)."""
+    b = b / divisor
+    logits = b @ a
+    order = jnp.argsort(-integrated_gradients(a, b, visible, index))
+
+    def ablated(logits, k):
+        logits = logits - a[k] * b[:, k]
+        return logits, attention_weights(logits, visible)[index]
+
+    weights = jnp.append(attention_weights(logits, visible)[index], lax.scan(ablated, logits, order)[1])
+    below = weights < jnp.minimum(1, EXCESS / visible.sum())
+    return jnp.where(below.any(), below.argmax().astype(a.dtype), jnp.nan)
+
+
+@exact_products
+def integrated_gradients(a: Array, b: Array, visible: Array, index: Array) -> Array:
+    """What each singular vector gives to the softmax weight w of key `index`, shape (K,); their sum is w - 1/n.
+
+    `a_k int_0^1 w (b_index - sum_j w_j b_j)_k dx`, the weights w_j at logits `x b a`, by a trapezoid of 64 steps. One
+    query a (K,), keys b (m, K), divided by the divisor, visible (m,).
+    """
+    logits = b @ a
+    own = jax.nn.one_hot(index, len(b), dtype=b.dtype)
+
+    def gradient(total, node):
+        x, dx = node
+        w = attention_weights(x * logits, visible)
+        return total + dx * w[index] * (own - w), None
+
+    nodes = jnp.linspace(0, 1, STEPS + 1, dtype=a.dtype)
+    steps = jnp.full(STEPS + 1, 1 / STEPS, a.dtype).at[jnp.array([0, STEPS])].divide(2)
+    return a * (lax.scan(gradient, jnp.zeros_like(logits), (nodes, steps))[0] @ b)

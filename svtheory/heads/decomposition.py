@@ -1,0 +1,231 @@
+"""Decomposition: an attention score as a sum of terms, one a singular pair (T11).
+
+With `F_Q, F_K` the factors of a convention, `F_Q^T F_K = sum_k sigma_k u_k v_k^T`, and inputs x, y with
+`F_Q x = q`, `F_K y = k`, the query and the key that the head compares, the score is `q^T k = sum_k c_k`,
+`c_k = sigma_k (u_k^T x)(v_k^T y)`. Biases and rotary positions that the factors do not hold move the inputs by the
+shortest way, `x = r + F_Q^+ (q - F_Q r)`: a bias by the offset `W_Q^+ b_Q`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svtheory.checks import InputError, concrete, one_of, real_array
+from svtheory.frames import exact_products
+from svtheory.heads.weights import Head
+from svtheory.pytrees import pytree
+from svtheory.robustness import nameable
+from svtheory.spectra import Spectrum, spectrum
+
+CONVENTIONS = {
+    "plain": (),
+    "augmented-last": ("query", "key"),
+    "augmented-first": ("query", "key"),
+    "query-side": ("query",),
+    "key-side": ("key",),
+    "offset": (),
+}
+"""Conventions, and the sides on which each holds the bias in the factor."""
+
+
+@pytree("convention", "divisor", "folded")
+@dataclass(frozen=True)
+class Decomposition:
+    """The terms of attention scores: of one query with m keys, or of many queries with the same m keys.
+
+    A term is a product, `c_k = a_k b_k`, `a = Sigma^{1/2} U^T x` and `b = Sigma^{1/2} V^T y`, and is kept as its two
+    factors: a context of T tokens takes `2 T K + T^2` numbers, where its terms would take `T^2 K`.
+
+    query       a, shape (K,), or (..., T, K) for T queries
+    keys        b, shape (..., m, K)
+    visible     which keys a query sees, shape (m,) or (..., T, m)
+    index       the key whose score is explained, shape () or (..., T)
+    spectrum    of `F_Q^T F_K`: left (D, K) and right (D', K) may differ in dimension
+    named       whether a singular pair has a gap above the rounding of its matrix (T14), shape (K,): the others fix
+                only a subspace, and a single term of theirs means nothing
+    convention  one of CONVENTIONS
+    divisor     what scores are divided by before the softmax; terms are not
+    folded      whether normalisation had been folded into the head
+    """
+
+    query: Array
+    keys: Array
+    visible: Array
+    index: Array
+    spectrum: Spectrum
+    named: Array
+    convention: str
+    divisor: float
+    folded: bool
+
+    @property
+    def terms(self) -> Array:
+        """`c_k` of every key, shape (m, K) or (..., T, m, K); their sums over k are `scores`."""
+        keys = self.keys if self.query.ndim < self.keys.ndim else self.keys[..., None, :, :]
+        return self.query[..., None, :] * keys
+
+    @property
+    def explained(self) -> Array:
+        """`c_k` of the key `index`, shape (K,) or (..., T, K)."""
+        return self.query * self.over_keys(self._chosen())
+
+    @property
+    @exact_products
+    def scores(self) -> Array:
+        """`q^T k = sum_k c_k`, before the divisor, shape (m,) or (..., T, m)."""
+        if self.query.ndim < self.keys.ndim:
+            return (self.keys @ self.query[..., None])[..., 0]
+        return self.query @ self.keys.swapaxes(-1, -2)
+
+    @property
+    def attention(self) -> Array:
+        """Softmax of `scores / divisor` over the visible keys, shape (m,) or (..., T, m)."""
+        return attention_weights(self.scores / self.divisor, self.visible)
+
+    @exact_products
+    def over_keys(self, weights: Array) -> Array:
+        """`sum_j weights_j b_j` for weights (m,) or (..., T, m), shape (K,) or (..., T, K)."""
+        if self.query.ndim < self.keys.ndim:
+            return (weights[..., None, :] @ self.keys)[..., 0, :]
+        return weights @ self.keys
+
+    def relative_key(self) -> Array:
+        """`b_index - mean of the other visible b`, shape (K,) or (..., T, K); 0 for a query that sees no other key."""
+        chosen = self._chosen()
+        others = jnp.where(self.visible, 1 - chosen, 0)
+        count = others.sum(axis=-1, keepdims=True)
+        return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
+
+    def _chosen(self) -> Array:
+        return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
+
+
+def attention_weights(logits: Array, visible: Array) -> Array:
+    """Softmax over the last axis, exactly 0 where a key is not visible."""
+    return jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
+
+
+def relative_attention(decomposition: Decomposition) -> Array:
+    """The terms of relative attention, `c_k(index) - mean over the other visible keys of c_k`, (K,) or (..., T, K).
+
+    They sum to `l_j - (1/(m-1)) sum_{i != j} l_i`, so that what raises all keys alike drops out (T11). 0 for a query
+    that sees no other key: nothing is compared, and its sparseness is undefined.
+    """
+    return decomposition.query * decomposition.relative_key()
+
+
+@exact_products
+def decompose(
+    head: Head,
+    query: Array,
+    keys: Array,
+    index: Array | int | None,
+    convention: str = "plain",
+    position: Array | int | None = None,
+) -> Decomposition:
+    """Decompose the scores of a query, or of all queries of a context, with keys at positions 0 to m-1 (T11).
+
+    A query sees the keys up to its own position. The convention fixes the factors:
+    "plain": `F = W`, a bias moves the input (accpp2026); "augmented-last", "augmented-first": `F = (W, b)` on tokens
+    (x; 1), the coordinate of the bias last (sad2024) or first; "query-side", "key-side": augmented, last, on that side,
+    while the other side's bias moves its input (acc2025, which leaves that bias out). A missing bias adds no
+    coordinate. In these, rotary positions move the inputs too: there is one decomposition for all positions, and terms
+    depend on both positions, not on their distance alone. "offset": plain, but at the distance d of query and key
+    `index`: `F_K = R_d^T W_K`, so that this key's own terms need no rotation.
+
+    query (D,) with keys (m, D'), at `position`, by default m-1; or queries (..., T, D) with keys (..., m, D') at
+    positions (T,), by default 0 to T-1 where T = m: a causal context is `decompose(head, tokens, tokens, None)`.
+    index is a key that the query sees, a number or (..., T); None takes the key most attended. All follow the dtype of
+    the head. Works under jit and vmap, and under lax.map for stacked heads. Where a factor is rank-deficient, or H > D,
+    no input may reach q: the terms then sum to the score of the nearest that one can.
+    Raises InputError for shapes that disagree, an index or position out of range, an unknown convention, or "offset"
+    for several queries or without an index.
+
+    >>> head = Head(jnp.eye(2), jnp.eye(2), b_Q=jnp.array([1.0, 0.0]))
+    >>> d = decompose(head, jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [1.0, 1.0]]), index=1)
+    >>> d.scores.tolist(), d.named.tolist()  # equal singular values: their vectors are not named
+    ([2.0, 4.0], [False, False])
+    """
+    one_of("convention", convention, tuple(CONVENTIONS))
+    r, s = (real_array(name, x).astype(head.W_Q.dtype) for name, x in (("query", query), ("keys", keys)))
+    m = _shared_keys(head, r, s)
+    p, at = _positions(position, r, m), jnp.arange(m)
+    visible = jnp.broadcast_to(at.reshape((1,) * p.ndim + (m,)) <= p[..., None], (*r.shape[:-1], m))
+    chosen = None if index is None else _indices(index, visible)
+    origin, W_K = jnp.zeros((), int), head.W_K
+    if convention == "offset":
+        if r.ndim > 1 or chosen is None:
+            raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
+        origin, W_K = p, head.rotated(W_K.T, jnp.broadcast_to(chosen - p, W_K.shape[1:])).T
+    rotary = head.frequencies is not None
+    F_Q, x = _inputs(head.W_Q, head.b_Q, r, head.queries(r, p - origin), _place(convention, "query"), rotary)
+    F_K, y = _inputs(W_K, head.b_K, s, head.keys(s, at - origin), _place(convention, "key"), rotary)
+    found = spectrum(F_Q, F_K)
+    root = jnp.diag(jnp.sqrt(found.values))
+    a, b = x @ (found.left @ root), y @ (found.right @ root)
+    made = Decomposition(a, b, visible, at[0], found, nameable(found), convention, head.divisor, head.folded)
+    if chosen is None:
+        chosen = jnp.where(visible, made.scores, -jnp.inf).argmax(axis=-1)
+    return dataclasses.replace(made, index=chosen)
+
+
+def _place(convention: str, side: str) -> str | None:
+    """Where the convention puts the coordinate of this side's bias."""
+    if side not in CONVENTIONS[convention]:
+        return None
+    return "first" if convention == "augmented-first" else "last"
+
+
+def _inputs(
+    W: Array, b: Array | None, tokens: Array, goal: Array, place: str | None, rotary: bool
+) -> tuple[Array, Array]:
+    """The factor F of a side, and the inputs x nearest to its tokens with `F x = goal`."""
+    if b is None or place is None:
+        F, x = W, tokens
+    else:
+        ones = jnp.ones((*tokens.shape[:-1], 1), tokens.dtype)
+        order = slice(None, None, -1 if place == "first" else 1)
+        F, x = (jnp.concatenate(parts[order], axis=-1) for parts in ((W, b[:, None]), (tokens, ones)))
+    if rotary or (b is not None and place is None):
+        x = x + (goal - x @ F.T) @ jnp.linalg.pinv(F, rtol=max(F.shape) * jnp.finfo(F.dtype).eps).T
+    return F, x
+
+
+def _shared_keys(head: Head, r: Array, s: Array) -> int:
+    """The number of keys, after a check that queries and keys fit the head and each other."""
+    D, D_key = head.W_Q.shape[1], head.W_K.shape[1]
+    if r.ndim == 0 or r.shape[-1] != D:
+        raise InputError(f"query must have {D} columns, as W_Q, got shape {r.shape}")
+    if s.ndim != max(r.ndim, 2) or s.shape[-1] != D_key or s.shape[:-2] != r.shape[:-2]:
+        raise InputError(f"keys must have shape {(*r.shape[:-2], 'm', D_key)}, got {s.shape}")
+    return s.shape[-2]
+
+
+def _positions(position: Array | int | None, r: Array, m: int) -> Array:
+    """The positions of queries (D,) or (..., T, D), shape () or (T,)."""
+    if position is None and r.ndim > 1 and r.shape[-2] != m:
+        raise InputError(f"position must be given for {r.shape[-2]} queries and {m} keys")
+    if position is None:
+        return jnp.arange(m) if r.ndim > 1 else jnp.asarray(m - 1)
+    return _whole_below("position", position, r.shape[-2:-1], m)
+
+
+def _indices(index: Array | int, visible: Array) -> Array:
+    chosen = _whole_below("index", index, visible.shape[:-1], visible.shape[-1])
+    seen = jnp.take_along_axis(visible, chosen[..., None], axis=-1)
+    if concrete(seen) and not np.asarray(seen).all():
+        raise InputError("index must be a key that its query sees, got one after it")
+    return chosen
+
+
+def _whole_below(name: str, given: Array | int, shape: tuple[int, ...], size: int) -> Array:
+    x = jnp.asarray(given)
+    if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise InputError(f"{name} must be whole numbers of shape {shape}, got {x.dtype} of shape {x.shape}")
+    if concrete(x) and not ((np.asarray(x) >= 0) & (np.asarray(x) < size)).all():
+        raise InputError(f"{name} must lie from 0 to {size - 1}, got {np.asarray(x).tolist()}")
+    return x

@@ -1,0 +1,190 @@
+"""T11 for any head: terms against the matrix of each convention, and sums against the scores that a head computes."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from svtheory import CONVENTIONS, Head, InputError, decompose, load_heads, relative_attention
+
+MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
+H, D, T = 4, 6, 5
+TOGETHER = [name for name in CONVENTIONS if name != "offset"]
+
+
+def head(dtype, *, biased=True, rotary=True, seed=0):
+    rng = np.random.default_rng(seed)
+    W_Q, W_K = jnp.asarray(rng.normal(size=(2, H, D)), dtype)
+    b_Q, b_K = jnp.asarray(rng.normal(size=(2, H)), dtype) if biased else (None, None)
+    theta = jnp.asarray([0.9], dtype) if rotary else None
+    return Head(W_Q, W_K, b_Q, b_K, theta, divisor=2.0)
+
+
+def tokens(dtype, *shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, D)), dtype)
+
+
+def direct_scores(h, x):
+    """Query by key, position by position."""
+    q, k = (np.asarray(f(x, jnp.arange(len(x)))) for f in (h.queries, h.keys))
+    return q @ k.T
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_terms_sum_to_the_score_in_every_convention(dtype, biased, rotary):
+    h, x = head(dtype, biased=biased, rotary=rotary), tokens(dtype, T)
+    expected = direct_scores(h, x)
+    tolerance = 1e-4 * np.abs(expected).max()
+    for convention in TOGETHER:
+        d = decompose(h, x, x, None, convention)
+        assert d.terms.shape == (T, T, H)
+        assert d.terms.dtype == dtype
+        np.testing.assert_allclose(d.terms.sum(axis=-1), expected, atol=tolerance)
+        np.testing.assert_allclose(d.scores, expected, atol=tolerance)
+    for t in range(1, T):
+        one = decompose(h, x[t], x, t - 1, "offset", position=t)
+        np.testing.assert_allclose(one.scores, expected[t], atol=tolerance)
+
+
+def test_terms_are_those_of_the_named_matrix(dtype):
+    """Without rotation: u_k^T (r; 1) and so on, straight from the SVD of each convention's matrix."""
+    h = head(dtype, rotary=False)
+    x = tokens(dtype, T)
+    W_Q, W_K, b_Q, b_K, r = (np.asarray(a, float) for a in (h.W_Q, h.W_K, h.b_Q, h.b_K, x))
+    one = np.ones((T, 1))
+    with_last = lambda W, b: np.column_stack([W, b])  # noqa: E731
+    moved_q, moved_k = r + np.linalg.pinv(W_Q) @ b_Q, r + np.linalg.pinv(W_K) @ b_K
+    sides = {
+        "plain": (W_Q, moved_q, W_K, moved_k),
+        "augmented-last": (with_last(W_Q, b_Q), np.hstack([r, one]), with_last(W_K, b_K), np.hstack([r, one])),
+        "augmented-first": (
+            with_last(b_Q, W_Q),
+            np.hstack([one, r]),
+            with_last(b_K, W_K),
+            np.hstack([one, r]),
+        ),
+        "query-side": (with_last(W_Q, b_Q), np.hstack([r, one]), W_K, moved_k),
+        "key-side": (W_Q, moved_q, with_last(W_K, b_K), np.hstack([r, one])),
+    }
+    for convention, (F_Q, q, F_K, k) in sides.items():
+        U, values, Vt = np.linalg.svd(F_Q.T @ F_K)
+        expected = values[None, None, :H] * (q @ U[:, :H])[:, None] * (k @ Vt[:H].T)[None]
+        d = decompose(h, x, x, None, convention)
+        np.testing.assert_allclose(d.terms, expected, atol=1e-4 * np.abs(expected).max())
+        assert (d.spectrum.left.shape, d.spectrum.right.shape) == ((F_Q.shape[1], H), (F_K.shape[1], H))
+        assert (d.convention, d.divisor, d.folded) == (convention, 2.0, False)
+
+
+def test_at_an_offset_the_chosen_key_is_not_rotated(dtype):
+    """Its terms are those of `Omega_d = W_Q^T R_{-d} W_K`, d = 3, by a rotation written out."""
+    h, x = head(dtype, biased=False), tokens(dtype, T)
+    d = decompose(h, x[4], x, 1, "offset")
+    c, s = np.cos(0.9 * 3), np.sin(0.9 * 3)
+    back = np.eye(H)
+    back[:2, :2] = [[c, s], [-s, c]]
+    omega = np.asarray(h.W_Q, float).T @ back @ np.asarray(h.W_K, float)
+    U, values, Vt = np.linalg.svd(omega)
+    expected = values[:H] * (np.asarray(x[4]) @ U[:, :H]) * (Vt[:H] @ np.asarray(x[1]))
+    np.testing.assert_allclose(d.explained, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_attention_is_causal_and_normalised_and_the_most_attended_key_is_chosen(dtype):
+    h, x = head(dtype), tokens(dtype, T)
+    d = decompose(h, x, x, None)
+    logits = direct_scores(h, x) / 2
+    for t in range(T):
+        e = np.exp(logits[t, : t + 1] - logits[t, : t + 1].max())
+        np.testing.assert_allclose(d.attention[t], np.append(e / e.sum(), np.zeros(T - t - 1)), atol=1e-5)
+        assert d.index[t] == e.argmax()
+    np.testing.assert_array_equal(d.attention[~np.tril(np.ones((T, T), bool))], 0)
+
+
+def test_relative_attention_against_the_other_visible_keys(dtype):
+    h, x = head(dtype), tokens(dtype, T)
+    index = jnp.asarray([0, 0, 2, 1, 3])
+    d = decompose(h, x, x, index)
+    terms, found = np.asarray(d.terms), relative_attention(d)
+    np.testing.assert_array_equal(found[0], 0)
+    for t in range(1, T):
+        others = [j for j in range(t + 1) if j != index[t]]
+        expected = terms[t, index[t]] - terms[t, others].mean(axis=0)
+        np.testing.assert_allclose(found[t], expected, atol=1e-4 * np.abs(terms).max())
+        alone = decompose(h, x[t], x, int(index[t]), position=t)
+        np.testing.assert_allclose(relative_attention(alone), expected, atol=1e-4 * np.abs(terms).max())
+        np.testing.assert_allclose(alone.terms, terms[t], atol=1e-4 * np.abs(terms).max())
+
+
+def test_sequences_and_stacked_heads_in_one_call(dtype):
+    x = tokens(dtype, 3, T)
+    heads = [head(dtype, seed=seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *heads)
+    terms = jax.jit(lambda heads: jax.lax.map(lambda h: decompose(h, x, x, None).terms, heads))(stacked)
+    for h, found in zip(heads, terms, strict=True):
+        for sequence, one in zip(x, found, strict=True):
+            expected = decompose(h, sequence, sequence, None).terms
+            np.testing.assert_allclose(one, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_equal_values_are_flagged(dtype):
+    W = jnp.diag(jnp.asarray([3, 2, 2, 1], dtype))
+    d = decompose(Head(W, jnp.eye(4, dtype=dtype)), jnp.ones(4, dtype), jnp.ones((2, 4), dtype), 0)
+    assert d.named.tolist() == [True, False, False, True]
+
+
+def test_memory_grows_with_the_context_not_with_its_terms():
+    """`2 T K + T^2` numbers a head and some T x T work, heads one after the other: far below T^2 K."""
+    tokens, heads, rows, width = 128, 12, 64, 96
+    shapes = Head(*(jnp.ones((rows, width), jnp.float32) for _ in range(2)))
+    stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (heads, *a.shape)), shapes)
+
+    def read(h, x):
+        d = decompose(h, x, x, None)
+        return relative_attention(d), d.query, d.keys
+
+    compiled = jax.jit(lambda hs, x: jax.lax.map(lambda h: read(h, x), hs))
+    memory = compiled.lower(stacked, jnp.ones((tokens, width), jnp.float32)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * (8 * tokens**2 + 20 * (tokens + width) * (rows + width))
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 4 * heads * tokens**2 * rows / 4
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads of others at {MODELS}: set SVTHEORY_REAL_MODELS")
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_public_language_model(layer):
+    bundle = load_heads(MODELS / "tinystories_260k.safetensors")
+    x = jnp.asarray(bundle.attn_in[layer, 0])
+    h = bundle.head(layer, 1)
+    expected = direct_scores(h, x)
+    d = decompose(h, x, x, None)
+    np.testing.assert_allclose(d.scores, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(d.attention.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.triu(np.asarray(d.attention), 1), 0)
+    # rotation on adjacent pairs, as complex numbers
+    q, k = (np.asarray(x @ W.T).astype(np.complex128) for W in (h.W_Q, h.W_K))
+    turn = np.exp(1j * np.arange(48)[:, None] * 10000.0 ** -(np.arange(0, 16, 2) / 16))
+    q, k = ((a[:, ::2] + 1j * a[:, 1::2]) * turn for a in (q.real, k.real))
+    np.testing.assert_allclose(expected, (q @ k.conj().T).real, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.ones((T, D + 1))}, "query must have 6 columns"),
+        ({"keys": np.ones(D)}, r"keys must have shape \('m', 6\), got \(6,\)"),
+        ({"keys": np.full((T, D), np.inf)}, "keys must be finite"),
+        ({"keys": np.ones((T + 1, D))}, "position must be given for 5 queries and 6 keys"),
+        ({"index": np.full(T, T)}, "index must lie from 0 to 4"),
+        ({"index": np.full(T, 2)}, "index must be a key that its query sees"),
+        ({"index": 1}, r"index must be whole numbers of shape \(5,\)"),
+        ({"convention": "last"}, "convention must be one of 'plain', "),
+        ({"convention": "offset"}, 'convention "offset" takes one query and an index'),
+        ({"position": np.arange(T) + 1}, "position must lie from 0 to 4"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    given = {"query": np.ones((T, D)), "keys": np.ones((T, D)), "index": None} | change
+    with pytest.raises(InputError, match=message):
+        decompose(head(np.float32), **given)

@@ -7,7 +7,6 @@ one; the model answers at the last position.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -178,7 +177,7 @@ def attributes(matched: tuple[str, ...] = ("colour", "shape"), values: int = 8, 
         attribute = jnp.concatenate([of_objects, none], axis=1)
         question = jnp.concatenate([jnp.full_like(of_objects, -1), asked], axis=1)
         sizes = jnp.concatenate([size, none[:1]], axis=1)
-        features = {name: x for name, x in zip(matched, attribute, strict=True)} | {"size": sizes[0]}
+        features = dict(zip(matched, attribute, strict=True)) | {"size": sizes[0]}
         features |= {f"asked {name}": x for name, x in zip(matched, question, strict=True)}
         tokens = jnp.concatenate([attribute, question, sizes])
         offset = values * jnp.arange(2 * kinds + 1)[:, None, None]
@@ -191,11 +190,11 @@ def attributes(matched: tuple[str, ...] = ("colour", "shape"), values: int = 8, 
 
 
 def largest(numbers: int = 16, items: int = 6) -> Task:
-    """Numbers, then an end token; the answer is the largest. The query is the same in every sequence."""
+    """Distinct numbers, then an end token; the answer is the largest. The query is the same in every sequence."""
     length = items + 1
 
     def sample(key: Array, batch: int) -> Batch:
-        listed = jax.random.randint(key, (items, batch), 0, numbers)
+        listed = _permutations(key, numbers, batch)[:items]
         where = jnp.argmax(listed, axis=0)
         tokens = jnp.concatenate([listed, jnp.full((1, batch), numbers)])
         none = jnp.full((1, batch), -1)
@@ -258,6 +257,11 @@ def indirect_object(names: int = 6, fillers: int = 4, mentions: int = 3, length:
     )
 
 
+def many_attributes() -> Task:
+    """Four attributes instead of two."""
+    return attributes(("colour", "shape", "pattern", "material"))
+
+
 TASKS: Mapping[str, Callable[[], Task]] = {
     "induction": induction,
     "recall": recall,
@@ -269,4 +273,5 @@ TASKS: Mapping[str, Callable[[], Task]] = {
 
 def task(name: str) -> Task:
     """The task of this name at its usual size; raises InputError for another name."""
-    return TASKS[one_of("task", name, tuple(TASKS))]()
+    every = {**TASKS, "many_attributes": many_attributes}
+    return every[one_of("task", name, tuple(every))]()

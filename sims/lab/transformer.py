@@ -6,7 +6,6 @@ each of B sequences. The answer is read at the last position, so that the last l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,8 @@ from sims.lab.tasks import Batch, Task
 from sims.lab.toy import product
 from svtheory.checks import InputError, one_of, whole
 
-LONGEST_WAVE = 1000.0  # positions: the slowest rotary frequency turns once in 2 pi times this
+ROTARY_BASE = 1000.0  # rotary angles a position fall from 1 towards 1/ROTARY_BASE
+QUERY_KEY_START = 0.2  # of the usual size: theory is about training from a small start
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,10 @@ class Transformer(nnx.Module):
 
         D, H, stack = shape.dim, shape.head_dim, (shape.layers, shape.heads)
         self.shape = shape
-        import os
-        es, qs = float(os.environ.get("ES", 1)), float(os.environ.get("QS", 1))
-        self.W_E = normal(D, task.vocabulary, fan_in=D/es**2)
-        self.W_P = normal(D, task.length, fan_in=D/es**2) if shape.positions == "learned" else None
-        self.W_Q, self.W_K = (normal(*stack, H, D, fan_in=D/qs**2) for _ in range(2))
+        # embeddings of unit entries, as is usual
+        self.W_E = normal(D, task.vocabulary, fan_in=1)
+        self.W_P = normal(D, task.length, fan_in=1) if shape.positions == "learned" else None
+        self.W_Q, self.W_K = (normal(*stack, H, D, fan_in=D / QUERY_KEY_START**2) for _ in range(2))
         self.W_V = normal(*stack, H, D, fan_in=D)
         self.W_O = normal(*stack, D, H, fan_in=H * shape.heads)
         self.b_Q, self.b_K, self.b_V = (
@@ -123,7 +122,7 @@ class Transformer(nnx.Module):
 
 def frequencies(head_dim: int) -> np.ndarray:
     """Rotary angles a position, geometric from 1 down, (H/2,)."""
-    return LONGEST_WAVE ** -(np.arange(head_dim // 2) / (head_dim // 2))
+    return ROTARY_BASE ** -(np.arange(head_dim // 2) / (head_dim // 2))
 
 
 def rotated(x: Array, positions: Array) -> Array:
@@ -170,10 +169,8 @@ def training(
     def update(member: dict[str, Any], key: Array) -> tuple[dict[str, Any], dict[str, Array]]:
         gradient, metrics = jax.grad(loss, has_aux=True)(member["parameters"], task.sample(key, batch))
         direction, state = adam.update(gradient, member["state"])
-        rate = member["rate"] * course(state.count - 1)
-        parameters = jax.tree.map(
-            lambda p, d: p - rate * (d + member["decay"] * p), member["parameters"], direction
-        )
+        rate = member["rate"] * course(optax.tree_utils.tree_get(state, "count") - 1)
+        parameters = jax.tree.map(lambda p, d: p - rate * (d + member["decay"] * p), member["parameters"], direction)
         return member | {"parameters": parameters, "state": state}, metrics
 
     return start, update

@@ -134,9 +134,9 @@ def _removals(found: Explanation, k: int, key: Array, draws: int) -> dict[str, t
 
     Where the prediction has fewer than k directions, those it has are removed.
     """
-    sides = (found.predicted.left, found.predicted.right), (found.measured.left, found.measured.right)
     values = np.asarray(found.predicted.values)
     rank = int((values > SIGNIFICANT * values[0]).sum())
+    predicted = found.predicted.left[:, :rank], found.predicted.right[:, :rank]
     keys = jax.random.split(key, 2 * draws).reshape(2, draws)
 
     def random(keys, basis):
@@ -144,12 +144,12 @@ def _removals(found: Explanation, k: int, key: Array, draws: int) -> dict[str, t
         size = basis.shape[1]
         return jnp.stack([basis @ jax.random.orthogonal(key, size)[:, :k] for key in keys])
 
-    whole_space = jnp.eye(len(sides[0][0]))
+    whole_space = jnp.eye(len(predicted[0]))
     return {
-        "predicted": tuple(_padded(A[None, :, : min(k, rank)], k) for A in sides[0]),
-        "random": tuple(random(side, whole_space) for side in keys),
-        "inside": tuple(_padded(random(side, A[:, :rank]), k) for side, A in zip(keys, sides[0], strict=True)),
-        "next pairs": tuple(A[None, :, k : 2 * k] for A in sides[1]),
+        "predicted": (_padded(predicted[0][None, :, :k], k), _padded(predicted[1][None, :, :k], k)),
+        "random": (random(keys[0], whole_space), random(keys[1], whole_space)),
+        "inside": (_padded(random(keys[0], predicted[0]), k), _padded(random(keys[1], predicted[1]), k)),
+        "next pairs": (found.measured.left[None, :, k : 2 * k], found.measured.right[None, :, k : 2 * k]),
     }
 
 

@@ -14,7 +14,7 @@ Rules: as many heads as matches, and more, have an accuracy of at least 0.99; wi
 of the prediction. Where it is above, heads share matches between them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class Config:
 
 def recipes(config: Config) -> list[Recipe]:
     """One ensemble for each number of heads."""
-    common = {"members": config.members, "steps": config.steps, "seed": config.seed}
-    return [Recipe(TASK, heads=heads, **common) for heads in config.heads]
+    alike = Recipe(TASK, members=config.members, steps=config.steps, seed=config.seed)
+    return [replace(alike, heads=heads) for heads in config.heads]
 
 
 SCALES = {
@@ -213,15 +213,14 @@ def _division_exhibit(results: xr.Dataset) -> Exhibit:
 
 def _division_figure(results: xr.Dataset) -> Figure:
     figure, (axes,) = panels(results.sizes["heads"], width=2.6, height=3.6)
-    image = None
     for ax, heads in zip(axes, results.heads.values, strict=True):
         attention = results.attention.sel(heads=heads).isel(member=0).dropna("head")
-        image = ax.imshow(attention.transpose("head", "match"), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        ax.imshow(attention.transpose("head", "match"), vmin=0, vmax=1, cmap="viridis", aspect="auto")
         ax.set_xticks(range(results.sizes["match"]), [str(m).split(" =")[0] for m in results.match.values], rotation=60)
         ax.set(title=f"{heads} head{'s' if heads > 1 else ''}", yticks=range(attention.sizes["head"]))
         ax.grid(visible=False)
     axes[0].set_ylabel("head")
-    figure.colorbar(image, ax=axes[-1], label="attention to the right key")
+    figure.colorbar(axes[-1].images[0], ax=axes[-1], label="attention to the right key")
     return figure
 
 

@@ -77,9 +77,8 @@ class Config:
 
 def recipes(config: Config) -> list[tuple[str, Recipe]]:
     """What is trained: every task plain, and the other variants on one of them."""
-    common = {"members": config.members, "steps": config.steps, "seed": config.seed}
     return [
-        (variant, Recipe(task, **common, **VARIANTS[variant]))
+        (variant, Recipe(task, members=config.members, steps=config.steps, seed=config.seed, **VARIANTS[variant]))
         for variant in config.variants
         for task in (config.tasks if variant == "plain" else ("attributes",))
     ]

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import xarray as xr
 from jax import Array
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, panels
@@ -134,6 +134,11 @@ def _sparseness(reading: Reading, match: str, key: Array, draws: int):
     return _null(reading.head, tokens, right, key, draws)
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's."""
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
 def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
     """The first step from which on `holds` stays true; NaN where it is false at the end."""
     fails = np.flatnonzero(~holds)
@@ -149,7 +154,7 @@ def _results(heads: list[dict[str, Any]]) -> xr.Dataset:
         "sparsity_step": [first_kept(head["p_value"] <= LEVEL, steps) for head in heads],
         "alignment_step": [first_kept(head["functional_cosine"] >= HOLDS, steps) for head in heads],
         # before the first step there is no training time to find
-        "tau_rank_correlation": [float(spearmanr(steps[1:], head["tau"][1:])[0]) for head in heads],
+        "tau_rank_correlation": [rank_correlation(steps[1:], head["tau"][1:]) for head in heads],
     }
     series = {name: (("row", "step"), np.stack([head[name] for head in heads])) for name in SERIES}
     coordinates = {

@@ -48,7 +48,7 @@ class Reading:
 
     def attention(self, match: str) -> float:
         """Mean weight on the right key, over the queries that decide the match; NaN where none does."""
-        return float(attention_to_right(self.pattern, self.sampled.right[match]))
+        return float(attention_to_right(jnp.asarray(self.pattern), self.sampled.right[match]))
 
     @property
     def match(self) -> str:
@@ -60,7 +60,7 @@ class Reading:
 def attention_to_right(pattern: Array, right: Array) -> Array:
     """Mean over decided queries of the weight of pattern (queries, n, B) on the position `right` (n, B)."""
     right = right[-pattern.shape[0] :]
-    weight = jnp.take_along_axis(jnp.asarray(pattern), jnp.maximum(right, 0)[:, None], axis=1)[:, 0]
+    weight = jnp.take_along_axis(pattern, jnp.maximum(right, 0)[:, None], axis=1)[:, 0]
     return jnp.sum(weight, where=right >= 0) / jnp.sum(right >= 0)
 
 
@@ -104,11 +104,11 @@ def explanation(reading: Reading, hypothesis: Hypothesis, match: str, key: Array
     return explain(
         reading.head.W_Q,
         mean_key_factor(reading),
-        tokens[-queries:][decided],
-        query_features[decided],
-        tokens.reshape(-1, tokens.shape[-1]),
-        key_features.reshape(-1, key_features.shape[-1]),
-        hypothesis.template,
+        jnp.asarray(tokens[-queries:][decided]),
+        jnp.asarray(query_features[decided]),
+        jnp.asarray(tokens.reshape(-1, tokens.shape[-1])),
+        jnp.asarray(key_features.reshape(-1, key_features.shape[-1])),
+        jnp.asarray(hypothesis.template),
         key,
         centred(reading, hypothesis),
         draws,

@@ -89,7 +89,7 @@ class Trained(NamedTuple):
 
 def trained(recipe: Recipe, out: Path) -> Trained:
     """The models of this recipe: read from the folder `out/transformers`, or trained now and kept there."""
-    text = json.dumps(asdict(recipe), sort_keys=True)
+    text = json.dumps([asdict(recipe), asdict(recipe.architecture)], sort_keys=True)
     path = out / "transformers" / f"{recipe.task}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(tuple(TASKS), members=8, steps=2000, sequences=1024, random=16, resamples=10_000),
+    "paper": Config(tuple(TASKS), members=8, steps=2000, resamples=10_000),
     "full": Config(tuple(TASKS), members=64, steps=4000, sequences=4096, random=64, resamples=10_000),
 }
 
@@ -258,7 +258,7 @@ def _exhibit(config: Config, results: xr.Dataset) -> Exhibit:
         mean = seen.mean(axis=0)
         for i, label in enumerate(LABELS):
             error = np.maximum([mean[i] - low[i], high[i] - mean[i]], 0)
-            measured(ax, np.array(COUNTS) + shifts[i], mean[i], error, color=COLOURS[i], marker="oshD"[i], label=label)
+            measured(ax, np.array(COUNTS) + shifts[i], mean[i], error, color=COLOURS[i], fmt="oshD"[i], label=label)
         ax.axhline(intact, color="black", linewidth=1.2, label="intact")
         ax.set(xlabel="directions removed on each side, k", ylabel=title, ylim=(0, 1.03), xticks=COUNTS)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

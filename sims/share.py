@@ -69,7 +69,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config((1, 2, 3, 4, 6), members=8, steps=1000, sequences=1024),
+    "paper": Config((1, 2, 3, 4, 6), members=8, steps=1000),
     "full": Config((1, 2, 3, 4, 5, 6, 8), members=64, steps=4000, sequences=4096),
 }
 

@@ -86,7 +86,7 @@ def recipes(config: Config) -> list[tuple[str, Recipe]]:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(tuple(TASKS), tuple(VARIANTS), members=8, steps=2000, sequences=1024, draws=199),
+    "paper": Config(tuple(TASKS), tuple(VARIANTS), members=8, steps=2000, draws=99),
     "full": Config(tuple(TASKS), tuple(VARIANTS), members=64, steps=4000, sequences=4096, draws=999),
 }
 

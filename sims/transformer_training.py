@@ -69,7 +69,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(tuple(TASKS), members=8, steps=2000, draws=199),
+    "paper": Config(tuple(TASKS), members=8, steps=2000),
     "full": Config(tuple(TASKS), members=64, steps=4000, sequences=1024, draws=999),
 }
 

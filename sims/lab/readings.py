@@ -121,9 +121,12 @@ def centred(reading: Reading, hypothesis: Hypothesis) -> bool:
 
 
 def explanations(reading: Reading, key: Array, draws: int) -> dict[str, Explanation]:
-    """Every hypothesis of the task about this head, at the queries of the match that it does best."""
+    """Every hypothesis of the task about this head, at the queries of the match that it does best.
+
+    Only that match's own hypothesis is held against permuted templates, as many as `draws`.
+    """
     return {
-        name: explanation(reading, hypothesis, reading.match, key, draws)
+        name: explanation(reading, hypothesis, reading.match, key, draws if name == reading.match else 1)
         for name, hypothesis in reading.recipe.given.hypotheses.items()
     }
 

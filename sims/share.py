@@ -136,9 +136,10 @@ def _cosine(head: Reading, match: str, key: jax.Array) -> float:
 
 
 def effective_matches(results: xr.Dataset) -> xr.DataArray:
-    """`1/sum_m p_m^2` of every head, `p_m` its squared functional cosines over their sum."""
-    squared = np.maximum(results.functional_cosine, 0) ** 2
-    return 1 / ((squared / squared.sum("match")) ** 2).sum("match").where(squared.notnull().all("match"))
+    """`1/sum_m p_m^2` of every head, `p_m` its squared positive functional cosines over their sum; NaN without any."""
+    squared = results.functional_cosine.clip(min=0) ** 2
+    total = squared.sum("match", skipna=False)
+    return 1 / ((squared / total.where(total > 0)) ** 2).sum("match", skipna=False)
 
 
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:

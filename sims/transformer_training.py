@@ -12,6 +12,7 @@ when alignment does (functional cosine 0.8), is reported in steps after the accu
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from sims.lab.readings import run as read
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.tasks import TASKS
 from sims.lab.trained import Recipe, Trained, trained
-from svtheory import decompose, rotation_null
+from svtheory import Head, decompose, rotation_null
 from svtheory.checks import InputError, one_of, whole
+from svtheory.heads.rotations import RotationNull
 
 LEARNED, LEVEL = 0.99, 0.05
 SERIES = ("accuracy", "attention", "sparseness", "null_sparseness", "p_value", "functional_cosine", "tau")
@@ -122,16 +124,18 @@ def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str,
     }
 
 
-@jax.jit(static_argnums=2)
-def _null(given, key, draws):
-    return rotation_null(decompose(*given), key, draws, "common")
-
-
-def _sparseness(reading: Reading, match: str, key: Array, draws: int):
-    """S of the last query's relative attention to the right key, over sequences, with its null."""
+def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> RotationNull:
+    """S of relative attention to the right key, over sequences, at the last query that always decides; with its null."""
     tokens = np.moveaxis(reading.reads, 2, 0).swapaxes(1, 2)
-    right = np.asarray(reading.sampled.right[match][-1])
-    return _null(reading.head, tokens, right, key, draws)
+    right = np.asarray(reading.sampled.right[match])
+    position = np.flatnonzero((right >= 0).all(axis=1))[-1]
+    query = tokens[:, position, None]
+    return _null(reading.head, query, tokens, right[position][:, None], np.array([position]), key, draws)
+
+
+@partial(jax.jit, static_argnums=6)
+def _null(head: Head, query: Array, keys: Array, right: Array, position: Array, key: Array, draws: int) -> RotationNull:
+    return rotation_null(decompose(head, query, keys, right, position=position), key, draws, "common")
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -125,7 +125,7 @@ def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str,
 
 
 def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> RotationNull:
-    """S of relative attention to the right key, over sequences, at the last query that always decides; with its null."""
+    """S of relative attention to the right key and its null, over sequences, at the last query that always decides."""
     tokens = np.moveaxis(reading.reads, 2, 0).swapaxes(1, 2)
     right = np.asarray(reading.sampled.right[match])
     position = np.flatnonzero((right >= 0).all(axis=1))[-1]

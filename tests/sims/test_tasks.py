@@ -18,8 +18,7 @@ def sequences(name):
     assert sampled.answers.shape == (given.questions, BATCH)
     assert sampled.tokens.max() < given.vocabulary
     for b in range(BATCH):
-        tokens, answers, *named = (jax.tree.map(lambda x: x[..., b].tolist(), part) for part in sampled)
-        yield tokens, answers, *named
+        yield tuple(jax.tree.map(lambda x, b=b: x[..., b].tolist(), part) for part in sampled)
 
 
 @pytest.mark.parametrize("name", [*TASKS, "many_attributes"])

@@ -141,11 +141,17 @@ def test_when_something_is_kept():
 
 def test_share(tmp_path):
     outcome = share.main(
-        ["--heads", "1", "2", "--members", "2", "--steps", "20", "--sequences", "64", "--out", str(tmp_path)]
+        ["--heads", "2", "--members", "2", "--steps", "20", "--sequences", "64", "--out", str(tmp_path)]
     )
-    assert [row["heads"] for row in outcome.rows] == [1, 2]
-    assert outcome.results.attention.sizes == {"heads": 2, "member": 2, "head": 2, "match": 4}
-    assert (share.effective_matches(outcome.results).sel(heads=2) <= 4).all()
+    assert [row["heads"] for row in outcome.rows] == [2]
+    assert outcome.results.attention.sizes == {"heads": 1, "member": 2, "head": 2, "match": 4}
+
+
+def test_effective_matches_by_definition():
+    """One match alone, three alike and one opposed, none, and a head that is not there."""
+    cosines = [[0.9, 0, 0, 0], [0.5, 0.5, 0.5, -0.7], [-0.1, -0.2, 0, 0], [np.nan] * 4]
+    results = xr.Dataset({"functional_cosine": (("head", "match"), np.array(cosines))})
+    np.testing.assert_allclose(share.effective_matches(results), [1, 3, np.nan, np.nan])
 
 
 def test_predicted_accuracy_of_shared_heads_by_definition():

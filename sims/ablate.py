@@ -41,11 +41,11 @@ SIGNIFICANT = 1e-3  # predicted singular values above this share of the first sp
 class Config:
     """Options of the experiment."""
 
-    tasks: tuple[str, ...] = ("attributes", "largest")
+    tasks: tuple[str, ...] = ("attributes",)
     """Tasks to train on."""
     members: int = 2
     """Members (seeds) of each task."""
-    steps: int = 1000
+    steps: int = 800
     """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read and run."""

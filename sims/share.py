@@ -40,11 +40,11 @@ LEARNED, TOLERANCE = 0.99, 0.05
 class Config:
     """Options of the experiment."""
 
-    heads: tuple[int, ...] = (1, 2, 4)
+    heads: tuple[int, ...] = (2, 4)
     """Numbers of heads, one ensemble each; there are four matches."""
     members: int = 2
     """Members (seeds) of each ensemble."""
-    steps: int = 600
+    steps: int = 400
     """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read."""

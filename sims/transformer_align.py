@@ -49,13 +49,13 @@ VARIANTS = {
 class Config:
     """Options of the experiment."""
 
-    tasks: tuple[str, ...] = ("attributes", "largest")
+    tasks: tuple[str, ...] = ("attributes",)
     """Tasks to train on."""
     variants: tuple[str, ...] = ("plain",)
     """Of "plain" (learned positions), "rotary", "normalised" (with biases); the last two on `attributes` alone."""
     members: int = 2
     """Members (seeds) of each task."""
-    steps: int = 1000
+    steps: int = 800
     """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read."""

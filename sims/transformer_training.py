@@ -45,7 +45,7 @@ class Config:
     """Tasks to train on."""
     members: int = 2
     """Members (seeds) of each task."""
-    steps: int = 1000
+    steps: int = 800
     """Training steps, a multiple of 20, the snapshots."""
     sequences: int = 256
     """Sequences on which heads are read."""

@@ -44,7 +44,7 @@ class Config:
     """Numbers of heads, one ensemble each; there are four matches."""
     members: int = 2
     """Members (seeds) of each ensemble."""
-    steps: int = 400
+    steps: int = 800
     """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read."""
@@ -69,7 +69,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 SCALES = {
     "quick": Config(),
-    "paper": Config((1, 2, 3, 4, 6), members=8, steps=1000),
+    "paper": Config((1, 2, 3, 4, 6), members=8, steps=2000),
     "full": Config((1, 2, 3, 4, 5, 6, 8), members=64, steps=4000, sequences=4096),
 }
 

@@ -1,0 +1,281 @@
+"""What emerges when: accuracy, sparse attention, and the head that theory predicts, over training.
+
+At snapshots of training, the heads that end up doing a match are read: the attention they give to the right key; the
+Treves-Rolls sparseness S of its relative attention over singular pairs, beside the same head under common random
+rotations of both sides (its null, which keeps every score; p by Monte Carlo); the functional cosine of T16's prediction
+from this snapshot's inputs; and the one number that it fits, the training time tau.
+
+Predictions: tau grows with the training step actually reached (T17), so that its rank correlation with the step is
+above 0 in the median head, over all snapshots; beside it, over those until the task is learned, since a softmax that is
+right no longer drives the flow that tau is the time of. Sparsity emerges: S stays below 0.8 of its null, at p <= 0.05
+(a random head's singular basis is itself a little sparser than a rotated one). When it does, and when alignment does
+(functional cosine 0.8), is reported in steps after accuracy on fresh sequences first stays at 0.99.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from jax import Array
+from matplotlib.ticker import NullFormatter
+from scipy.stats import rankdata
+
+from sims.lab.command import command
+from sims.lab.figures import COLOURS, GREY, panels
+from sims.lab.readings import ATTENDS, HOLDS, Reading, explanation
+from sims.lab.readings import run as read
+from sims.lab.runs import Exhibit, Outcome
+from sims.lab.tasks import TASKS
+from sims.lab.trained import Recipe, Trained, trained
+from svtheory import Head, decompose, rotation_null
+from svtheory.checks import InputError, one_of, whole
+from svtheory.heads.rotations import RotationNull
+
+LEARNED, LEVEL, SPARSE = 0.99, 0.05, 0.8
+SERIES = ("accuracy", "attention", "sparseness", "null_sparseness", "p_value", "functional_cosine", "tau")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    tasks: tuple[str, ...] = ("attributes",)
+    """Tasks to train on."""
+    members: int = 2
+    """Members (seeds) of each task."""
+    steps: int = 800
+    """Training steps, a multiple of 20, the snapshots."""
+    sequences: int = 256
+    """Sequences on which heads are read."""
+    draws: int = 99
+    """Random rotations."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+    def __post_init__(self):
+        if not self.tasks:
+            raise InputError("--tasks must name at least one")
+        for name in self.tasks:
+            one_of("--tasks", name, tuple(TASKS))
+        for name, least in (("members", 2), ("sequences", 64), ("draws", 19)):
+            whole(f"--{name}", getattr(self, name), least)
+        _ = recipes(self)
+
+
+def recipes(config: Config) -> list[Recipe]:
+    """What is trained; the same as in `transformer_align`, which shares it."""
+    return [Recipe(name, members=config.members, steps=config.steps, seed=config.seed) for name in config.tasks]
+
+
+SCALES = {
+    "quick": Config(),
+    "paper": Config(tuple(TASKS), members=8, steps=2000),
+    "full": Config(tuple(TASKS), members=64, steps=4000, sequences=1024, draws=999),
+}
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Read the same heads at every snapshot."""
+    heads = [head for recipe in recipes(config) for head in _heads(config, trained(recipe, folder.parent))]
+    if not heads:
+        raise InputError(f"--steps must be enough for a head to attend to the right key by {ATTENDS}: none does")
+    results = _results(heads)
+    figures = {"training": _training_exhibit(results), "tau": _tau_exhibit(results)}
+    return Outcome(_summary(results), results, figures, _rows(results))
+
+
+def _heads(config: Config, models: Trained) -> list[dict[str, Any]]:
+    """Every head that does a match in the end, over the snapshots."""
+    found = []
+    for member in range(models.recipe.members):
+        fresh, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 3), member))
+        sampled = models.recipe.given.sample(fresh, config.sequences)
+        runs = [read(models, member, sampled, snapshot) for snapshot in range(len(models.steps))]
+        for number, last in enumerate(runs[-1].heads):
+            match = last.match
+            if last.attention(match) >= ATTENDS:
+                series = [_measured(run.heads[number], match, key, config.draws) for run in runs]
+                columns = {name: np.array([point[name] for point in series]) for name in series[0]}
+                columns["accuracy"] = np.array([run.accuracy.mean() for run in runs])
+                found.append(
+                    {
+                        "name": f"{models.recipe.task} {member}:{last.name}",
+                        "task": models.recipe.task,
+                        "step": models.steps,
+                        **columns,
+                    }
+                )
+    return found
+
+
+def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str, float]:
+    """One head at one snapshot."""
+    found = explanation(reading, reading.recipe.given.hypotheses[match], match, key, draws=1)
+    null = _sparseness(reading, match, key, draws)
+    return {
+        "attention": reading.attention(match),
+        "sparseness": float(null.head_sparseness),
+        "null_sparseness": float(np.mean(null.head_null)),
+        "p_value": float(null.head_p_value),
+        "functional_cosine": float(found.functional_cosine),
+        "tau": float(found.time),
+    }
+
+
+def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> RotationNull:
+    """S of relative attention to the right key and its null, over sequences, at the last query that always decides."""
+    tokens = np.moveaxis(reading.reads, 2, 0).swapaxes(1, 2)
+    right = np.asarray(reading.sampled.right[match])
+    position = np.flatnonzero((right >= 0).all(axis=1))[-1]
+    query = tokens[:, position, None]
+    return _null(reading.head, query, tokens, right[position][:, None], np.array([position]), key, draws)
+
+
+@partial(jax.jit, static_argnums=6)
+def _null(head: Head, query: Array, keys: Array, right: Array, position: Array, key: Array, draws: int) -> RotationNull:
+    return rotation_null(decompose(head, query, keys, right, position=position), key, draws, "common")
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's."""
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def while_learning(head: dict[str, Any], steps: np.ndarray) -> float:
+    """Rank correlation of tau with the step, up to the snapshot at which the task is learned."""
+    learned = steps <= first_kept(head["accuracy"] >= LEARNED, steps)
+    return rank_correlation(steps[learned][1:], head["tau"][learned][1:]) if learned.sum() > 2 else float("nan")
+
+
+def sparse(head: dict[str, Any]) -> np.ndarray:
+    """At which snapshots relative attention is sparser than under random rotations."""
+    return (head["p_value"] <= LEVEL) & (head["sparseness"] <= SPARSE * head["null_sparseness"])
+
+
+def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
+    """The first step from which on `holds` stays true; NaN where it is false at the end."""
+    fails = np.flatnonzero(~holds)
+    after = fails[-1] + 1 if len(fails) else 0
+    return float(steps[after]) if after < len(steps) else float("nan")
+
+
+def _results(heads: list[dict[str, Any]]) -> xr.Dataset:
+    """Series over snapshots, and the steps at which things emerge; members of one run share their steps."""
+    steps = heads[0]["step"]
+    emerged = {
+        "accuracy_step": [first_kept(head["accuracy"] >= LEARNED, steps) for head in heads],
+        "sparsity_step": [first_kept(sparse(head), steps) for head in heads],
+        "alignment_step": [first_kept(head["functional_cosine"] >= HOLDS, steps) for head in heads],
+        # before the first step there is no training time to find
+        "tau_rank_correlation": [rank_correlation(steps[1:], head["tau"][1:]) for head in heads],
+        "tau_rank_correlation_learning": [while_learning(head, steps) for head in heads],
+    }
+    series = {name: (("row", "step"), np.stack([head[name] for head in heads])) for name in SERIES}
+    coordinates = {
+        "row": [head["name"] for head in heads],
+        "task": ("row", [head["task"] for head in heads]),
+        "step": steps,
+    }
+    return xr.Dataset(series | {name: ("row", np.array(x)) for name, x in emerged.items()}, coordinates)
+
+
+def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """By task: the end of training, and when what emerged; medians over heads with quartiles."""
+    return [_row(task, results.sel(row=results.task == task)) for task in dict.fromkeys(results.task.values)]
+
+
+def _row(task: str, heads: xr.Dataset) -> dict[str, Any]:
+    last = heads.isel(step=-1)
+    return {
+        "task": task,
+        "heads": heads.sizes["row"],
+        "accuracy step": _quartiles(heads.accuracy_step),
+        "sparsity - accuracy step": _quartiles(heads.sparsity_step - heads.accuracy_step),
+        "alignment - accuracy step": _quartiles(heads.alignment_step - heads.accuracy_step),
+        "S, start": heads.sparseness.isel(step=0).mean().item(),
+        "S, end": last.sparseness.mean().item(),
+        "null, end": last.null_sparseness.mean().item(),
+        "sparse, p <= 0.05": f"{int((last.p_value <= LEVEL).sum())} of {heads.sizes['row']}",
+        "functional cos": last.functional_cosine.median().item(),
+        "tau rank correlation": heads.tau_rank_correlation.median().item(),
+        "until learned": heads.tau_rank_correlation_learning.median().item(),
+        "holds": bool(heads.tau_rank_correlation.median() > 0 and (last.p_value <= LEVEL).all()),
+    }
+
+
+def _quartiles(steps: xr.DataArray) -> str:
+    """Median and quartiles over the heads in which it happens."""
+    known = steps.values[np.isfinite(steps.values)]
+    if not len(known):
+        return "never"
+    low, middle, high = np.percentile(known, (25, 50, 75))
+    return f"{middle:g} ({low:g} to {high:g}; {len(known)} of {steps.size})"
+
+
+def _summary(results: xr.Dataset) -> dict[str, Any]:
+    last, correlation = results.isel(step=-1), results.tau_rank_correlation
+    return {
+        "heads": results.sizes["row"],
+        "median_tau_rank_correlation": correlation.median().item(),
+        "median_tau_rank_correlation_until_learned": results.tau_rank_correlation_learning.median().item(),
+        "lowest_tau_rank_correlation": correlation.min().item(),
+        "share_tau_rank_correlation_positive": (correlation > 0).mean().item(),
+        "mean_sparseness_start": results.sparseness.isel(step=0).mean().item(),
+        "mean_sparseness_end": last.sparseness.mean().item(),
+        "mean_null_sparseness_end": last.null_sparseness.mean().item(),
+        "share_sparser_than_null_end": (last.p_value <= LEVEL).mean().item(),
+        "median_sparsity_after_accuracy_steps": (results.sparsity_step - results.accuracy_step).median().item(),
+        "median_alignment_after_accuracy_steps": (results.alignment_step - results.accuracy_step).median().item(),
+        "median_functional_cosine_end": last.functional_cosine.median().item(),
+        "holds": all(row["holds"] for row in _rows(results)),
+    }
+
+
+def _training_exhibit(results: xr.Dataset) -> Exhibit:
+    """Accuracy, sparseness with its null, and alignment, a panel a task."""
+    tasks = list(dict.fromkeys(results.task.values))
+    figure, (axes,) = panels(len(tasks), width=3.6 if len(tasks) > 1 else 5.5, height=3.8)
+    lines = (
+        ("accuracy", "black", "-", "accuracy"),
+        ("functional_cosine", COLOURS[0], "-", "functional cosine with the prediction (T16)"),
+        ("sparseness", COLOURS[1], "-", "sparseness S of relative attention"),
+        ("null_sparseness", GREY, "--", "S, common random rotations"),
+    )
+    for ax, task in zip(axes, tasks, strict=True):
+        heads = results.sel(row=results.task == task)
+        for name, colour, style, label in lines:
+            ax.plot(results.step, heads[name].median("row"), style, marker=".", color=colour, label=label)
+            low, high = heads[name].quantile([0.25, 0.75], "row").values
+            ax.fill_between(results.step, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.set(title=f"{task}, {heads.sizes['row']} heads", xlabel="training step", ylim=(-0.05, 1.03))
+        ax.set_xscale("symlog", linthresh=results.step.values[1])
+        ax.set_xlim(0, results.step.values[-1])
+    axes[0].set_ylabel("median and quartiles over heads")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 if len(tasks) > 1 else 1)
+    return Exhibit(figure, "What emerges when, over the heads that end up doing a match.")
+
+
+def _tau_exhibit(results: xr.Dataset) -> Exhibit:
+    """The fitted training time of every head against the step."""
+    tasks = list(dict.fromkeys(results.task.values))
+    figure, (axes,) = panels(len(tasks), width=3.6 if len(tasks) > 1 else 5.5, height=3.6)
+    for ax, task in zip(axes, tasks, strict=True):
+        heads = results.sel(row=results.task == task).isel(step=slice(1, None))
+        for _, head in heads.groupby("row"):
+            ax.plot(head.step, head.tau.values.ravel(), "o-", color=COLOURS[0], alpha=0.4, markersize=3, linewidth=0.8)
+        correlation = heads.tau_rank_correlation.median().item()
+        ax.set(title=f"{task}\nmedian rank correlation {correlation:.2f}", xlabel="training step")
+        ax.set(xscale="log", yscale="log")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("fitted training time tau (T17)")
+    return Exhibit(figure, "The one fitted number of T16, head by head, against the training step actually reached.")
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ def measure() -> dict[str, float]:
     times = {name: [_seconds(name, size) for size in sizes] for name, sizes in SIZES.items()}
     slopes = {name: float(np.polyfit(np.log(SIZES[name]), np.log(times[name]), 1)[0]) for name in SIZES}
     with style():
-        figure, axes = panels(columns=len(SIZES), width=12, height=2.8)
+        figure, axes = panels(columns=len(SIZES), width=3.2, height=2.8)
         for ax, name in zip(axes[0], SIZES, strict=True):
             x, y = np.array(SIZES[name]), 1e3 * np.array(times[name])
             line = np.exp(np.log(y).mean() + slopes[name] * (np.log(x) - np.log(x).mean()))
@@ -41,6 +41,8 @@ def measure() -> dict[str, float]:
             measured(ax, x, y, 0 * y)
             unit = "of all spectra" if name == "heads" else "of a step"
             ax.set(xlabel=name, ylabel=f"time {unit} (ms)", xscale="log", yscale="log")
+            ax.set_xticks(x, map(str, x))
+            ax.minorticks_off()
             ax.legend()
         figure.savefig(FIGURE)
     return {f"exponent_{name}": slope for name, slope in slopes.items()}

@@ -36,8 +36,8 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
 
     A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, another, `Omega^T Q = W_K^T (W_Q Q) = P L`, one of its
-    row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor is scaled to unit size first, so that tiny
-    weights do not underflow on the way.
+    row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor
+    is scaled to unit size first, so that tiny weights do not underflow on the way.
     Raises InputError for factors that disagree in H, TypeError for anything but real matrices.
 
     >>> s = spectrum(jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.eye(2))

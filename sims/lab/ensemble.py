@@ -67,10 +67,10 @@ def train(
         return run.wave(members, keys, given, 0, checkpoint, label)
     parts = [
         run.wave(
-            *jax.tree.map(lambda x, wave=wave: x[wave], (members, keys, given)),
-            wave.start,
-            checkpoint and checkpoint / f"members-{wave.start}-{wave.stop}",
-            f"{label}, wave {number} of {len(waves)}",
+            *(jax.tree.map(lambda x, wave=wave: x[wave], tree) for tree in (members, keys, given)),
+            first=wave.start,
+            checkpoint=checkpoint and checkpoint / f"members-{wave.start}-{wave.stop}",
+            label=f"{label}, wave {number} of {len(waves)}",
         )
         for number, wave in enumerate(waves, 1)
     ]
@@ -101,7 +101,7 @@ class _Run:
         if limit == np.inf:
             return [slice(0, M)]
         placed = devices.spread((members, keys, given), devices.mesh())
-        needed = devices.bytes_of(_lower(*self.arguments(*placed, 0)).compile())
+        needed = devices.bytes_of(_lower(*self.arguments(*placed, done=0)).compile())
         size = -(-M // max(1, math.ceil(needed / limit)))
         return [slice(first, min(first + size, M)) for first in range(0, M, size)]
 
@@ -147,8 +147,8 @@ def _advance(
     members: Any,
     keys: Array,
     given: Any,
-    start: Array | int,
-    stop: Array | int,
+    start: Any,
+    stop: Any,
     length: int,
     every: int,
     mesh: Mesh,

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
-.PHONY: run test slow parity lint clean
+.PHONY: run test slow parity bench lint clean
 
 run: .venv/installed
 	$(BIN)/python -m sims ledger --scale quick
@@ -16,6 +16,12 @@ slow: .venv/installed
 parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py
+
+# speed beside PyTorch: installs the extra `bench`; on a quiet machine
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m benchmarks --json benchmarks/results/cpu.json
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Spectra: the singular values and vectors of a head, and the comparison of two of them."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,9 @@ class Spectrum:
 def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
 
-    A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, and the thin SVD of `Omega^T Q = W_K^T (W_Q Q)` the
-    rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor is scaled to unit size first, so that tiny
-    weights do not underflow on the way.
+    A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, another, `Omega^T Q = W_K^T (W_Q Q) = P L`, one of its
+    row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor
+    is scaled to unit size first, so that tiny weights do not underflow on the way.
     Raises InputError for factors that disagree in H, TypeError for anything but real matrices.
 
     >>> s = spectrum(jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.eye(2))
@@ -49,7 +50,7 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     (W_Q, q_size), (W_K, k_size) = _scaled(W_Q), _scaled(W_K)
     # One factorisation feeds the next: two at once, such as QRs of both factors, can deadlock under vmap on few cores.
     Q, _ = jnp.linalg.qr(W_Q.T)
-    V, values, Ut = safe_svd(W_K.T @ (W_Q @ Q))
+    V, values, Ut = tall_svd(W_K.T @ (W_Q @ Q))
     return spectrum_of(Q @ Ut.T, values * q_size * k_size, V)
 
 
@@ -88,10 +89,17 @@ def safe_svd(A: Array) -> tuple[Array, Array, Array]:
     return U, values, Vt
 
 
-@safe_svd.defjvp
-def _safe_svd_jvp(primals, tangents):
+@jax.custom_jvp
+def tall_svd(A: Array) -> tuple[Array, Array, Array]:
+    """`safe_svd` by way of a thin QR, `A = P L`: several times as fast where A has many more rows than columns."""
+    P, _ = jnp.linalg.qr(A)
+    U, values, Vt = safe_svd(P.T @ A)
+    return P @ U, values, Vt
+
+
+def _svd_jvp(svd, primals, tangents):
     (A,), (dA,) = primals, tangents
-    U, s, Vt = safe_svd(A)
+    U, s, Vt = svd(A)
     V = Vt.T
     dP = U.T @ dA @ V
     tolerance = max(A.shape) * jnp.finfo(A.dtype).eps * s[0]
@@ -106,6 +114,10 @@ def _safe_svd_jvp(primals, tangents):
     if A.shape[1] > A.shape[0]:
         dV += (dA.T @ U - V @ dP.T) * inverse[None, :]
     return (U, s, Vt), (dU, jnp.diagonal(dP), dV.T)
+
+
+safe_svd.defjvp(partial(_svd_jvp, safe_svd))
+tall_svd.defjvp(partial(_svd_jvp, tall_svd))
 
 
 def value_groups(values: Array, tolerance: float = 1e-3) -> Array:

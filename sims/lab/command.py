@@ -5,6 +5,7 @@ import inspect
 import io
 import shlex
 import sys
+import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import jax
 import tyro
 
 from sims.lab import figures, runs
+from sims.lab.devices import ALL, Machine, leads, using
 from sims.lab.report import report
 from sims.lab.runs import Outcome
 from sims.lab.tables import show
@@ -37,8 +39,9 @@ def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> C
     def main(argv: Sequence[str] | None = None) -> Outcome:
         arguments = list(sys.argv[1:] if argv is None else argv)
         with sentence_errors():
-            config, out = parse(name, scales, arguments, str(run.__globals__["__doc__"]))
-            return _perform(name, run, config, out, arguments)
+            config, out, machine = parse(name, scales, arguments, str(run.__globals__["__doc__"]))
+            with using(machine), _written(out) as folder:
+                return _perform(name, run, config, folder, arguments)
 
     return main
 
@@ -56,8 +59,18 @@ def sentence_errors() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def parse(name: str, scales: Mapping[str, Any], arguments: list[str], description: str) -> tuple[Any, Path]:
-    """The Config and output folder that `arguments` ask for; raises InputError for what they may not be."""
+@contextlib.contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """The folder for the run; of several processes the first writes it, the others write what nobody keeps."""
+    if leads():
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def parse(name: str, scales: Mapping[str, Any], arguments: list[str], description: str) -> tuple[Any, Path, Machine]:
+    """The Config, output folder and machine that `arguments` ask for; raises InputError for what they may not be."""
     scale = scale_of(scales, arguments)
     options = make_dataclass(
         "Options",
@@ -65,6 +78,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
             ("config", type(scales[scale]), field(default=scales[scale])),
             ("scale", _documented(Literal[tuple(scales)], "Size of the run."), field(default=scale)),
             ("out", _documented(Path, "Folder of the run folder."), field(default=Path("runs"))),
+            ("machine", Machine, field(default=ALL)),
         ],
     )
     printed = io.StringIO()
@@ -81,7 +95,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
         if stop.code == 2:
             raise InputError(_sentence(printed.getvalue())) from None
         raise
-    return chosen.config, chosen.out
+    return chosen.config, chosen.out, chosen.machine
 
 
 def scale_of(scales: Mapping[str, Any], arguments: list[str]) -> str:
@@ -126,5 +140,6 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
         page = report(name, str(run.__globals__["__doc__"]), outcome, runs.read_manifest(folder))
     with runs.atomic(folder / "report.html") as path:
         path.write_text(page)
-    show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
+    if leads():
+        show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
     return outcome

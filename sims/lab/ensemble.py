@@ -1,7 +1,10 @@
 """The ensemble trainer: many members of one model, one compiled program, continued after a kill."""
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sims.lab import devices
 from svtheory.checks import whole
 
 Member = TypeVar("Member")
@@ -46,54 +51,137 @@ def train(
     which progress is shown and, where `checkpoint` names a folder, everything is saved there; a folder that holds a
     checkpoint is continued. The compiled program is kept for further calls with the same `update`.
 
+    Members are spread over all devices (`sims.lab.devices`), and run in waves where they would take more memory than
+    is allowed; neither changes a result by more than rounding, and a checkpoint continues on another number of
+    devices, though not with other waves. Memory is shown from the start, speed from the first chunk.
+
     Raises FloatingPointError at the first metric that is not finite, naming it, its step and its member.
     """
     steps, every, chunk = whole("steps", steps, 1), whole("every", every, 1), whole("chunk", chunk, 1)
     records = -(-steps // every)
     calls = -(-records * every // max(chunk, every))
     length = -(-records // calls) * every  # equal chunks leave little of the last one idle
-    noted = jax.eval_shape(jax.vmap(update), members, keys, *given)[1]
-    if observe is not None:
-        noted |= jax.eval_shape(jax.vmap(observe), members)
-    history = {name: np.zeros((records, *x.shape), x.dtype) for name, x in noted.items()}
-    members = jax.tree.map(jnp.copy, members)  # the copy is donated, the caller's arrays stay
-    with ExitStack() as stack:
-        saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
-        done, members, history = _restore(saved, members, history)
-        bar = stack.enter_context(_progress())
-        task = bar.add_task(label, total=steps, completed=done)
-        while done < steps:
-            members, kept, broken = _advance(update, observe, members, keys, given, done, steps, length, every)
-            _stop_if_broken(broken, done, length)
-            fresh = slice(done // every, min(done + length, steps + every - 1) // every)
-            for name, values in kept.items():
-                history[name][fresh] = np.asarray(values)[: fresh.stop - fresh.start]
-            done = min(done + length, steps)
-            if saved is not None:
-                saved.save(done, _on_host({"members": members, "history": history}))
-            bar.update(task, completed=done)
-    return members, {"step": np.minimum(every * np.arange(1, records + 1), steps), **history}
+    run = _Run(update, observe, steps, every, length)
+    waves = run.waves(members, keys, given)
+    if len(waves) == 1:
+        return run.wave(members, keys, given, 0, checkpoint, label)
+    parts = [
+        run.wave(
+            *(jax.tree.map(lambda x, wave=wave: x[wave], tree) for tree in (members, keys, given)),
+            first=wave.start,
+            checkpoint=checkpoint and checkpoint / f"members-{wave.start}-{wave.stop}",
+            label=f"{label}, wave {number} of {len(waves)}",
+        )
+        for number, wave in enumerate(waves, 1)
+    ]
+    trained = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(members for members, _ in parts))
+    step = parts[0][1].pop("step")
+    return trained, {"step": step} | {
+        name: np.concatenate([history[name] for _, history in parts], axis=1) for name in parts[0][1]
+    }
 
 
-@partial(jax.jit, static_argnames=("update", "observe", "length", "every"), donate_argnames=("members",))
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all waves of members."""
+
+    update: Update
+    observe: Observe | None
+    steps: int
+    every: int
+    length: int
+
+    def arguments(self, members: Any, keys: Array, given: Any, done: int) -> tuple[Any, ...]:
+        static = self.length, self.every, devices.mesh()
+        return self.update, self.observe, members, keys, given, done, self.steps, *static
+
+    def waves(self, members: Any, keys: Array, given: Any) -> list[slice]:
+        """Equal parts of the members, each of which fits into memory."""
+        M, limit = len(keys), devices.max_bytes()
+        if limit == np.inf:
+            return [slice(0, M)]
+        placed = devices.spread((members, keys, given), devices.mesh())
+        needed = devices.bytes_of(_lower(*self.arguments(*placed, done=0)).compile())
+        size = -(-M // max(1, math.ceil(needed / limit)))
+        return [slice(first, min(first + size, M)) for first in range(0, M, size)]
+
+    def wave(
+        self, members: Any, keys: Array, given: Any, first: int, checkpoint: Path | None, label: str
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """Train members that fit into memory; `first` is the number of the first of them."""
+        M, steps, every, length = len(keys), self.steps, self.every, self.length
+        records = -(-steps // every)
+        keys, given = devices.spread((keys, given), devices.mesh())
+        noted = _shapes(*self.arguments(devices.spread(members, devices.mesh()), keys, given, 0))[1]
+        history = {name: np.zeros((records, M, *x.shape[2:]), x.dtype) for name, x in noted.items()}
+        with ExitStack() as stack:
+            saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
+            done, members, history = _restore(saved, members, history)
+            members = devices.spread(members, devices.mesh())  # a copy, which is donated: the caller's arrays stay
+            program = _lower(*self.arguments(members, keys, given, done)).compile()
+            bar = stack.enter_context(_progress())
+            note = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
+            task = bar.add_task(label, total=steps, completed=done, note=note)
+            while done < steps:
+                began = time.perf_counter()
+                members, kept, broken = _advance(*self.arguments(members, keys, given, done))
+                kept, broken = devices.gathered((kept, broken))
+                _stop_if_broken(broken, done, length, first)
+                fresh = slice(done // every, min(done + length, steps + every - 1) // every)
+                for name, values in kept.items():
+                    history[name][fresh] = values[: fresh.stop - fresh.start, :M]
+                rate = M * min(length, steps - done) / (time.perf_counter() - began)
+                done = min(done + length, steps)
+                if saved is not None:
+                    state = jax.tree.map(lambda x: x[:M], devices.gathered(members))
+                    saved.save(done, {"members": state, "history": history})
+                bar.update(task, completed=done, note=f"{note}, {rate:,.0f} model-steps/s")
+            step = np.minimum(every * np.arange(1, records + 1), steps)
+            return devices.first_of(devices.gathered(members), M), {"step": step, **history}
+
+
+@partial(jax.jit, static_argnames=("update", "observe", "length", "every", "mesh"), donate_argnames=("members",))
 def _advance(
     update: Update,
     observe: Observe | None,
     members: Any,
     keys: Array,
     given: Any,
-    start: Array,
-    stop: Array,
+    start: Any,
+    stop: Any,
     length: int,
     every: int,
+    mesh: Mesh,
 ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    """Steps start, ..., start + length - 1 of all members; those from `stop` on change nothing.
+    """Steps start, ..., start + length - 1 of all members, each device its own; those from `stop` on change nothing.
 
     The trip count is fixed, so that a short last chunk is the same program. Returns the members, what is noted of them
     at each `every`-th or last step (length/every, M, ...), and for each metric the first step of the chunk at which it
     is not finite, or `length` (M,).
     """
+    own, alike, noted = devices.MEMBERS, PartitionSpec(), PartitionSpec(None, *devices.MEMBERS)
 
+    # each device runs its members by itself: nothing is exchanged, and no member depends on how many devices there are
+    split = {"in_specs": (own, own, own, alike, alike), "out_specs": (own, noted, own), "check_vma": False}
+    advance = jax.shard_map(partial(_steps, update, observe, length, every), mesh=mesh, **split)
+    return advance(members, keys, given, start, stop)
+
+
+# what the same trace and the same compilation also tell
+_shapes, _lower = _advance.eval_shape, _advance.lower
+
+
+def _steps(
+    update: Update,
+    observe: Observe | None,
+    length: int,
+    every: int,
+    members: Any,
+    keys: Array,
+    given: Any,
+    start: Array,
+    stop: Array,
+) -> tuple[Any, dict[str, Array], dict[str, Array]]:
     def step(members, number):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
         stepped, metrics = jax.vmap(update)(members, step_keys, *given)
@@ -115,16 +203,18 @@ def _advance(
     return members, {name: x[kept] for name, x in metrics.items()} | observed, jax.tree.map(first_broken, metrics)
 
 
-def _stop_if_broken(broken: dict[str, Array], done: int, length: int) -> None:
-    """Raise for the earliest metric that is not finite; `broken` counts from step `done`."""
-    name, first = min(((name, np.asarray(x)) for name, x in broken.items()), key=lambda item: item[1].min())
-    if first.min() < length:
-        raise FloatingPointError(f"{name} is not finite at step {done + first.min() + 1} of member {first.argmin()}")
+def _stop_if_broken(broken: dict[str, np.ndarray], done: int, length: int, first: int) -> None:
+    """Raise for the earliest metric that is not finite; `broken` counts from step `done` and member `first`."""
+    name, at = min(broken.items(), key=lambda item: item[1].min())
+    if at.min() < length:
+        raise FloatingPointError(f"{name} is not finite at step {done + at.min() + 1} of member {first + at.argmin()}")
 
 
 def _checkpointer(folder: Path) -> ocp.training.Checkpointer:
+    """What saves to a folder; of several processes all take part, and the first writes."""
     newest: Any = ocp.training.preservation_policies.LatestN(1)
-    return ocp.training.Checkpointer(str(folder.resolve()), preservation_policy=newest, cleanup_tmp_directories=True)
+    place = devices.agreed_path(folder.resolve())
+    return ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True)
 
 
 def _restore(
@@ -134,7 +224,7 @@ def _restore(
     if saved is None or saved.latest is None:
         return 0, members, history
     state = saved.load(saved.latest, _on_host({"members": members, "history": history}))
-    return saved.latest.step, jax.tree.map(jnp.asarray, state["members"]), state["history"]
+    return saved.latest.step, state["members"], state["history"]
 
 
 def _on_host(state: Any) -> Any:
@@ -145,5 +235,6 @@ def _on_host(state: Any) -> Any:
 def _progress() -> Progress:
     """A bar whose time left rests on the chunks after the first, which also compiles."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=3600)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    shown: Any = {"console": Console(stderr=True), "speed_estimate_period": 3600, "disable": not devices.leads()}
+    return Progress(*columns, *times, **shown)

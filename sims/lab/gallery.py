@@ -35,12 +35,12 @@ def main(argv: Sequence[str]) -> Path:
     """Run what has not been run yet, write the page, return its path."""
     arguments = list(argv)
     with sentence_errors():
-        config, out = parse("all", SCALES, arguments, str(__doc__))
+        config, out, _ = parse("all", SCALES, arguments, str(__doc__))
         scale = scale_of(SCALES, arguments)
     for name in EXPERIMENTS:
         experiment = importlib.import_module(f"sims.{name}")
         if not finished(out / name, replace(experiment.SCALES[scale], seed=config.seed)):
-            experiment.main(["--scale", scale, "--seed", str(config.seed), "--out", str(out)])
+            experiment.main(arguments)
             jax.clear_caches()
     with runs.atomic(out / "gallery.html") as path:
         path.write_text(gallery(out))

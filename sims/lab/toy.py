@@ -1,7 +1,8 @@
 """The paper's toy model: a ReLU autoencoder of sparse features and one attention head, trained together.
 
 Arrays run features first, batch last: `f` of shape (N, 1 + m, B) holds the activations of one query token and m key
-tokens in each of B contexts. The batch is the contiguous axis, which is fastest on a CPU.
+tokens in each of B contexts. The batch is the contiguous axis, which is fastest on a CPU. Tokens `r = W f` are never
+formed where their overlaps `W^T W` serve: at N = 2 D that is fewer operations, forward and backward.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from sims.lab.draws import uniform
 from svtheory import BernoulliUniform
 from svtheory.pytrees import pytree
 
@@ -22,9 +24,33 @@ from svtheory.pytrees import pytree
 product = partial(jnp.einsum, precision="highest")
 
 
+def between(left: Array, right: Array, f: Array) -> Array:
+    """`left^T right f` of activations f (N, ...) for two maps (D, N), shape (N, ...), in the cheaper order.
+
+    `left^T right` first takes 2 N^2 products an activation vector, forward and backward; map after map, 5 N D.
+    """
+    D, N = left.shape
+    flat = f.reshape(N, -1)  # one axis to sum over in the gradient; over two, XLA would transpose first
+    if 2 * N <= 5 * D:
+        passed = product("nm,mk->nk", product("dn,dm->nm", left, right), flat)
+    else:
+        passed = product("dn,dk->nk", left, product("dm,mk->dk", right, flat))
+    return passed.reshape(f.shape)
+
+
+@jax.custom_vjp
 def inner(a: Array, b: Array) -> Array:
-    """`sum_d a_db b_djb`, shape (m, B); a fused sum, where a batched product would first transpose."""
-    return jnp.sum(a[:, None] * b, axis=0)
+    """`sum_n a_nb b_njb`, shape (m, B); term by term, for XLA's own sum and its gradient copy `a` m times first."""
+    return sum((x[None] * y for x, y in zip(a[1:], b[1:], strict=True)), a[0][None] * b[0])
+
+
+def _inner_backward(given: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    a, b = given
+    columns = (s[None] * b[:, j] for j, s in enumerate(slope))
+    return sum(columns, jnp.zeros_like(a)), a[:, None] * slope[None]
+
+
+inner.defvjp(lambda a, b: (inner(a, b), (a, b)), _inner_backward)
 
 
 class Toy(nnx.Module):
@@ -42,21 +68,18 @@ class Toy(nnx.Module):
         self.W_Q, self.W_K = normal(head_dim, dim), normal(head_dim, dim)
         self.b_Q = nnx.Param(jnp.zeros(head_dim, float)) if query_bias else None
 
-    def tokens(self, f: Array) -> Array:
-        """`r = W f`, shape (D, 1 + m, B)."""
-        return product("dn,njb->djb", self.W, f)
+    def reconstruction(self, f: Array) -> Array:
+        """`f' = ReLU(W^T W f + b)`, shape (N, 1 + m, B)."""
+        return jax.nn.relu(between(self.W[...], self.W[...], f) + self.b[:, None, None])
 
-    def reconstruction(self, tokens: Array) -> Array:
-        """`f' = ReLU(W^T r + b)`, shape (N, 1 + m, B)."""
-        return jax.nn.relu(product("dn,djb->njb", self.W, tokens) + self.b[:, None, None])
-
-    def logits(self, tokens: Array) -> Array:
+    def logits(self, f: Array) -> Array:
         """`l_j` of the query (first token) with each key (the others), shape (m, B)."""
-        query = product("hd,db->hb", self.W_Q, tokens[:, 0])
+        queries, keys = (product("hd,dn->hn", factor, self.W) for factor in (self.W_Q, self.W_K))
+        # the query is carried to the keys' features: one product, where projecting every key would take m
+        carried = between(keys, queries, f[:, 0])
         if self.b_Q is not None:
-            query += self.b_Q[:, None]
-        # the query is carried to the keys' space: one product, where projecting every key would take m
-        return inner(product("hd,hb->db", self.W_K, query), tokens[:, 1:])
+            carried += product("hn,h->n", keys, self.b_Q)[:, None]
+        return inner(carried, f[:, 1:])
 
 
 def losses(toy: Toy, f: Array, target: Array, objective: str) -> tuple[Array, Array]:
@@ -65,9 +88,8 @@ def losses(toy: Toy, f: Array, target: Array, objective: str) -> tuple[Array, Ar
     `L_recon` is the mean over tokens of `|f - f'|^2`. `L_attn` is the mean over contexts of the cross-entropy between
     softmax_j of the asked and the given logits ("softmax"), or the mean over pairs of `(1/2)(l - l^T)^2` ("square").
     """
-    tokens = toy.tokens(f)
-    reconstruction = jnp.mean(jnp.sum((f - toy.reconstruction(tokens)) ** 2, axis=0))
-    logits, asked = toy.logits(tokens), asked_logits(f, target)
+    reconstruction = jnp.mean(jnp.sum((f - toy.reconstruction(f)) ** 2, axis=0))
+    logits, asked = toy.logits(f), asked_logits(f, target)
     if objective == "square":
         return reconstruction, jnp.mean((logits - asked) ** 2) / 2
     cross_entropy = -jnp.sum(jax.nn.softmax(asked, axis=0) * jax.nn.log_softmax(logits, axis=0), axis=0)
@@ -82,7 +104,7 @@ def asked_logits(f: Array, target: Array) -> Array:
 def activations(law: BernoulliUniform, key: Array, n_keys: int, batch: int) -> Array:
     """Draws of the law, shape (N, 1 + n_keys, batch), made features first: moving the axis later takes longer."""
     p = jnp.broadcast_to(law.probability, (law.size,))[:, None, None]
-    u = jax.random.uniform(key, (law.size, 1 + n_keys, batch), p.dtype)
+    u = uniform(key, (law.size, 1 + n_keys, batch), p.dtype)
     return jnp.where(u < p, u / p, 0)
 
 

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,10 +22,9 @@ def small(monkeypatch):
 
     def made(name):
         def run(argv):
-            seed, out = int(argv[argv.index("--seed") + 1]), argv[argv.index("--out") + 1]
             ran.append(name)
-            config = gallery.Config(seed)
-            folder, _ = runs.start(gallery.Path(out), name, config, f"python -m sims {name}")
+            out = Path(argv[argv.index("--out") + 1])
+            folder, _ = runs.start(out, name, gallery.Config(), f"python -m sims {name}")
             exhibit = Exhibit(panels()[0], f"what {name} shows")
             runs.finish(folder, Outcome({"answer": 42}, xr.Dataset(), {"curve": exhibit}, []), 1.0)
 

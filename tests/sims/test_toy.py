@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from sims.lab.ensemble import train
-from sims.lab.toy import Task, Toy, activations, losses, training
+from sims.lab.toy import Task, Toy, activations, between, losses, training
 from svtheory import BernoulliUniform, single_pair
 
 N, D, H, KEYS, B = 5, 3, 2, 4, 6
@@ -54,6 +54,14 @@ def test_losses_are_those_of_plain_loops(dtype, eps, objective, query_bias):
     found = jax.jit(losses, static_argnums=3)(toy, f, T, objective)
     assert all(x.dtype == dtype for x in found)
     assert np.allclose(found, loop_losses(toy, f, T, objective), rtol=50 * eps)
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_both_orders_of_a_product_are_one(dim, dtype, eps):
+    rng = np.random.default_rng(2)
+    left, right, f = (rng.normal(size=shape) for shape in ((dim, 6), (dim, 6), (6, 3, 2)))
+    found = between(*(jnp.asarray(x, dtype) for x in (left, right, f)))
+    assert np.allclose(found, np.einsum("dn,dm,mjb->njb", left, right, f), atol=100 * eps)
 
 
 def test_extreme_logits_have_finite_losses_and_gradients(dtype):

@@ -12,8 +12,8 @@ from svtheory import Scenario, matching, predict
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = [
-    *("--members", "2", "--n-features", "8", "--dim", "4", "--head-dim", "4", "--modes", "3", "1"),
-    *("--n-keys", "4", "--batch", "64", "--steps", "800", "--rate", "0.01"),
+    *("--members", "2", "--n-features", "8", "--dim", "4", "--head-dim", "8", "--modes", "3", "1"),
+    *("--start", "1e-6", "--n-keys", "4", "--batch", "64", "--steps", "800", "--rate", "0.01"),
 ]
 
 

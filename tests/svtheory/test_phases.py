@@ -103,7 +103,7 @@ def test_published_numbers():
 
 @pytest.mark.parametrize(("N", "D"), [*SIZES, (4, 3), (9, 3), (7, 6), (100, 50)])
 def test_the_listed_energies_are_the_exact_reduction(N, D):
-    g = np.linspace(0, 1.4 * max(orthogonalization_threshold(N, D), collapse_threshold(N, D)), GRID)
+    g = np.linspace(0, 1.39 * max(orthogonalization_threshold(N, D), collapse_threshold(N, D)), GRID)
     exact, (_, lowest) = exact_minimum(N, D, g), lowest_arrangement(N, D, g)
     np.testing.assert_allclose(lowest.energy, exact.energy, rtol=0, atol=1e-10)
     np.testing.assert_allclose(lowest.s_0, exact.s_0, atol=1e-6)

@@ -1,0 +1,42 @@
+"""Spectra of 144 heads of GPT-2's shape, beside the full SVD of D x D products and TransformerLens's factored one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.peers import transformerlens_svd
+from benchmarks.timing import interleaved, ratio
+from svtheory import spectrum
+
+HEADS, H, D = 144, 64, 768
+TOLERANCE = 1e-5  # of sigma_1
+
+
+def measure() -> dict[str, float]:
+    """Ratios to both, seconds of ours and of the ceiling: the SVDs of H x H alone."""
+    rng = np.random.default_rng(0)
+    scales = np.exp(-rng.normal(size=(2, HEADS, H, 1)))
+    factors = (rng.normal(size=(2, HEADS, H, D)) * scales / D**0.5).astype(np.float32)
+    W_Q, W_K = jnp.asarray(factors)
+    A, B = torch.as_tensor(factors[0]).mT, torch.as_tensor(factors[1])
+    small = jnp.matmul(W_Q, W_K.mT)
+    ours = jax.jit(lambda Q, K: jax.lax.map(lambda w: spectrum(*w), (Q, K)))
+    full = jax.jit(lambda Q, K: jax.lax.map(lambda w: jnp.linalg.svd(w[0].T @ w[1], full_matrices=False), (Q, K)))
+    ceiling = jax.jit(lambda small: jax.lax.map(jnp.linalg.svd, small))
+    runs = {
+        "ours": lambda: ours(W_Q, W_K),
+        "transformerlens": lambda: transformerlens_svd(A, B),
+        "ceiling": lambda: ceiling(small),
+    }
+    values = np.asarray(runs["ours"]().values)
+    for other in (runs["transformerlens"]()[1].numpy(), np.asarray(full(W_Q, W_K)[1])[:, :H]):
+        assert (abs(values - other) < TOLERANCE * values[:, :1]).all()
+    seconds = interleaved(runs)
+    pair = interleaved({"ours": runs["ours"], "full": lambda: full(W_Q, W_K)}, rounds=5)
+    return {
+        "decomposition_ratio_full_svd": ratio(pair["full"], pair["ours"]),
+        "decomposition_ratio_transformerlens": ratio(seconds["transformerlens"], seconds["ours"]),
+        "decomposition_s": float(np.median(seconds["ours"])),
+        "decomposition_ceiling_s": float(np.median(seconds["ceiling"])),
+    }

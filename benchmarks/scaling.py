@@ -1,0 +1,79 @@
+"""How cost grows: the exponent of the time of a training step in members, N, D and context, and of spectra in heads.
+
+Each size is varied alone from 16 members, N = 20, D = H = 10, 8 keys; the figure is benchmarks/results/scaling.png.
+"""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import interleaved
+from sims.lab.figures import measured, panels, style
+from sims.lab.toy import Task, Toy, training
+from svtheory import BernoulliUniform, single_pair, spectrum
+
+FIGURE = Path(__file__).parent / "results" / "scaling.png"
+SIZES = {
+    "members": (4, 8, 16, 32, 64),
+    "N": (20, 40, 80, 160),
+    "D": (10, 20, 40, 80),
+    "context": (4, 8, 16, 32),
+    "heads": (18, 36, 72, 144),
+}
+STEPS = 20
+
+
+def measure() -> dict[str, float]:
+    """The exponents, least squares on logarithms, and the figure."""
+    times = {name: [_seconds(name, size) for size in sizes] for name, sizes in SIZES.items()}
+    slopes = {name: float(np.polyfit(np.log(SIZES[name]), np.log(times[name]), 1)[0]) for name in SIZES}
+    with style():
+        figure, axes = panels(columns=len(SIZES), width=3.2, height=2.8)
+        for ax, name in zip(axes[0], SIZES, strict=True):
+            x, y = np.array(SIZES[name]), 1e3 * np.array(times[name])
+            line = np.exp(np.log(y).mean() + slopes[name] * (np.log(x) - np.log(x).mean()))
+            ax.plot(x, line, label=f"exponent {slopes[name]:.2f}")
+            measured(ax, x, y, 0 * y)
+            unit = "of all spectra" if name == "heads" else "of a step"
+            ax.set(xlabel=name, ylabel=f"time {unit} (ms)", xscale="log", yscale="log")
+            ax.set_xticks(x, map(str, x))
+            ax.minorticks_off()
+            ax.legend()
+        figure.savefig(FIGURE)
+    return {f"exponent_{name}": slope for name, slope in slopes.items()}
+
+
+def _seconds(name: str, size: int) -> float:
+    run, repeats = (_spectra(size), 1) if name == "heads" else (_steps(**{name: size}), STEPS)
+    return statistics.median(interleaved({name: run}, rounds=5)[name]) / repeats
+
+
+def _spectra(heads: int) -> Callable[[], Any]:
+    W = jax.random.normal(jax.random.key(0), (heads, 2, 64, 768))
+    program = jax.jit(lambda W: jax.lax.map(lambda w: spectrum(w[0], w[1]), W))
+    return lambda: program(W)
+
+
+def _steps(members: int = 16, N: int = 20, D: int = 10, context: int = 8) -> Callable[[], Any]:
+    """Some steps of an ensemble in one program."""
+    start, update = training(
+        lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=context, batch=256, rate=1e-3, steps=STEPS
+    )
+    keys = jax.random.split(jax.random.key(0), members)
+    fresh = jax.jit(jax.vmap(start))(keys)
+    task = Task(BernoulliUniform(0.05, N), single_pair(N, N, 0, 1), 1.0)
+
+    @jax.jit
+    def program(fresh):
+        def step(state, n):
+            now = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+            return jax.vmap(update, (0, 0, None))(state, now, task)
+
+        return jax.lax.scan(step, fresh, jnp.arange(STEPS))
+
+    return lambda: program(fresh)

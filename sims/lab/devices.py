@@ -1,0 +1,128 @@
+"""Devices: what an ensemble runs on, one or many, of one process or of several, and the memory it may take there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from svtheory.checks import InputError, whole
+
+MEMBERS = PartitionSpec("members")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an ensemble runs on."""
+
+    devices: int | None = None
+    """Devices over which members are spread; all of them without it."""
+    max_memory: float = np.inf
+    """Gigabytes on each device; larger ensembles run in waves."""
+    coordinator: str | None = None
+    """Address HOST:PORT of the first process, where several run this together."""
+    processes: int = 1
+    """How many processes those are."""
+    process: int = 0
+    """Which of them this is, from 0."""
+
+    def __post_init__(self):
+        if self.devices is not None:
+            whole("--devices", self.devices, 1)
+        if not self.max_memory > 0:
+            raise InputError(f"--max-memory must be a number of gigabytes above 0, got {self.max_memory}")
+        whole("--processes", self.processes, 1)
+        if self.coordinator is None and self.processes > 1:
+            raise InputError(f"--coordinator must be given where --processes is above 1, got {self.processes}")
+        if not 0 <= self.process < self.processes:
+            raise InputError(f"--process must be a whole number from 0 to {self.processes - 1}, got {self.process}")
+        if self.coordinator is not None and self.devices is not None:
+            raise InputError("--devices must be left out with --coordinator: all devices of all processes are used")
+
+
+ALL = Machine()
+_used: ContextVar[Machine] = ContextVar("machine", default=ALL)
+
+
+@contextmanager
+def using(machine: Machine) -> Iterator[None]:
+    """Let ensembles that are trained in this block run on this machine, having joined its other processes."""
+    if machine.coordinator is not None:
+        jax.distributed.initialize(machine.coordinator, machine.processes, machine.process)
+    if machine.devices is not None and machine.devices > jax.device_count():
+        raise InputError(
+            f"--devices must be at most {jax.device_count()}, the devices there are, got {machine.devices}"
+        )
+    token = _used.set(machine)
+    try:
+        yield
+    finally:
+        _used.reset(token)
+
+
+def max_bytes() -> float:
+    """Bytes that an ensemble may take on each device."""
+    return 1e9 * _used.get().max_memory
+
+
+def mesh() -> Mesh:
+    """The devices in use, in a row."""
+    return Mesh(np.array(jax.devices()[: _used.get().devices]), ("members",))
+
+
+def spread(tree: Any, over: Mesh) -> Any:
+    """Leaves of shape (M, ...) split among devices; the last member is repeated where the devices do not divide M."""
+    sharding = NamedSharding(over, MEMBERS)
+
+    def place(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        host = np.asarray(x)
+        host = np.concatenate([host, np.repeat(host[-1:], -len(host) % over.size, axis=0)])
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree)
+
+
+def gathered(tree: Any) -> Any:
+    """Numpy arrays of what is split among devices, the same in every process."""
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True) if several() else tree)
+
+
+def several() -> bool:
+    """Whether several processes run this together."""
+    return jax.process_count() > 1
+
+
+def agreed_path(path: Path) -> Path:
+    """The first process's path, in every process: one that all of them can read."""
+    if not several():
+        return path
+    text = np.frombuffer(str(path).encode().ljust(4096, b"\0"), np.uint8)
+    return Path(bytes(multihost_utils.broadcast_one_to_all(text)).rstrip(b"\0").decode())
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def bytes_of(program: jax.stages.Compiled) -> float:
+    """What a compiled program takes on each device; 0 where its backend does not say."""
+    use = program.memory_analysis()
+    if use is None:
+        return 0
+    total = use.argument_size_in_bytes + use.output_size_in_bytes + use.temp_size_in_bytes
+    return total - use.alias_size_in_bytes
+
+
+def first_of(tree: Any, members: int) -> Any:
+    """The first `members` of gathered leaves, as arrays of this process's own device."""
+    return jax.tree.map(lambda x: jnp.asarray(x[:members]), tree)

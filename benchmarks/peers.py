@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from jax import Array
 
 DECAY = 1e-4  # optax's default for AdamW

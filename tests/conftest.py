@@ -4,6 +4,8 @@ import os
 
 # Before numpy and scipy load them: the BLAS threads of several processes on few cores wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Tests compile more than they compute.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax

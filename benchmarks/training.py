@@ -8,7 +8,6 @@ import contextlib
 import io
 import statistics
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -52,14 +51,13 @@ def raced(contenders: dict[str, Callable], members: int, batch: int) -> dict[str
 
 def started(members: int) -> dict[str, np.ndarray]:
     """The parameters from which all contenders start."""
-    begin, _ = _trainer(BATCH, RATE, STEPS)
+    begin, _ = _trainer(KEYS, BATCH, RATE, STEPS)
     return jax.tree.map(np.asarray, jax.vmap(begin)(jax.random.split(jax.random.key(0), members))["parameters"])
 
 
-def _trainer(batch: int, rate: float, steps: int) -> tuple[Callable, Callable]:
-    build = partial(Toy, N, D, D)
+def _trainer(n_keys: int, batch: int, rate: float, steps: int) -> tuple[Callable, Callable]:
     return training(
-        lambda rngs: build(rngs=rngs), objective="softmax", n_keys=KEYS, batch=batch, rate=rate, steps=steps
+        lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=n_keys, batch=batch, rate=rate, steps=steps
     )
 
 
@@ -68,7 +66,7 @@ def ours(
 ) -> Callable[[], Array]:
     """The ensemble trainer of `sims`."""
     members = len(start["W"])
-    begin, update = _trainer(batch, rate, steps)
+    begin, update = _trainer(n_keys, batch, rate, steps)
     keys = jax.random.split(jax.random.key(1), members)
     fresh = jax.vmap(begin)(keys) | {"parameters": jax.tree.map(jnp.asarray, start)}
     tasks = stacked(members, jnp.asarray(target), p)

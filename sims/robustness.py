@@ -169,7 +169,8 @@ def exhibit(config: Config, results: xr.Dataset) -> Exhibit:
     for ax, (knob, label) in zip(axes[0], AXES.items(), strict=True):
         some = results.sel(setting=results.knob == knob).sortby("value")
         widths = [half_width(x) for x in some.trained.values]
-        ax.plot(some.value, some.expected.mean("seed"), color=COLOURS[1], label="predicted")
+        # the bar shows where a line of one value would not
+        ax.plot(some.value, some.expected.mean("seed"), color=COLOURS[1], marker="_", markersize=16, label="predicted")
         measured(ax, some.value, some.trained.mean("seed"), widths, label="trained, 95 %")
         chance_line(ax, chance_alignment(config.dim))
         ax.set(xlabel=label, xscale="log", ylim=(0, 1.05))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=12)
+hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=8)
 hypothesis.settings.load_profile("strict")
 
 

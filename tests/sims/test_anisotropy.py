@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,6 +10,9 @@ from svtheory import conditioned_frame, dual_frame, frame_operator, worst_case_f
 
 pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100", "--followed", "3"]
+
+
+built = jax.jit(partial(anisotropy._scenario, anisotropy.Config()))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def test_heads_are_followed_from_features_to_duals(outcome):
 def test_progress_is_read_along_the_way():
     """Omega that turns from the feature to the dual in two steps is read between them."""
     with jax.enable_x64(True):
-        scenario = anisotropy._scenario(anisotropy.Config(), 10.0, True, jax.random.key(0))
+        scenario = built(10.0, True, jax.random.key(0))
         X, Y = (np.asarray(F) for F in (scenario.query_features, scenario.key_features))
         start, end = np.outer(X[:, 0], Y[:, 0]), np.outer(*(dual_frame(F)[:, 0] for F in (X, Y)))
         size = np.linalg.norm(end)
@@ -52,12 +56,12 @@ def test_prediction_by_hand():
     with jax.enable_x64(True):
         config = anisotropy.Config()
         key = jax.random.key(0)
-        scenario = anisotropy._scenario(config, 30.0, True, key)
+        scenario = built(30.0, True, key)
         X = conditioned_frame(jax.random.split(key)[0], config.dim, config.n_features, 30.0)
         assert np.allclose(scenario.query_features, X)
         x, dual = X[:, 0], np.linalg.solve(np.asarray(frame_operator(X)), X[:, 0])
         assert np.allclose(dual, dual_frame(X)[:, 0])
-        constructed = anisotropy._scenario(config, 30.0, False, key)
+        constructed = built(30.0, False, key)
         Y = worst_case_frame(jax.random.split(key)[1], config.dim, config.n_features, 30.0)
         assert np.allclose(constructed.key_features, Y)
         values = np.linalg.eigvalsh(frame_operator(X))

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -41,8 +42,9 @@ def test_pairs_of_polytopes_are_ranked_by_the_root_of_their_dimensionalities():
     """Naively: |t| sqrt(D_i D_j), with D of the lone features, digons, triangle and tetrahedron by hand."""
     D = np.array([1, 1, 1 / 2, 1 / 2, 2 / 3, 3 / 4])
     with jax.enable_x64(True):
-        scenario = capacity._scenario(capacity.Config(), "square", 1, 6, jax.random.key(3))
-        modes, kept = np.asarray(mode_strengths(scenario))[:6], predict(scenario)
+        build = jax.jit(partial(capacity._scenario, capacity.Config(), "square", 1, 6))
+        scenario = build(jax.random.key(3))
+        modes, kept = np.asarray(jax.jit(mode_strengths)(scenario))[:6], jax.jit(predict)(scenario)
     _, first = capacity._blocks(1)
     t = np.asarray(scenario.target)[first, first]
     key_features = np.asarray(scenario.key_features)

@@ -110,6 +110,7 @@ def test_shorter_training_guarantees_more(with_inputs):
     assert quoted[-1] >= outcome.summary["alignment_bound_lowest_cosine"]
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_new_sequences():
     """The spread over fresh sets of sequences, by bootstrap from one of them."""
     conditions = []

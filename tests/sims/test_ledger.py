@@ -11,7 +11,18 @@ import xarray as xr
 from sims import ledger
 from svtheory import alignment, alignment_bound, condition_number, dual_frame, predict
 
-SMALL = ["--square-seeds", "1", "--softmax-seeds", "1", "--softmax-steps", "25", "--contexts", "2048"]
+SMALL = [
+    "--square-seeds",
+    "1",
+    "--square-steps",
+    "400",
+    "--softmax-seeds",
+    "1",
+    "--softmax-steps",
+    "25",
+    "--contexts",
+    "2048",
+]
 
 
 def test_a_small_run(tmp_path):

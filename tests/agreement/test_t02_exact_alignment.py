@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def test_polytopes(name):
     assert close(feature_dimensionality(SHAPES[name]())[0], float(t02.claim[f"{name}: D_i"].rhs))
 
 
-@pytest.mark.parametrize(("left", "right"), [(a, b) for a in SHAPES for b in SHAPES])
+@pytest.mark.parametrize(("left", "right"), itertools.combinations_with_replacement(SHAPES, 2))
 def test_sigma_of_an_aligned_pair(left, right):
     """Tegum products in random position: sigma^2 is the claim's right-hand side, and both features are aligned."""
     claimed = function(t02.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)

@@ -48,15 +48,16 @@ def test_a_head_of_its_features_departs_by_what_is_added():
 
 
 @pytest.mark.parametrize(
-    ("sigma", "missed", "groups"),
+    ("sigma", "missed", "reach", "groups"),
     [
-        ([3.0, 2.0, 1.0], [0, 0, 0], [-1, -1, -1]),
-        ([3.0, 2.9, 1.0], [1, 0, 0], [0, 0, -1]),
-        ([3.0, 2.9, 1.0, 1.1], [1, 1, 1, 0], [0, 0, 1, 1]),
+        ([3.0, 2.0, 1.0], [0, 0, 0], 0.5, [-1, -1, -1]),
+        ([3.0, 2.9, 1.0], [1, 0, 0], 0.0, [0, 0, -1]),
+        ([3.0, 2.9, 2.8, 1.0], [1, 0, 0, 0], 0.25, [0, 0, 0, -1]),
+        ([3.0, 2.9, 1.0, 1.1], [1, 1, 1, 0], 0.2, [0, 0, 1, 1]),
     ],
 )
-def test_groups_are_the_missed_and_their_nearest(sigma, missed, groups):
-    assert grouped(np.array(sigma), np.array(missed, bool)).tolist() == groups
+def test_groups_are_the_missed_and_what_they_may_mix_with(sigma, missed, reach, groups):
+    assert grouped(np.array(sigma), np.array(missed, bool), reach).tolist() == groups
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_polytopes(name):
     assert close(feature_dimensionality(SHAPES[name]())[0], float(t02.claim[f"{name}: D_i"].rhs))
 
 
-@pytest.mark.parametrize(("left", "right"), itertools.combinations_with_replacement(SHAPES, 2))
+@pytest.mark.parametrize(("left", "right"), list(itertools.combinations_with_replacement(SHAPES, 2)))
 def test_sigma_of_an_aligned_pair(left, right):
     """Tegum products in random position: sigma^2 is the claim's right-hand side, and both features are aligned."""
     claimed = function(t02.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)

@@ -201,13 +201,13 @@ def _foreseen(cell: tuple[Scenario, Array]) -> Array:
 
 
 def _by_progress(cell: tuple[Scenario, Array]) -> Array:
-    """Mean over sides of the |cos| of leading singular vectors with features 0, along Omega (R, D, D), by progress."""
+    """Mean over sides of |cos| of leading vectors with features 0 along Omega (R, D, D), by progress; NaN beyond it."""
     scenario, omega = cell
     progress = jnp.linalg.norm(omega, axis=(1, 2)) / jnp.linalg.norm(optimal_omega(scenario))
     U, _, Vt = jnp.linalg.svd(omega)
     left = alignment(U[:, :, 0].T, scenario.query_features[:, :1])[:, 0]
     right = alignment(Vt[:, 0].T, scenario.key_features[:, :1])[:, 0]
-    return jnp.interp(jnp.asarray(PROGRESS), progress, (left + right) / 2)
+    return jnp.interp(jnp.asarray(PROGRESS), progress, (left + right) / 2, right=jnp.nan)
 
 
 def _anisotropy(scenario: Scenario) -> Array:

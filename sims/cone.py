@@ -23,7 +23,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, chance_line, measured, panels
-from sims.lab.recovery import READINGS, recovery
+from sims.lab.recovery import READINGS, recoveries
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import Gaussian, Scenario, Spectrum, chance_alignment, compare, predict, single_pair, tight_frame
@@ -121,14 +121,8 @@ def _scenario(config: Config, setting: str, mean: Array, key: Array) -> Scenario
 
 def _read(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Cosines of the matched features with the first singular vectors, and of predicted with trained vectors."""
-
-    def both(spectrum):
-        query = recovery(spectrum.left[:, 0], scenario.query_features, scenario.query_law)
-        key = recovery(spectrum.right[:, 0], scenario.key_features, scenario.key_law)
-        return jax.tree.map(lambda *sides: jnp.stack(sides), query, key)
-
     prediction = predict(scenario)
-    (predicted, _), (seen, removed) = both(prediction), both(trained)
+    (predicted, _), (seen, removed) = recoveries(prediction, scenario), recoveries(trained, scenario)
     agreement = compare(prediction, trained)
     cosine = jnp.stack([agreement.left[0], agreement.right[0]])
     return {"predicted": predicted, "measured": seen, "removed": removed, "cosine": cosine}

@@ -23,7 +23,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, chance_line, measured, panels
-from sims.lab.recovery import READINGS, recovery
+from sims.lab.recovery import READINGS, recoveries
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
@@ -128,13 +128,7 @@ def _scenario(config: Config, setting: str, condition: Array, key: Array) -> Sce
 
 def _read(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Cosines of the matched feature with the first singular vector, as `READINGS`, and the mean token's share."""
-
-    def both(spectrum):
-        query = recovery(spectrum.left[:, 0], scenario.query_features, scenario.query_law)
-        key = recovery(spectrum.right[:, 0], scenario.key_features, scenario.key_law)
-        return jax.tree.map(lambda *sides: jnp.stack(sides), query, key)
-
-    (predicted, predicted_share), (seen, share) = both(predict(scenario)), both(trained)
+    (predicted, predicted_share), (seen, share) = recoveries(predict(scenario), scenario), recoveries(trained, scenario)
     return {"predicted": predicted, "measured": seen, "predicted_removed": predicted_share, "removed": share}
 
 

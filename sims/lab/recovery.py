@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Law, alignment, unwhiten
+from svtheory import Law, Scenario, Spectrum, alignment, unwhiten
 from svtheory.heads.unwhitening import remove_direction
 
 READINGS = ("before", "after", "mean token removed")
+
+
+def recoveries(spectrum: Spectrum, scenario: Scenario) -> tuple[Array, Array]:
+    """`recovery` of the first singular pair, on the query and the key side; shapes (2, 3) and (2,)."""
+    query = recovery(spectrum.left[:, 0], scenario.query_features, scenario.query_law)
+    key = recovery(spectrum.right[:, 0], scenario.key_features, scenario.key_law)
+    return jax.tree.map(lambda *sides: jnp.stack(sides), query, key)
 
 
 def recovery(vector: Array, features: Array, law: Law) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sims.lab.devices import every_core
 from sims.lab.runs import environment
 from sims.lab.tables import show
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", nargs="?", choices=NAMES, help="which one; all of them without a name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures, flat")
     arguments = parser.parse_args(argv)
+    every_core()  # as `python -m sims` does
     figures = {}
     for name in [arguments.name] if arguments.name else NAMES:
         print(f"{name} ...", flush=True)
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         figures |= found
     if arguments.json is not None:
         record = {"date": datetime.date.today().isoformat(), **environment(), **figures}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
 
 

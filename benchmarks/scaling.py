@@ -44,6 +44,7 @@ def measure() -> dict[str, float]:
             ax.set_xticks(x, map(str, x))
             ax.minorticks_off()
             ax.legend()
+        FIGURE.parent.mkdir(exist_ok=True)
         figure.savefig(FIGURE)
     return {f"exponent_{name}": slope for name, slope in slopes.items()}
 

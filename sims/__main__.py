@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sims.lab import gallery
 from sims.lab.command import sentence_errors
+from sims.lab.devices import every_core
 from svtheory.checks import InputError
 
 
@@ -19,6 +20,8 @@ def experiments() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """List the experiments, or run the one that the first argument names with the arguments after it."""
+    if argv is None:
+        every_core()
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = experiments()
     if not arguments or arguments[0] in ("-h", "--help"):

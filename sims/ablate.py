@@ -26,9 +26,9 @@ from sims.lab.readings import ATTENDS, Reading, ablated, explanation
 from sims.lab.readings import run as read
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.tasks import TASKS
-from sims.lab.trained import Recipe, Trained, trained
+from sims.lab.trained import Trained, Trainings, trained
 from svtheory import Explanation
-from svtheory.checks import InputError, one_of, whole
+from svtheory.checks import InputError, whole
 
 COUNTS = (1, 2, 4)
 KINDS = ("predicted", "random", "inside", "next pairs")
@@ -38,37 +38,20 @@ SIGNIFICANT = 1e-3  # predicted singular values above this share of the first sp
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Trainings):
     """Options of the experiment."""
 
-    tasks: tuple[str, ...] = ("attributes",)
-    """Tasks to train on."""
-    members: int = 2
-    """Members (seeds) of each task."""
-    steps: int = 800
-    """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read and run."""
     random: int = 8
     """Random removals of each kind and number."""
     resamples: int = 2000
     """Bootstrap samples behind an interval."""
-    seed: int = 0
-    """Seed of all random numbers."""
 
     def __post_init__(self):
-        if not self.tasks:
-            raise InputError("--tasks must name at least one")
-        for name in self.tasks:
-            one_of("--tasks", name, tuple(TASKS))
-        for name, least in (("members", 2), ("sequences", 64), ("random", 1), ("resamples", 100)):
+        super().__post_init__()
+        for name, least in (("sequences", 64), ("random", 1), ("resamples", 100)):
             whole(f"--{name}", getattr(self, name), least)
-        _ = recipes(self)
-
-
-def recipes(config: Config) -> list[Recipe]:
-    """What is trained; the same as in `transformer_align`, which shares it."""
-    return [Recipe(name, members=config.members, steps=config.steps, seed=config.seed) for name in config.tasks]
 
 
 SCALES = {
@@ -80,7 +63,7 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Predict, remove and run again, head by head."""
-    heads = [head for recipe in recipes(config) for head in _heads(config, trained(recipe, folder.parent))]
+    heads = [head for task in config.tasks for head in _heads(config, trained(config.recipe(task), folder.parent))]
     if not heads:
         raise InputError(f"--steps must be enough for a head to attend to the right key by {ATTENDS}: none does")
     results = _results(heads)

@@ -28,7 +28,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
-from sims.lab.flow import flow
+from sims.lab.flow import flow, rates
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble, small_factors
 from svtheory import (
@@ -39,7 +39,6 @@ from svtheory import (
     compare,
     conditioned_frame,
     filtered_optimum,
-    frame_bounds,
     frame_operator,
     kantorovich_bound,
     optimal_omega,
@@ -187,10 +186,9 @@ def _course(config: Config, folder: Path) -> xr.Dataset:
     return xr.Dataset(arrays, {"progress": PROGRESS, "followed_condition": ("followed", np.asarray(kappa))})
 
 
-def _pace(scenario: Scenario) -> tuple[Array, Array, Array]:
+def _pace(scenario: Scenario) -> tuple[Array, ...]:
     """`|Omega*|_F`, and the smallest and largest rate of the flow, products of frame bounds."""
-    (m, L), (m_, L_) = frame_bounds(scenario.query_features), frame_bounds(scenario.key_features)
-    return jnp.linalg.norm(optimal_omega(scenario)), m * m_, L * L_
+    return jnp.linalg.norm(optimal_omega(scenario)), *rates(scenario)
 
 
 def _foreseen(cell: tuple[Scenario, Array]) -> Array:

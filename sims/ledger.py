@@ -26,7 +26,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
-from sims.lab.flow import flow
+from sims.lab.flow import flow, rates
 from sims.lab.runs import Exhibit, Outcome, checkpoints
 from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
@@ -40,7 +40,6 @@ from svtheory import (
     compare,
     conditioned_frame,
     filtered_optimum,
-    frame_bounds,
     matching,
     predict,
     single_pair,
@@ -329,11 +328,6 @@ def _train(config: Config, scenarios: Scenario, key: Array, checkpoint: Path) ->
 
 def _flow(scenarios: Scenario, times: Array, checkpoint: Path) -> tuple[Spectrum, Spectrum]:
     """Omega trained from nothing for `times`, in units of the slowest direction's: predicted (T17) and measured."""
-
-    def rates(scenario):
-        (m, L), (m_, L_) = frame_bounds(scenario.query_features), frame_bounds(scenario.key_features)
-        return m * m_, L * L_
-
     slowest, curvature = jax.jit(jax.vmap(rates))(scenarios)
     last = times / slowest
     filtered = jax.jit(partial(jax.lax.map, lambda cell: filtered_optimum(*cell)))((scenarios, last))

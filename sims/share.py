@@ -45,7 +45,7 @@ class Config:
     members: int = 2
     """Members (seeds) of each ensemble."""
     steps: int = 800
-    """Training steps, a multiple of 20."""
+    """Training steps, a multiple of 100."""
     sequences: int = 512
     """Sequences on which heads are read."""
     seed: int = 0

@@ -32,7 +32,7 @@ from sims.lab.readings import ATTENDS, HOLDS, LEAD, Reading, centred, explanatio
 from sims.lab.readings import run as read
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.tasks import TASKS
-from sims.lab.trained import Recipe, Trained, bundle, trained
+from sims.lab.trained import Recipe, Trained, Trainings, bundle, trained
 from svtheory import Explanation, alignment, chance_alignment, save_heads
 from svtheory.checks import InputError, one_of, whole
 
@@ -46,55 +46,45 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Trainings):
     """Options of the experiment."""
 
-    tasks: tuple[str, ...] = ("attributes",)
-    """Tasks to train on."""
     variants: tuple[str, ...] = ("plain",)
     """Of "plain" (learned positions), "rotary", "normalised" (with biases); the last two on `attributes` alone."""
-    members: int = 2
-    """Members (seeds) of each task."""
-    steps: int = 800
-    """Training steps, a multiple of 20."""
     sequences: int = 512
     """Sequences on which heads are read."""
     draws: int = 99
     """Permuted templates."""
-    seed: int = 0
-    """Seed of all random numbers."""
 
     def __post_init__(self):
-        for names, allowed in ((self.tasks, TASKS), (self.variants, VARIANTS)):
-            if not names:
-                raise InputError("--tasks and --variants must name at least one each")
-            for name in names:
-                one_of("--tasks" if allowed is TASKS else "--variants", name, tuple(allowed))
-        for name, least in (("members", 2), ("sequences", 64), ("draws", 1)):
+        super().__post_init__()
+        if not self.variants:
+            raise InputError("--variants must name at least one")
+        for name in self.variants:
+            one_of("--variants", name, tuple(VARIANTS))
+        for name, least in (("sequences", 64), ("draws", 1)):
             whole(f"--{name}", getattr(self, name), least)
-        _ = [recipe for _, recipe in recipes(self)]
 
-
-def recipes(config: Config) -> list[tuple[str, Recipe]]:
-    """What is trained: every task plain, and the other variants on one of them."""
-    return [
-        (variant, Recipe(task, members=config.members, steps=config.steps, seed=config.seed, **VARIANTS[variant]))
-        for variant in config.variants
-        for task in (config.tasks if variant == "plain" else ("attributes",))
-    ]
+    def recipes(self) -> list[tuple[str, Recipe]]:
+        """What is trained: every task plain, and the other variants on one of them."""
+        return [
+            (variant, self.recipe(task, **VARIANTS[variant]))
+            for variant in self.variants
+            for task in (self.tasks if variant == "plain" else ("attributes",))
+        ]
 
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(tuple(TASKS), tuple(VARIANTS), members=8, steps=2000, draws=99),
-    "full": Config(tuple(TASKS), tuple(VARIANTS), members=64, steps=4000, sequences=4096, draws=999),
+    "paper": Config(tuple(TASKS), variants=tuple(VARIANTS), members=8, steps=2000, draws=99),
+    "full": Config(tuple(TASKS), variants=tuple(VARIANTS), members=64, steps=4000, sequences=4096, draws=999),
 }
 
 
 def run(config: Config, folder: Path) -> Outcome:
     """Train, read every head, explain it by every hypothesis."""
     heads, trainings = [], []
-    for variant, recipe in recipes(config):
+    for variant, recipe in config.recipes():
         models = trained(recipe, folder.parent)
         found, accuracy = _read(config, models, folder / "bundles", variant)
         heads += [{"variant": variant, "task": recipe.task, **head} for head in found]

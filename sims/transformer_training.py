@@ -30,9 +30,9 @@ from sims.lab.readings import ATTENDS, HOLDS, Reading, explanation
 from sims.lab.readings import run as read
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.tasks import TASKS
-from sims.lab.trained import Recipe, Trained, trained
+from sims.lab.trained import Trained, Trainings, trained
 from svtheory import Head, decompose, rotation_null
-from svtheory.checks import InputError, one_of, whole
+from svtheory.checks import InputError, whole
 from svtheory.heads.rotations import RotationNull
 
 LEARNED, LEVEL, SPARSE = 0.99, 0.05, 0.8
@@ -40,35 +40,18 @@ SERIES = ("accuracy", "attention", "sparseness", "null_sparseness", "p_value", "
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Trainings):
     """Options of the experiment."""
 
-    tasks: tuple[str, ...] = ("attributes",)
-    """Tasks to train on."""
-    members: int = 2
-    """Members (seeds) of each task."""
-    steps: int = 800
-    """Training steps, a multiple of 20, the snapshots."""
     sequences: int = 256
     """Sequences on which heads are read."""
     draws: int = 99
     """Random rotations."""
-    seed: int = 0
-    """Seed of all random numbers."""
 
     def __post_init__(self):
-        if not self.tasks:
-            raise InputError("--tasks must name at least one")
-        for name in self.tasks:
-            one_of("--tasks", name, tuple(TASKS))
-        for name, least in (("members", 2), ("sequences", 64), ("draws", 19)):
+        super().__post_init__()
+        for name, least in (("sequences", 64), ("draws", 19)):
             whole(f"--{name}", getattr(self, name), least)
-        _ = recipes(self)
-
-
-def recipes(config: Config) -> list[Recipe]:
-    """What is trained; the same as in `transformer_align`, which shares it."""
-    return [Recipe(name, members=config.members, steps=config.steps, seed=config.seed) for name in config.tasks]
 
 
 SCALES = {
@@ -80,7 +63,7 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Read the same heads at every snapshot."""
-    heads = [head for recipe in recipes(config) for head in _heads(config, trained(recipe, folder.parent))]
+    heads = [head for task in config.tasks for head in _heads(config, trained(config.recipe(task), folder.parent))]
     if not heads:
         raise InputError(f"--steps must be enough for a head to attend to the right key by {ATTENDS}: none does")
     results = _results(heads)

@@ -17,7 +17,7 @@ import jax
 import tyro
 
 from sims.lab import figures, runs
-from sims.lab.devices import ALL, Machine, leads, using
+from sims.lab.devices import ALL, Machine, every_core, leads, using
 from sims.lab.report import report
 from sims.lab.runs import Outcome
 from sims.lab.tables import show
@@ -37,6 +37,8 @@ def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> C
     name = Path(inspect.getfile(run)).stem
 
     def main(argv: Sequence[str] | None = None) -> Outcome:
+        if argv is None:
+            every_core()
         arguments = list(sys.argv[1:] if argv is None else argv)
         with sentence_errors():
             config, out, machine = parse(name, scales, arguments, str(run.__globals__["__doc__"]))

@@ -1,5 +1,6 @@
 """Devices: what an ensemble runs on, one or many, of one process or of several, and the memory it may take there."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from svtheory.checks import InputError, whole
 
 MEMBERS = PartitionSpec("members")
+CACHE = 1_000_000  # bytes of one array, of several that a step holds, that a core keeps at hand
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,29 @@ def max_bytes() -> float:
     return 1e9 * _used.get().max_memory
 
 
-def mesh() -> Mesh:
-    """The devices in use, in a row."""
-    return Mesh(np.array(jax.devices()[: _used.get().devices]), ("members",))
+def every_core() -> None:
+    """Make each core of a CPU a device, unless XLA_FLAGS say how many there are; to be called before jax computes."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+
+def mesh(members: int) -> Mesh:
+    """The devices in use, in a row: no more than members, unless several processes each bring theirs."""
+    used = jax.devices()[: _used.get().devices]
+    return Mesh(np.array(used if several() else used[:members]), ("members",))
+
+
+def together(largest: int, members: int, over: Mesh) -> int:
+    """How many members a device advances at a time, the largest array of each being of so many bytes.
+
+    An accelerator takes all; on a CPU, members whose arrays leave a core's cache wait for memory.
+    """
+    limit = CACHE // max(1, largest)
+    if limit >= members or over.devices.flat[0].platform != "cpu":
+        return members
+    limit = max(1, limit)
+    # a number that divides the members, which is one program, if there is one of about that size
+    return next((size for size in range(limit, limit // 2, -1) if members % size == 0), limit)
 
 
 def spread(tree: Any, over: Mesh) -> Any:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
@@ -92,7 +93,7 @@ class _Run:
     length: int
 
     def arguments(self, members: Any, keys: Array, given: Any, done: int) -> tuple[Any, ...]:
-        static = self.length, self.every, devices.mesh()
+        static = self.length, self.every, devices.mesh(len(keys))
         return self.update, self.observe, members, keys, given, done, self.steps, *static
 
     def waves(self, members: Any, keys: Array, given: Any) -> list[slice]:
@@ -100,7 +101,7 @@ class _Run:
         M, limit = len(keys), devices.max_bytes()
         if limit == np.inf:
             return [slice(0, M)]
-        placed = devices.spread((members, keys, given), devices.mesh())
+        placed = devices.spread((members, keys, given), devices.mesh(M))
         needed = devices.bytes_of(_lower(*self.arguments(*placed, done=0)).compile())
         size = -(-M // max(1, math.ceil(needed / limit)))
         return [slice(first, min(first + size, M)) for first in range(0, M, size)]
@@ -111,13 +112,14 @@ class _Run:
         """Train members that fit into memory; `first` is the number of the first of them."""
         M, steps, every, length = len(keys), self.steps, self.every, self.length
         records = -(-steps // every)
-        keys, given = devices.spread((keys, given), devices.mesh())
-        noted = _shapes(*self.arguments(devices.spread(members, devices.mesh()), keys, given, 0))[1]
+        mesh = devices.mesh(M)
+        keys, given = devices.spread((keys, given), mesh)
+        noted = _shapes(*self.arguments(devices.spread(members, mesh), keys, given, 0))[1]
         history = {name: np.zeros((records, M, *x.shape[2:]), x.dtype) for name, x in noted.items()}
         with ExitStack() as stack:
             saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
             done, members, history = _restore(saved, members, history)
-            members = devices.spread(members, devices.mesh())  # a copy, which is donated: the caller's arrays stay
+            members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
             program = _lower(*self.arguments(members, keys, given, done)).compile()
             bar = stack.enter_context(_progress())
             note = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
@@ -129,7 +131,7 @@ class _Run:
                 _stop_if_broken(broken, done, length, first)
                 fresh = slice(done // every, min(done + length, steps + every - 1) // every)
                 for name, values in kept.items():
-                    history[name][fresh] = values[: fresh.stop - fresh.start, :M]
+                    history[name][fresh] = values[:M, : fresh.stop - fresh.start].swapaxes(0, 1)
                 rate = M * min(length, steps - done) / (time.perf_counter() - began)
                 done = min(done + length, steps)
                 if saved is not None:
@@ -156,51 +158,67 @@ def _advance(
     """Steps start, ..., start + length - 1 of all members, each device its own; those from `stop` on change nothing.
 
     The trip count is fixed, so that a short last chunk is the same program. Returns the members, what is noted of them
-    at each `every`-th or last step (length/every, M, ...), and for each metric the first step of the chunk at which it
+    at each `every`-th or last step (M, length/every, ...), and for each metric the first step of the chunk at which it
     is not finite, or `length` (M,).
     """
-    own, alike, noted = devices.MEMBERS, PartitionSpec(), PartitionSpec(None, *devices.MEMBERS)
+    own, alike = devices.MEMBERS, PartitionSpec()
+
+    def advance(members, keys, given, start, stop):
+        step, largest = _traced(update, members, keys, given)
+        size = devices.together(largest, len(keys), mesh)
+        course = partial(_course, step, observe, length, every, start, stop)
+        return jax.lax.map(lambda one: course(*one), (members, keys, given), batch_size=size)
 
     # each device runs its members by itself: nothing is exchanged, and no member depends on how many devices there are
-    split = {"in_specs": (own, own, own, alike, alike), "out_specs": (own, noted, own), "check_vma": False}
-    advance = jax.shard_map(partial(_steps, update, observe, length, every), mesh=mesh, **split)
-    return advance(members, keys, given, start, stop)
+    split = {"in_specs": (own, own, own, alike, alike), "out_specs": own, "check_vma": False}
+    return jax.shard_map(advance, mesh=mesh, **split)(members, keys, given, start, stop)
 
 
 # what the same trace and the same compilation also tell
 _shapes, _lower = _advance.eval_shape, _advance.lower
 
 
-def _steps(
+def _traced(update: Update, members: Any, keys: Array, given: Any) -> tuple[Update, int]:
+    """The same update, traced for one member, and the bytes of the largest array on its way."""
+    one = jax.tree.map(lambda x: x[0], (members, keys, *given))
+    jaxpr, result = jax.make_jaxpr(update, return_shape=True)(*one)
+    run, form = jaxpr_as_fun(jaxpr), jax.tree.structure(result)
+    made = [value.aval for equation in jaxpr.eqns for value in equation.outvars]
+    largest = max((x.size * x.dtype.itemsize for x in made), default=0)
+    return lambda *arguments: jax.tree.unflatten(form, run(*jax.tree.leaves(arguments))), largest
+
+
+def _course(
     update: Update,
     observe: Observe | None,
     length: int,
     every: int,
-    members: Any,
-    keys: Array,
-    given: Any,
     start: Array,
     stop: Array,
+    member: Any,
+    key: Array,
+    given: Any,
 ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    def step(members, number):
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-        stepped, metrics = jax.vmap(update)(members, step_keys, *given)
-        return jax.tree.map(partial(jnp.where, number < stop), stepped, members), metrics
+    """Steps of one member."""
 
-    def record(members, first):
-        members, metrics = jax.lax.scan(step, members, first + jnp.arange(every))
-        return members, (metrics, {} if observe is None else jax.vmap(observe)(members))
+    def step(member, number):
+        stepped, metrics = update(member, jax.random.fold_in(key, number), *given)
+        return jax.tree.map(partial(jnp.where, number < stop), stepped, member), metrics
 
-    members, (metrics, observed) = jax.lax.scan(record, members, start + jnp.arange(0, length, every))
-    metrics = {name: x.reshape(length, -1) for name, x in metrics.items()}
+    def record(member, first):
+        member, metrics = jax.lax.scan(step, member, first + jnp.arange(every))
+        return member, (metrics, {} if observe is None else observe(member))
+
+    member, (metrics, observed) = jax.lax.scan(record, member, start + jnp.arange(0, length, every))
+    metrics = {name: x.reshape(length) for name, x in metrics.items()}
     last = stop - start - 1
     kept = jnp.minimum(jnp.arange(every - 1, length, every), last)
-    seen = jnp.arange(length) <= last
+    number = jnp.arange(length)
 
     def first_broken(values):
-        return jnp.where(seen[:, None] & ~jnp.isfinite(values), jnp.arange(length)[:, None], length).min(axis=0)
+        return jnp.where((number <= last) & ~jnp.isfinite(values), number, length).min()
 
-    return members, {name: x[kept] for name, x in metrics.items()} | observed, jax.tree.map(first_broken, metrics)
+    return member, {name: x[kept] for name, x in metrics.items()} | observed, jax.tree.map(first_broken, metrics)
 
 
 def _stop_if_broken(broken: dict[str, np.ndarray], done: int, length: int, first: int) -> None:

@@ -10,7 +10,7 @@ from jax import Array
 
 from sims.lab.ensemble import train
 from sims.lab.simulation import Population, Weights, head_loss, population
-from svtheory import Scenario
+from svtheory import Scenario, frame_bounds
 
 
 def flow(
@@ -37,6 +37,12 @@ def flow(
         _update, weights, keys, steps, *given, every=every, observe=_omega, checkpoint=checkpoint, label=label
     )
     return history["step"][:, None] / steps * np.asarray(times), history["Omega"]
+
+
+def rates(scenario: Scenario) -> tuple[Array, Array]:
+    """The smallest and largest rate of the flow of Omega without laws, products of frame bounds (T17)."""
+    (m, L), (m_, L_) = frame_bounds(scenario.query_features), frame_bounds(scenario.key_features)
+    return m * m_, L * L_
 
 
 def _update(weights: Weights, key: Array, data: Population, rate: Array) -> tuple[Weights, dict[str, Array]]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,20 @@ from safetensors.numpy import save_file
 
 from sims.lab.ensemble import train
 from sims.lab.runs import atomic
-from sims.lab.tasks import Task, task
+from sims.lab.tasks import TASKS, Task, task
 from sims.lab.transformer import ROTARY_BASE, Architecture, Transformer, training
 from svtheory import HeadBundle
-from svtheory.checks import InputError, whole
+from svtheory.checks import InputError, one_of, whole
+
+# kept of a training, in hundredths of its steps: what emerges does so early, over decades
+SNAPSHOTS = np.unique(np.geomspace(1, 100, 24).round().astype(int))
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What transformers are trained on, and how.
 
-    heads None is as many as the task has matches; rate is AdamW's peak rate and decay its decoupled weight decay;
-    snapshots at equal distances, besides the start.
+    heads None is as many as the task has matches; rate is AdamW's peak rate and decay its decoupled weight decay.
     """
 
     task: str
@@ -38,7 +41,6 @@ class Recipe:
     batch: int = 128
     rate: float = 2e-3
     decay: float = 0.6
-    snapshots: int = 20
     seed: int = 0
     heads: int | None = None
     positions: str = "learned"
@@ -46,10 +48,10 @@ class Recipe:
     biases: bool = False
 
     def __post_init__(self):
-        for name in ("members", "steps", "batch", "snapshots"):
+        for name in ("members", "steps", "batch"):
             whole(f"--{name}", getattr(self, name), 1)
-        if self.steps % self.snapshots:
-            raise InputError(f"--steps must be a multiple of {self.snapshots}, the snapshots, got {self.steps}")
+        if self.steps % SNAPSHOTS[-1]:
+            raise InputError(f"--steps must be a multiple of {SNAPSHOTS[-1]}, got {self.steps}")
         if not 0 < self.rate < np.inf:
             raise InputError(f"--rate must be a finite number above 0, got {self.rate}")
         if not 0 <= self.decay < np.inf:
@@ -69,16 +71,41 @@ class Recipe:
         )
 
 
-class Trained(NamedTuple):
-    """Models of one recipe: parameters by name, (snapshots + 1, members, ...), the first before training.
+@dataclass(frozen=True)
+class Trainings:
+    """Options of an experiment on these models, which it shares with others of the same options."""
 
-    steps (snapshots + 1,); accuracy of every training batch, (steps, members); seconds of wall and processor time.
+    tasks: tuple[str, ...] = ("attributes",)
+    """Tasks to train on."""
+    members: int = 2
+    """Members (seeds) of each task."""
+    steps: int = 800
+    """Training steps, a multiple of 100."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+    def __post_init__(self):
+        if not self.tasks:
+            raise InputError("--tasks must name at least one")
+        for name in self.tasks:
+            one_of("--tasks", name, tuple(TASKS))
+        whole("--members", self.members, 2)  # a spread takes two
+        _ = self.recipe(self.tasks[0])
+
+    def recipe(self, task: str, **variant: Any) -> Recipe:
+        """What is trained on a task."""
+        return Recipe(task, members=self.members, steps=self.steps, seed=self.seed, **variant)
+
+
+class Trained(NamedTuple):
+    """Models of one recipe: parameters by name, (snapshots, members, ...), the first before training.
+
+    steps (snapshots,) says after how many; seconds of wall and processor time, of the part after a kill alone.
     """
 
     recipe: Recipe
     parameters: dict[str, np.ndarray]
     steps: np.ndarray
-    accuracy: np.ndarray
     seconds: float
     processor_seconds: float
 
@@ -92,13 +119,13 @@ def trained(recipe: Recipe, out: Path) -> Trained:
     text = json.dumps([asdict(recipe), asdict(recipe.architecture)], sort_keys=True)
     path = out / "transformers" / f"{recipe.task}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _keep(path, _train(recipe))
+        checkpoint = path.with_suffix(".checkpoint")
+        _keep(path, _train(recipe, checkpoint))
+        shutil.rmtree(checkpoint, ignore_errors=True)
     with safe_open(path, framework="np") as file:
         seconds = json.loads(file.metadata()["seconds"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    steps, accuracy = arrays.pop("steps"), arrays.pop("accuracy")
-    return Trained(recipe, arrays, steps, accuracy, *seconds)
+    return Trained(recipe, arrays, arrays.pop("steps"), *seconds)
 
 
 def _keep(path: Path, models: Trained) -> None:
@@ -106,38 +133,30 @@ def _keep(path: Path, models: Trained) -> None:
         "recipe": json.dumps(asdict(models.recipe)),
         "seconds": json.dumps([models.seconds, models.processor_seconds]),
     }
-    arrays = models.parameters | {"steps": models.steps, "accuracy": models.accuracy}
+    arrays = models.parameters | {"steps": models.steps}
     with atomic(path) as temporary:
         save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary, metadata)
 
 
-def _train(recipe: Recipe) -> Trained:
-    """Equal stretches of one course of training, a snapshot after each."""
+def _train(recipe: Recipe, checkpoint: Path) -> Trained:
+    """One ensemble, its parameters before training and at the snapshots."""
     began = time.perf_counter(), time.process_time()
     start, update = training(recipe.given, recipe.architecture, batch=recipe.batch, steps=recipe.steps)
-    first, second = jax.random.split(jax.random.key(recipe.seed))
-    keys = jax.random.split(first, recipe.members)
-    members = jax.jit(jax.vmap(partial(start, rate=jnp.array(recipe.rate), decay=jnp.array(recipe.decay))))(keys)
-    stretch = recipe.steps // recipe.snapshots
-    snapshots, accuracy = [_on_host(members["parameters"])], []
-    for number in range(recipe.snapshots):
-        of_stretch = jax.random.split(jax.random.fold_in(second, number), recipe.members)
-        label = f"{recipe.task} {number + 1}/{recipe.snapshots}"
-        members, history = train(update, members, of_stretch, stretch, chunk=stretch, label=label)
-        snapshots.append(_on_host(members["parameters"]))
-        accuracy.append(history["accuracy"])
+    first, second = (jax.random.split(key, recipe.members) for key in jax.random.split(jax.random.key(recipe.seed)))
+    members = jax.jit(jax.vmap(partial(start, rate=jnp.array(recipe.rate), decay=jnp.array(recipe.decay))))(first)
+    given = {"every": recipe.steps // SNAPSHOTS[-1], "observe": _parameters, "checkpoint": checkpoint}
+    _, seen = train(update, members, second, recipe.steps, chunk=recipe.steps // 4, label=recipe.task, **given)
     return Trained(
         recipe,
-        jax.tree.map(lambda *x: np.stack(x), *snapshots),
-        stretch * np.arange(recipe.snapshots + 1),
-        np.concatenate(accuracy),
+        {name: np.concatenate([x[None], seen[name][SNAPSHOTS - 1]]) for name, x in members["parameters"].items()},
+        np.concatenate([[0], seen["step"][SNAPSHOTS - 1]]),
         time.perf_counter() - began[0],
         time.process_time() - began[1],
     )
 
 
-def _on_host(parameters: dict[str, Array]) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.asarray, parameters)
+def _parameters(member: dict[str, Any]) -> dict[str, Array]:
+    return member["parameters"]
 
 
 def transformer(recipe: Recipe, parameters: dict[str, Array]) -> Transformer:

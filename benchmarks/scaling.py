@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import interleaved
+from benchmarks.training import ours, started
 from sims.lab.figures import measured, panels, style
-from sims.lab.toy import Task, Toy, training
-from svtheory import BernoulliUniform, single_pair, spectrum
+from svtheory import single_pair, spectrum
 
 FIGURE = Path(__file__).parent / "results" / "scaling.png"
 SIZES = {
@@ -61,20 +60,6 @@ def _spectra(heads: int) -> Callable[[], Any]:
 
 
 def _steps(members: int = 16, N: int = 20, D: int = 10, context: int = 8) -> Callable[[], Any]:
-    """Some steps of an ensemble in one program."""
-    start, update = training(
-        lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=context, batch=256, rate=1e-3, steps=STEPS
-    )
-    keys = jax.random.split(jax.random.key(0), members)
-    fresh = jax.jit(jax.vmap(start))(keys)
-    task = Task(BernoulliUniform(0.05, N), single_pair(N, N, 0, 1), 1.0)
-
-    @jax.jit
-    def program(fresh):
-        def step(state, n):
-            now = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
-            return jax.vmap(update, (0, 0, None))(state, now, task)
-
-        return jax.lax.scan(step, fresh, jnp.arange(STEPS))
-
-    return lambda: program(fresh)
+    """Some steps of an ensemble."""
+    target = np.asarray(single_pair(N, N, 0, 1), np.float32)
+    return ours(started(members, N, D), target, 0.05, context, batch=256, rate=1e-3, steps=STEPS)

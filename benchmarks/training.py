@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from benchmarks import peers
@@ -42,34 +43,34 @@ def measure() -> dict[str, float]:
 
 def raced(contenders: dict[str, Callable], members: int, batch: int) -> dict[str, list[float]]:
     """Seconds of each contender; raises AssertionError where their final losses differ."""
-    start, target = started(members), np.asarray(single_pair(N, N, 0, 1, STRENGTH), np.float32)
+    start, target = started(members, N, D), np.asarray(single_pair(N, N, 0, 1, STRENGTH), np.float32)
     runs = {name: build(start, target, P, KEYS, batch, RATE, STEPS) for name, build in contenders.items()}
     losses = {name: float(np.mean(run())) for name, run in runs.items()}
     assert max(losses.values()) < (1 + LOSS_TOLERANCE) * min(losses.values()), losses
     return interleaved(runs)
 
 
-def started(members: int) -> dict[str, np.ndarray]:
-    """The parameters from which all contenders start."""
-    begin, _ = _trainer(KEYS, BATCH, RATE, STEPS)
-    return jax.tree.map(np.asarray, jax.vmap(begin)(jax.random.split(jax.random.key(0), members))["parameters"])
+def started(members: int, N: int, D: int) -> dict[str, np.ndarray]:
+    """Random parameters of heads as wide as D, one set a member."""
 
+    def parameters(key):
+        return nnx.to_pure_dict(nnx.state(Toy(N, D, D, rngs=nnx.Rngs(key))))
 
-def _trainer(n_keys: int, batch: int, rate: float, steps: int) -> tuple[Callable, Callable]:
-    return training(
-        lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=n_keys, batch=batch, rate=rate, steps=steps
-    )
+    return jax.tree.map(np.asarray, jax.vmap(parameters)(jax.random.split(jax.random.key(0), members)))
 
 
 def ours(
     start: dict[str, np.ndarray], target: np.ndarray, p: float, n_keys: int, batch: int, rate: float, steps: int
 ) -> Callable[[], Array]:
     """The ensemble trainer of `sims`."""
-    members = len(start["W"])
-    begin, update = _trainer(n_keys, batch, rate, steps)
+    members, D, N = start["W"].shape
+    begin, update = training(
+        lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=n_keys, batch=batch, rate=rate, steps=steps
+    )
     keys = jax.random.split(jax.random.key(1), members)
     fresh = jax.vmap(begin)(keys) | {"parameters": jax.tree.map(jnp.asarray, start)}
-    tasks = stacked(members, jnp.asarray(target), p)
+    laws = jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(members, p, jnp.float32))
+    tasks = Task(laws, jnp.broadcast_to(target, (members, N, N)), jnp.ones(members, jnp.float32))
 
     def run() -> Array:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
@@ -77,12 +78,6 @@ def ours(
         return history["reconstruction"][-1] + history["attention"][-1]
 
     return run
-
-
-def stacked(members: int, target: Array, p: float) -> Task:
-    """The same task for every member."""
-    laws = jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(members, p, jnp.float32))
-    return Task(laws, jnp.broadcast_to(target, (members, N, N)), jnp.ones(members, jnp.float32))
 
 
 def shares(rate: float, members: int, limits: dict[str, float]) -> dict[str, float]:

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors.numpy import save_file
 from sims import align
 from svtheory import HeadBundle, chance_alignment, save_heads
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 LAYERS, HEADS, H, D, N = 2, 2, 4, 16, 30
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(D, N))

@@ -1,5 +1,4 @@
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from sims import anisotropy
 from svtheory import conditioned_frame, dual_frame, frame_operator, worst_case_frame
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--frames", "2", "--conditions", "3", "--largest", "100", "--followed", "3"]
 
 

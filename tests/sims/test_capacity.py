@@ -1,5 +1,4 @@
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from sims import capacity
 from svtheory import mode_strengths, predict
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--square-seeds", "2", "--square-steps", "150", "--softmax-seeds", "2", "--softmax-steps", "15"]
 
 

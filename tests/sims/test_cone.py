@@ -1,5 +1,4 @@
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from sims import cone
 from svtheory import predict
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "5", "--n-features", "10", "--means", "0", "2", "--frames", "2", "--steps", "25"]
 
 

@@ -45,8 +45,6 @@ if leads():
 """
 TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 
-pytestmark = pytest.mark.xdist_group("devices")
-
 
 def descent(member, key):
     """Adam on a noisy quadratic."""

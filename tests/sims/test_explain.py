@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ from sims.lab import induction
 from sims.lab.models import MODELS
 from svtheory import HeadBundle, save_heads
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 D, N, SAMPLES = 6, 4, 200
 
 

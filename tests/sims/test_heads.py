@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,7 +14,6 @@ from sims import heads
 from sims.lab.models import MODELS
 from svtheory import HeadBundle, chance_alignment, kantorovich_bound, save_heads, training_condition_number
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 LAYERS, HEADS, H, D = 2, 3, 4, 8
 SMALL = ["--resamples", "8", "--gaussians", "8"]
 real_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")

@@ -1,12 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from sims import multi_pair
 from sims.multi_pair import Config, features_alone, grouped, strengths, template
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = [
     *("--members", "2", "--n-features", "8", "--dim", "6", "--head-dim", "6", "--pairs", "2"),
     *("--n-keys", "4", "--batch", "64", "--steps", "1500", "--rate", "0.01"),

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +6,6 @@ import pytest
 from sims import phase
 from svtheory import ARRANGEMENTS
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "4", "--crowding", "1.5", "3", "--couplings", "4", "--starts", "2", "--steps", "120"]
 RELU = ["--probabilities", "0.5", "--relu-steps", "200", "--batch", "32", "--relu-starts", "2"]
 

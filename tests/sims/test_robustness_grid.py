@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +5,6 @@ import scipy.stats
 from sims import robustness
 from sims.robustness import SCALES, Config, half_width
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = [
     *("--members", "2", "--n-features", "8", "--dim", "5", "--head-dim", "5", "--n-keys", "4"),
     *("--batch", "64", "--steps", "800", "--rate", "0.01", "--couplings", "1", "3", "--features", "--contexts"),

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,6 @@ import pytest
 
 from sims import rotary
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "4", "--n-features", "6", "--n-offsets", "10", "--frames", "2", "--frequencies", "1.0", "0.4"]
 
 

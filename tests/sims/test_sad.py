@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +10,6 @@ from sims import sad
 from sims.lab.models import MODELS
 from svtheory import HeadBundle, count_vectors, decompose, relative_attention, save_heads, treves_rolls
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
 

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from sims import sad_training
 from sims.lab import repeats
 from svtheory import HeadBundle, save_heads
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the runs are shared
 LAYERS, HEADS, H, D, SEQUENCES, POSITIONS = 1, 2, 4, 4, 6, 10
 RNG = np.random.default_rng(0)
 ONE_HOT = np.eye(D, dtype=np.float32)[RNG.integers(0, D, size=(LAYERS, SEQUENCES, POSITIONS))]

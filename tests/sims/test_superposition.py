@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ from sims import superposition
 from sims.superposition import read
 from svtheory import antipodal, polygon, tegum
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = [
     *(
         "--members",

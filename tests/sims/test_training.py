@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ from sims import training
 from sims.training import crossing, read_modes, settled
 from svtheory import Scenario, matching, predict
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = [
     *("--members", "2", "--n-features", "8", "--dim", "4", "--head-dim", "8", "--modes", "3", "1"),
     *("--start", "1e-6", "--n-keys", "4", "--batch", "64", "--steps", "800", "--rate", "0.01"),

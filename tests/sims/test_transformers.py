@@ -1,7 +1,6 @@
 """The experiments on trained transformers: one small set of models, trained once, read by all."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from sims.lab.trained import SNAPSHOTS, Recipe, bundle, trained, transformer
 from sims.lab.transformer import accuracy
 from svtheory import InputError, load_heads
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the models are shared
 SMALL = ["--tasks", "largest", "--members", "2", "--steps", "400", "--sequences", "128"]
 EXTRA = {transformer_align: ["--draws", "9"], ablate: ["--random", "2"], transformer_training: ["--draws", "19"]}
 
@@ -136,6 +134,9 @@ def test_when_something_is_kept():
     assert transformer_training.first_kept(np.array([True] * 4), steps) == 0
     assert np.isnan(transformer_training.first_kept(np.array([True, False, False, False]), steps))
     assert transformer_training.rank_correlation(steps, np.array([1.0, 5, 6, 100])) == pytest.approx(1)
+    assert np.isnan(transformer_training.rank_correlation(steps[:2], steps[:2]))
+    head = {"accuracy": np.array([0.1, 0.5, 0.99, 1]), "functional_cosine": np.array([0.9, 0.4, 0.5, 0.9])}
+    assert transformer_training.read_while(head, steps).tolist() == [False, False, True, False]
 
 
 def test_share(tmp_path):

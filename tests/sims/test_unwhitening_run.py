@@ -1,12 +1,9 @@
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
 from sims import unwhitening
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "5", "--n-features", "10", "--conditions", "10", "--frames", "2", "--steps", "25"]
 
 

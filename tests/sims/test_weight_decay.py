@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -7,7 +5,6 @@ import pytest
 from sims import weight_decay
 from svtheory import InputError, predict
 
-pytestmark = pytest.mark.xdist_group(Path(__file__).stem)  # the run is shared
 SMALL = ["--dim", "4", "--decays", "5", "--seeds", "2", "--steps", "150"]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sims.lab import devices
 from svtheory.checks import whole
@@ -54,14 +55,14 @@ def train(
 
     Members are spread over all devices (`sims.lab.devices`), and run in waves where they would take more memory than
     is allowed; neither changes a result by more than rounding, and a checkpoint continues on another number of
-    devices, though not with other waves. Memory is shown from the start, speed from the first chunk.
+    devices, though not with other waves. Memory is shown from the start, speed after a hundredth of the first chunk.
 
     Raises FloatingPointError at the first metric that is not finite, naming it, its step and its member.
     """
     steps, every, chunk = whole("steps", steps, 1), whole("every", every, 1), whole("chunk", chunk, 1)
     records = -(-steps // every)
     calls = -(-records * every // max(chunk, every))
-    length = -(-records // calls) * every  # equal chunks leave little of the last one idle
+    length = -(-records // calls) * every  # equal chunks: a progress bar moves evenly
     run = _Run(update, observe, steps, every, length)
     waves = run.waves(members, keys, given)
     if len(waves) == 1:
@@ -92,9 +93,9 @@ class _Run:
     every: int
     length: int
 
-    def arguments(self, members: Any, keys: Array, given: Any, done: int) -> tuple[Any, ...]:
+    def arguments(self, members: Any, keys: Array, given: Any, done: int = 0, stop: int = 0) -> tuple[Any, ...]:
         static = self.length, self.every, devices.mesh(len(keys))
-        return self.update, self.observe, members, keys, given, done, self.steps, *static
+        return self.update, self.observe, members, keys, given, done, stop, *static
 
     def waves(self, members: Any, keys: Array, given: Any) -> list[slice]:
         """Equal parts of the members, each of which fits into memory."""
@@ -102,7 +103,7 @@ class _Run:
         if limit == np.inf:
             return [slice(0, M)]
         placed = devices.spread((members, keys, given), devices.mesh(M))
-        needed = devices.bytes_of(_lower(*self.arguments(*placed, done=0)).compile())
+        needed = devices.bytes_of(_lower(*self.arguments(*placed)).compile())
         size = -(-M // max(1, math.ceil(needed / limit)))
         return [slice(first, min(first + size, M)) for first in range(0, M, size)]
 
@@ -114,30 +115,33 @@ class _Run:
         records = -(-steps // every)
         mesh = devices.mesh(M)
         keys, given = devices.spread((keys, given), mesh)
-        noted = _shapes(*self.arguments(devices.spread(members, mesh), keys, given, 0))[1]
+        noted = _shapes(*self.arguments(devices.spread(members, mesh), keys, given))[1]
         history = {name: np.zeros((records, M, *x.shape[2:]), x.dtype) for name, x in noted.items()}
         with ExitStack() as stack:
             saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
             done, members, history = _restore(saved, members, history)
             members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
-            program = _lower(*self.arguments(members, keys, given, done)).compile()
+            program = _lower(*self.arguments(members, keys, given)).compile()
             bar = stack.enter_context(_progress())
             note = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
             task = bar.add_task(label, total=steps, completed=done, note=note)
+            # a hundredth of a chunk first: it tells how long all will take
+            stop = min(done + every * -(-length // every // 100), steps)
             while done < steps:
                 began = time.perf_counter()
-                members, kept, broken = _advance(*self.arguments(members, keys, given, done))
+                members, kept, broken = _advance(*self.arguments(members, keys, given, done, stop))
                 kept, broken = devices.gathered((kept, broken))
                 _stop_if_broken(broken, done, length, first)
-                fresh = slice(done // every, min(done + length, steps + every - 1) // every)
+                fresh = slice(done // every, (stop + every - 1) // every)
                 for name, values in kept.items():
                     history[name][fresh] = values[:M, : fresh.stop - fresh.start].swapaxes(0, 1)
-                rate = M * min(length, steps - done) / (time.perf_counter() - began)
-                done = min(done + length, steps)
+                rate = M * (stop - done) / (time.perf_counter() - began)
+                done, stop = stop, min(stop + length, steps)
                 if saved is not None:
                     state = jax.tree.map(lambda x: x[:M], devices.gathered(members))
                     saved.save(done, {"members": state, "history": history})
-                bar.update(task, completed=done, note=f"{note}, {rate:,.0f} model-steps/s")
+                left = timedelta(seconds=round(M * (steps - done) / rate))
+                bar.update(task, completed=done, note=f"{left} left, {rate:,.0f} model-steps/s, {note}")
             step = np.minimum(every * np.arange(1, records + 1), steps)
             return devices.first_of(devices.gathered(members), M), {"step": step, **history}
 
@@ -155,11 +159,11 @@ def _advance(
     every: int,
     mesh: Mesh,
 ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    """Steps start, ..., start + length - 1 of all members, each device its own; those from `stop` on change nothing.
+    """Steps start, ..., stop - 1 of all members, each device its own, no more than `length`.
 
-    The trip count is fixed, so that a short last chunk is the same program. Returns the members, what is noted of them
-    at each `every`-th or last step (M, length/every, ...), and for each metric the first step of the chunk at which it
-    is not finite, or `length` (M,).
+    Loops are of fixed length, so that a short chunk is the same program; records past `stop` are skipped. Returns the
+    members, what is noted of them at each `every`-th or last step (M, length/every, ...), and for each metric the first
+    step of the chunk at which it is not finite, or `length` (M,).
     """
     own, alike = devices.MEMBERS, PartitionSpec()
 
@@ -209,7 +213,12 @@ def _course(
         member, metrics = jax.lax.scan(step, member, first + jnp.arange(every))
         return member, (metrics, {} if observe is None else observe(member))
 
-    member, (metrics, observed) = jax.lax.scan(record, member, start + jnp.arange(0, length, every))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(record, member, start)[1])
+
+    def record_if_due(member, first):
+        return jax.lax.cond(first < stop, record, lambda member, _: (member, nothing), member, first)
+
+    member, (metrics, observed) = jax.lax.scan(record_if_due, member, start + jnp.arange(0, length, every))
     metrics = {name: x.reshape(length) for name, x in metrics.items()}
     last = stop - start - 1
     kept = jnp.minimum(jnp.arange(every - 1, length, every), last)
@@ -251,8 +260,7 @@ def _on_host(state: Any) -> Any:
 
 
 def _progress() -> Progress:
-    """A bar whose time left rests on the chunks after the first, which also compiles."""
+    """A bar, shown by the first of several processes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    shown: Any = {"console": Console(stderr=True), "speed_estimate_period": 3600, "disable": not devices.leads()}
-    return Progress(*columns, *times, **shown)
+    columns += (TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    return Progress(*columns, console=Console(stderr=True), disable=not devices.leads())

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
-from sims.lab.devices import Machine, using
+from sims import single_pair
+from sims.lab.devices import Machine, mesh, together, using
 from sims.lab.ensemble import train
 from svtheory.checks import InputError
 
@@ -64,6 +66,12 @@ def toys(*arguments, code=0, **options):
     assert spawn(*arguments, **options).wait(timeout=120) == code
 
 
+def free_address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
 def assert_same(a, b, dtype):
     with np.load(a) as one, np.load(b) as other:
         assert one["W"].dtype == dtype
@@ -87,16 +95,14 @@ def test_eight_devices_give_the_same(tmp_path, alone):
 
 
 def test_a_sweep_killed_on_eight_devices_continues_on_two(tmp_path, alone):
-    toys(tmp_path / "none.npz", tmp_path / "c", chunks=1, devices=8, code=7)
+    toys(tmp_path / "none.npz", tmp_path / "c", chunks=2, devices=8, code=7)
     assert not (tmp_path / "none.npz").exists()
-    toys(tmp_path / "two.npz", tmp_path / "c", chunks=1, devices=2)
+    toys(tmp_path / "two.npz", tmp_path / "c", chunks=2, devices=2)
     assert assert_same(alone["float32"], tmp_path / "two.npz", "float32") == 2
 
 
 def test_two_processes_give_the_same(tmp_path, alone):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     both = [
         spawn(tmp_path / f"{i}.npz", tmp_path / "c", devices=2, coordinator=address, processes=2, process=i)
         for i in range(2)
@@ -104,6 +110,33 @@ def test_two_processes_give_the_same(tmp_path, alone):
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert assert_same(alone["float32"], tmp_path / "0.npz", "float32") == 4
     assert not (tmp_path / "1.npz").exists()
+
+
+def test_an_experiment_of_two_processes(tmp_path):
+    """The first process writes what one device alone would, the other nothing."""
+    tiny = ["--strengths", "1", "20", "--probabilities", "0.1", "--members", "2", "--batch", "16", "--steps", "20"]
+    found = single_pair.main([*tiny, "--out", str(tmp_path / "alone")]).results
+    address, way = free_address(), [sys.executable, "-m", "sims", "single_pair", *tiny]
+    both = [
+        [*way, "--coordinator", address, "--processes", "2", "--process", str(i), "--out", str(tmp_path / str(i))]
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=180) for process in [subprocess.Popen(one) for one in both]] == [0, 0]
+    with xr.open_dataset(tmp_path / "0" / "single_pair" / "results.nc", engine="h5netcdf") as stored:
+        xr.testing.assert_allclose(stored.drop_attrs(), found.drop_attrs(), rtol=1e-4, atol=1e-5)
+    assert not (tmp_path / "1").exists()
+
+
+def test_how_many_members_go_together():
+    """On a CPU as many as a core's cache holds, a number that divides them if there is one; at least one."""
+    over = mesh(1)
+    assert [together(size, 64, over) for size in (1, 184_320, 300_000, 10**9)] == [64, 4, 2, 1]
+    assert together(100_000, 31, over) == 10
+    assert together(0, 8, over) == 8
+
+
+def test_no_more_devices_than_members():
+    assert mesh(1).size == 1
 
 
 def test_waves_change_nothing(tmp_path):

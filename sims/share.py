@@ -4,8 +4,8 @@ Objects have four attributes that a query asks about, and a model has from one t
 objects of g matches alike gives each 1/g, and its output cannot say which object was which: of their g sizes the most
 common one is the best answer. Dividing 4 matches among H heads without further tricks, sharing g matches costs g ln g
 nats in all, so that the best division is as even as possible: with 2 heads 2 + 2. That is the prediction, with the
-accuracy that it gives. Heads can do better: two heads with different mixtures of the same matches, read together, tell
-more objects apart than each alone.
+accuracy that it gives. Heads can do better: with one match in several heads, half and half with another match each,
+what these heads agree on is its answer and what is left over the others'.
 
 Measured: the attention of every head to the right key of every match, the squared functional cosine of every match's
 template (T16), their effective number per head `1/sum p^2`, p the squared cosines over their sum, and accuracy.

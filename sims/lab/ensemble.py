@@ -18,7 +18,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from sims.lab import devices
 from svtheory.checks import whole
@@ -123,8 +123,8 @@ class _Run:
             members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
             program = _lower(*self.arguments(members, keys, given)).compile()
             bar = stack.enter_context(_progress())
-            note = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
-            task = bar.add_task(label, total=steps, completed=done, note=note)
+            memory = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
+            task = bar.add_task(label, total=steps, completed=done, note=memory)
             # a hundredth of a chunk first: it tells how long all will take
             stop = min(done + every * -(-length // every // 100), steps)
             while done < steps:
@@ -141,7 +141,7 @@ class _Run:
                     state = jax.tree.map(lambda x: x[:M], devices.gathered(members))
                     saved.save(done, {"members": state, "history": history})
                 left = timedelta(seconds=round(M * (steps - done) / rate))
-                bar.update(task, completed=done, note=f"{left} left, {rate:,.0f} model-steps/s, {note}")
+                bar.update(task, completed=done, note=f"{left} left, {rate:,.0f} model-steps/s")
             step = np.minimum(every * np.arange(1, records + 1), steps)
             return devices.first_of(devices.gathered(members), M), {"step": step, **history}
 
@@ -261,6 +261,7 @@ def _on_host(state: Any) -> Any:
 
 def _progress() -> Progress:
     """A bar, shown by the first of several processes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    columns += (TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, console=Console(stderr=True), disable=not devices.leads())
+    done = TextColumn("{task.completed}/{task.total} steps, {task.fields[note]}")
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(12), done, console=Console(stderr=True), disable=not devices.leads()
+    )

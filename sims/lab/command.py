@@ -139,7 +139,7 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
             runs.discard(created)
             raise
         runs.finish(folder, outcome, time.perf_counter() - began)
-        page = report(name, str(run.__globals__["__doc__"]), outcome, runs.read_manifest(folder))
+        page = report(folder, str(run.__globals__["__doc__"]), outcome)
     with runs.atomic(folder / "report.html") as path:
         path.write_text(page)
     if leads():

@@ -12,7 +12,7 @@ import jax
 
 from sims.lab import runs
 from sims.lab.command import parse, scale_of, sentence_errors
-from sims.lab.report import figure_html, page_html, paragraphs_html, summary_html
+from sims.lab.report import figures_html, page_html, paragraphs_html, summary_html
 
 EXPERIMENTS = (
     *("superposition", "single_pair", "multi_pair", "training", "anisotropy", "robustness", "cone", "rotary"),
@@ -65,10 +65,7 @@ def section(folder: Path) -> str:
     manifest = runs.read_manifest(folder)
     about = str(importlib.import_module(f"sims.{folder.name}").__doc__)
     title, _, text = about.partition("\n")
-    figures = "\n".join(
-        figure_html((folder / "figures" / f"{name}.png").read_bytes(), caption)
-        for name, caption in manifest["captions"].items()
-    )
+    figures = figures_html(folder, manifest["captions"])
     summary = json.loads((folder / "summary.json").read_text())
     return f"""<h2 id="{folder.name}">{escape(title)}</h2>
 {paragraphs_html(text)}

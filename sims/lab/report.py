@@ -1,12 +1,12 @@
 """A self-contained HTML page of a run: what it asks, its table, its figures, and how to make it again."""
 
 import base64
-import io
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.runs import Outcome, read_manifest
 from sims.lab.tables import shown
 
 STYLE = """
@@ -25,10 +25,11 @@ figcaption, .made { color: #555; font-size: .92rem }
 """
 
 
-def report(name: str, about: str, outcome: Outcome, manifest: Mapping[str, Any]) -> str:
-    """The page of one run; `about` is the experiment's docstring, its first line the title."""
+def report(folder: Path, about: str, outcome: Outcome) -> str:
+    """The page of the finished run in `folder`; `about` is the experiment's docstring, its first line the title."""
     title, _, text = about.partition("\n")
-    figures = "\n".join(figure_html(png(exhibit), exhibit.caption) for exhibit in outcome.figures.values())
+    manifest = read_manifest(folder)
+    figures = figures_html(folder, manifest["captions"])
     facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s, commit {manifest['git_commit']}"
     body = f"""<h1>{escape(title)}</h1>
 {paragraphs_html(text)}
@@ -40,7 +41,7 @@ def report(name: str, about: str, outcome: Outcome, manifest: Mapping[str, Any])
 <h2>Made by</h2>
 <pre>{escape(manifest["command"])}</pre>
 <p class="made">{escape(facts)}</p>"""
-    return page_html(name, body)
+    return page_html(folder.name, body)
 
 
 def page_html(title: str, body: str) -> str:
@@ -52,15 +53,15 @@ def page_html(title: str, body: str) -> str:
 """
 
 
-def png(exhibit: Exhibit) -> bytes:
-    """The figure as an image."""
-    buffer = io.BytesIO()
-    exhibit.figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def figures_html(folder: Path, captions: Mapping[str, str]) -> str:
+    """The figures of the run in `folder`, each with its sentence, the images inside the page."""
+    return "\n".join(
+        figure_html((folder / "figures" / f"{name}.png").read_bytes(), caption) for name, caption in captions.items()
+    )
 
 
 def figure_html(image: bytes, caption: str) -> str:
-    """A figure with its sentence, the image inside the page."""
+    """One figure."""
     data, caption = base64.b64encode(image).decode(), escape(caption)
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

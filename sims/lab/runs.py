@@ -84,6 +84,7 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
         for kind in ("png", "pdf"):
             with atomic(folder / "figures" / f"{name}.{kind}") as path:
                 exhibit.figure.savefig(path, format=kind)
+            exhibit.figure.set_layout_engine("none")  # it has been laid out
     captions = {name: exhibit.caption for name, exhibit in outcome.figures.items()}
     manifest = read_manifest(folder) | {"status": "finished", "wall_time_s": round(seconds, 2), "captions": captions}
     write_json(folder / "manifest.json", manifest)

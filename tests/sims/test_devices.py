@@ -112,6 +112,7 @@ def test_two_processes_give_the_same(tmp_path, alone):
     assert not (tmp_path / "1.npz").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_of_two_processes(tmp_path):
     """The first process writes what one device alone would, the other nothing."""
     tiny = ["--strengths", "1", "20", "--probabilities", "0.1", "--members", "2", "--batch", "16", "--steps", "20"]

@@ -3,7 +3,7 @@ import xarray as xr
 
 from sims.lab.figures import panels
 from sims.lab.report import report, table_html
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.runs import Exhibit, Outcome, finish, write_json
 from sims.lab.tables import show
 
 ROWS = [
@@ -13,15 +13,16 @@ ROWS = [
 MANIFEST = {
     "device": "1 x cpu",
     "dtype": "float32",
-    "wall_time_s": 1.0,
     "git_commit": "abc",
     "command": "python -m x <y>",
 }
 
 
-def test_a_report_is_one_page_with_everything_in_it():
+def test_a_report_is_one_page_with_everything_in_it(tmp_path):
     outcome = Outcome({"heads": 3}, xr.Dataset(), {"a": Exhibit(panels()[0], "Points & lines.")}, ROWS)
-    page = report("demo", "Title > all.\n\nFirst paragraph\nof two lines.\n\nSecond.", outcome, MANIFEST)
+    write_json(tmp_path / "manifest.json", MANIFEST)
+    finish(tmp_path, outcome, 1.0)
+    page = report(tmp_path, "Title > all.\n\nFirst paragraph\nof two lines.\n\nSecond.", outcome)
     for text in (
         "<h1>Title &gt; all.</h1>",
         "<p>First paragraph of two lines.</p>\n<p>Second.</p>",

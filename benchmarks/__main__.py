@@ -5,7 +5,10 @@ import datetime
 import importlib
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+
+import jax
 
 from sims.lab.devices import every_core
 from sims.lab.runs import environment
@@ -29,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         figures |= found
     if arguments.json is not None:
         record = {"date": datetime.date.today().isoformat(), **environment(), **figures}
+        record["versions"]["torch"] = metadata.version("torch")
+        record["accelerator"] = "none was there" if jax.default_backend() == "cpu" else "the device"
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
 

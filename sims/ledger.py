@@ -197,11 +197,11 @@ def _conditioned(frame: Callable, condition: Array, key: Array) -> Scenario:
     return _both(lambda key: frame(key, D, N, condition), key)
 
 
-def _correlated(correlation: Array, key: Array) -> Scenario:
-    """Tight frames; centred activations whose correlation falls as `correlation^|i - j|`."""
+def _correlated(frame: Callable, correlation: Array, key: Array) -> Scenario:
+    """Centred activations whose correlation falls as `correlation^|i - j|`."""
     distance = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)[None, :])
     law = Gaussian(jnp.zeros(N), correlation**distance)
-    return _both(lambda key: tight_frame(key, D, N), key, query_law=law, key_law=law)
+    return _both(lambda key: frame(key, D, N), key, query_law=law, key_law=law)
 
 
 def _with_mean(mean: Array, key: Array) -> Scenario:
@@ -243,13 +243,6 @@ def _decaying(share: Array, key: Array) -> Scenario:
     return replace(bare, weight_decay=share * predict(bare).values[0] * (N / D) ** 2)
 
 
-def _correlated_cone(correlation: Array, key: Array) -> Scenario:
-    """Frames of condition number 10; centred activations whose correlation falls as `correlation^|i - j|`."""
-    distance = jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)[None, :])
-    law = Gaussian(jnp.zeros(N), correlation**distance)
-    return _both(lambda key: conditioned_frame(key, D, N, 10.0), key, query_law=law, key_law=law)
-
-
 def _aged(time: Array, key: Array) -> Scenario:
     """Frames of condition number 16; the time is not the scenario's, but the training's."""
     return _both(lambda key: conditioned_frame(key, D, N, 16.0), key)
@@ -280,14 +273,20 @@ ROWS = [
     Row("T3", "condition number, random", (1, 3, 10, 30, 100, 300), partial(_conditioned, conditioned_frame)),
     Row("T3", "condition number, worst case", (1, 3, 10, 30, 100, 300), partial(_conditioned, worst_case_frame)),
     Row("T4", "overlap of two pairs' features", (0, 0.2, 0.4, 0.6, 0.8, 0.9), _overlapping),
-    Row("T5", "correlation", (0, 0.3, 0.6, 0.8, 0.9, 0.97), _correlated),
+    Row("T5", "correlation", (0, 0.3, 0.6, 0.8, 0.9, 0.97), partial(_correlated, tight_frame)),
     Row("T5", "mean / standard deviation", (0, 0.25, 0.5, 1, 2, 4), _with_mean),
     *_softmax_rows(bias=False),
     *_softmax_rows(bias=True),
     Row("T7", "second pair / first, H = 1", (0, 0.3, 0.6, 0.8, 1.2, 2, 4), _narrow),
     Row("T8", "weight decay / threshold", (0, 0.2, 0.4, 0.6, 0.8, 0.95), _decaying),
     Row("T14", "gap / disturbance", (3, 1, 0.3, 0.1, 0.03, 0.01), lambda x, key: _near_gap(x * DISTURBANCE, key)),
-    Row("T15", "correlation, unwhitened", (0, 0.3, 0.6, 0.8, 0.9, 0.97), _correlated_cone, unwhitened=True),
+    Row(
+        "T15",
+        "correlation, unwhitened",
+        (0, 0.3, 0.6, 0.8, 0.9, 0.97),
+        partial(_correlated, partial(conditioned_frame, condition=10.0)),
+        unwhitened=True,
+    ),
     Row("T17", "time / slowest", (0.001, 0.01, 0.1, 0.3, 1, 3, 10), _aged, timed=True),
 ]
 

@@ -45,7 +45,6 @@ def measure() -> dict[str, float]:
             ax.xaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             ax.legend()
-        FIGURE.parent.mkdir(exist_ok=True)
         figure.savefig(FIGURE)
     return {f"exponent_{name}": slope for name, slope in slopes.items()}
 

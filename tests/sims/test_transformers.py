@@ -126,6 +126,7 @@ def test_training(outcomes):
     assert np.isfinite(results[list(transformer_training.SERIES)].to_array()).all()
     assert (results.attention.isel(step=0) < 0.5).all()
     assert (results.attention.isel(step=-1) >= readings.ATTENDS).all()
+    assert (results.accuracy.isel(step=-1) > 0.9).all()
 
 
 def test_when_something_is_kept():

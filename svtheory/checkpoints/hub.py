@@ -37,7 +37,8 @@ def tokenize(folder: str | Path, text: str) -> list[int]:
         raise InputError(f'tokenize needs tokenizers: pip install "svtheory[hub]" ({error})') from error
     path = Path(folder) / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_str(read_text(path))
+        saved = read_text(path)
+        tokenizer = Tokenizer.from_str(saved)
     except InputError:
         raise
     except Exception as error:  # tokenizers raises nothing more special

@@ -38,7 +38,7 @@ def architecture(config: Config) -> Architecture:
         activation=activation(config, "hidden_act", "silu"),
         parallel=False,
         divisors=(d_head**0.5,) * layers,
-        frequencies=rotary_frequencies(config, d_head, base),
+        frequencies=rotary_frequencies(config, d_head, 1.0, base),
     )
 
 

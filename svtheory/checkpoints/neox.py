@@ -33,7 +33,7 @@ def architecture(config: Config) -> Architecture:
         activation=activation(config, "hidden_act", "gelu"),
         parallel=flag(config, "use_parallel_residual", True),
         divisors=(d_head**0.5,) * layers,
-        frequencies=rotary_frequencies(config, int(d_head * share), base),
+        frequencies=rotary_frequencies(config, d_head, share, base),
     )
 
 

@@ -28,15 +28,16 @@ def rotary_rule(config: Config) -> str:
     return one_of("rope_type of config.json", entry(given, "rope_type", entry(given, "type", "default")), RULES)
 
 
-def rotary_frequencies(config: Config, rows: int, base: float) -> tuple[float, ...]:
+def rotary_frequencies(config: Config, d_head: int, share: float, base: float) -> tuple[float, ...]:
     """`theta_h = base^{-2h/rows}` of the `rows/2` rotated planes, rescaled by the rule that the config names.
 
-    Rounded to float32, in which models are trained. "linear" divides all by `factor`; "llama3" those whose wavelength
-    exceeds the original context over `low_freq_factor`, and goes over to none smoothly. Raises InputError for any other
-    rule.
+    The first `share` of the rows of a head are rotated. Rounded to float32, in which models are trained. "linear"
+    divides all by `factor`; "llama3" those whose wavelength exceeds the original context over `low_freq_factor`, and
+    goes over to none smoothly. Raises InputError for any other rule, and for rows that make no planes.
     """
-    if rows % 2 or not rows:
-        raise InputError(f"config.json must rotate an even number of rows of a head, got {rows}")
+    rows = int(d_head * share)
+    if rows % 2 or not 0 < rows <= d_head:
+        raise InputError(f"config.json must rotate an even number of rows of a head, got {rows} of {d_head}")
     given, rule = rotary_section(config), rotary_rule(config)
     theta = base ** (-np.arange(0, rows, 2) / rows)
     if rule == "linear":

@@ -104,7 +104,7 @@ class Checkpoint:
         own = {"Q": head, "K": head * a.key_heads // a.heads}
         names = [name for name in HEAD_WEIGHTS if name in places]
         weights = {name: self._read(places[name][own[name[-1]]]) for name in names}
-        made = Head(**weights, **head_options(a, a.divisors[layer]))
+        made = Head(**weights, **rotation(a), divisor=a.divisors[layer])
         if not folded:
             return made
         norm = self._read(places["attention_norm"])
@@ -138,7 +138,6 @@ class Checkpoint:
         return {role: self._read(part) for role, part in places.items()}
 
 
-def head_options(a: Architecture, divisor: float) -> dict[str, Any]:
-    """What a Head has beside its weights: rotary frequencies, half-split, and its layer's divisor."""
-    frequencies = np.array(a.frequencies, np.float32) if a.frequencies else None
-    return {"frequencies": frequencies, "pairing": "half-split", "divisor": divisor}
+def rotation(a: Architecture) -> dict[str, Any]:
+    """How a Head of it is rotated: frequencies, if any, half-split."""
+    return {"frequencies": np.array(a.frequencies, np.float32) if a.frequencies else None, "pairing": "half-split"}

@@ -5,7 +5,8 @@ from pathlib import Path
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 
-FILES = ("config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json")
+# an adapter's config too: a model with one is refused
+FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json")
 
 
 def fetch(name: str, revision: str = "main") -> Path:

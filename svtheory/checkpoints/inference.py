@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checkpoints.architecture import Architecture
-from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, head_options
+from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, rotation
 from svtheory.checks import InputError
 from svtheory.frames import exact_products
 from svtheory.heads.weights import Head, affine
@@ -75,15 +75,17 @@ def read_layers(
 
     Without `attention`, that of one sequence is in memory at a time. Raises InputError as `forward` does.
     """
-    a = checkpoint.architecture
-    tokens = checked_tokens(a, tokens)
-    weights = checkpoint.inputs()
+    return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
+
+
+def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerReading]:
+    a, weights = checkpoint.architecture, checkpoint.inputs()
     x = jnp.asarray(weights["embedding"][tokens])
     if "positions" in weights:
         x += weights["positions"][None, : tokens.shape[1]]
     del weights  # of a large model they are large
     for i in range(a.layers):
-        made = _layer(a, a.divisors[i], checkpoint.layer(i), x, folded, attention)
+        made = _layer(a, folded, attention, checkpoint.layer(i), a.divisors[i], x)
         x = made.after
         yield made
 
@@ -101,19 +103,19 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
-def _layer(a: Architecture, divisor: float, w: Weights, x: Array, folded: bool, attention: bool) -> LayerReading:
+def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerReading:
     """One layer of x (sequences, positions, d_model)."""
     normal = _standardised(a, x)
     read = _scaled(w["attention_norm"], normal)
-    mixed, paid = lax.map(partial(_attend, a, divisor, w, attention), read)
+    mixed, paid = lax.map(partial(_attend, a, attention, w, divisor), read)
     after = x + mixed
     after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
     return LayerReading(normal if folded else read, paid, after)
 
 
-def _attend(a: Architecture, divisor: float, w: Weights, keep: bool, read: Array) -> tuple[Array, Array | None]:
+def _attend(a: Architecture, keep: bool, w: Weights, divisor: Array, read: Array) -> tuple[Array, Array | None]:
     """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions)."""
     group = a.heads // a.key_heads
     positions = jnp.arange(read.shape[0])
@@ -122,7 +124,7 @@ def _attend(a: Architecture, divisor: float, w: Weights, keep: bool, read: Array
         for name in HEAD_WEIGHTS
         if name in w
     }
-    heads = jax.vmap(lambda weights: Head(**weights, **head_options(a, divisor)))(weights)
+    heads = jax.vmap(lambda weights: Head(**weights, **rotation(a)))(weights)
     queries, keys = (jax.vmap(lambda head, f=f: f(head, read, positions))(heads) for f in (Head.queries, Head.keys))
     scores = queries @ keys.swapaxes(1, 2) / divisor
     causal = positions[:, None] >= positions[None, :]

@@ -1,14 +1,17 @@
 """Hugging Face's own implementation gives the same numbers; needs the extra `bench` (`make parity`)."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rope_cases
+from test_folders import OTHERS
 
 from svtheory import load_heads
 from svtheory.checkpoints import Checkpoint, bundle_heads, forward, read_layers
+from svtheory.checks import InputError
 
 torch = pytest.importorskip("torch", reason="the reference needs torch: the extra bench, make parity")
 transformers = pytest.importorskip(
@@ -165,6 +168,44 @@ def test_folders_mean_the_same(tmp_path, change):
     reading = forward(Checkpoint(tmp_path), tokens)
     assert np.abs(reading.logits - logits).max() <= 1e-4
     assert np.abs(reading.attention - attention).max() <= 1e-4
+
+
+def altered(kind, settings):
+    """Every number and flag of a config class of transformers, each alone not as it was; tokens and outputs aside."""
+    for field in dataclasses.fields(getattr(transformers, f"{kind}Config")):
+        value = settings.get(field.name, field.default)
+        if field.name.endswith("token_id") or field.name in ("vocab_size", "return_dict", "is_encoder_decoder"):
+            continue
+        if isinstance(value, bool):
+            yield field.name, not value
+        elif isinstance(value, int | float):
+            step = 48 if field.name.endswith("_size") else 1 if field.name == "num_key_value_heads" else value
+            yield field.name, value + step
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama"])
+def test_every_setting_is_obeyed_or_refused(tmp_path, kind):
+    """Whatever a config.json says, logits are those of transformers, or a sentence names it."""
+    settings, tokens = {"GPT2": GPT2, "GPTNeoX": NEOX, "Llama": LLAMA}[kind], np.arange(80).reshape(2, 40) % V
+    changes = [*altered(kind, settings), *[(name, value) for name, (value, _) in OTHERS.items()]]
+    assert len(changes) > 25
+    refused, compared = set(), {}
+    for name, value in changes:
+        known = name not in OTHERS
+        model = reference(kind, {**settings, **({name: value} if known else {})})
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+        try:
+            reading = forward(Checkpoint(tmp_path), tokens)
+        except InputError as error:
+            refused.add(name if name in str(error) else str(error))
+            continue
+        logits, _, _ = run_reference(kind, from_folder(tmp_path), tokens)
+        compared[name] = np.abs(reading.logits - logits).max()
+    print(kind, len(compared), "obeyed, to", max(compared.values()), "and refused:", *sorted(refused))
+    assert max(compared.values()) <= 1e-4
+    assert refused <= {*OTHERS}
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama"])

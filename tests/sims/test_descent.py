@@ -68,7 +68,7 @@ def test_a_start_at_the_minimum_stays():
 
 
 def test_a_memory_of_rounding_noise_is_not_followed():
-    """Along what pairs of noise propose optax itself steps to a loss of 7e19: the weights are kept, and the memory begins anew."""
+    """What pairs of noise propose takes optax itself to a loss of 7e19: the weights stay, the memory begins anew."""
     with jax.enable_x64(True):
         weights, target = {"W_Q": jnp.array([1.4, 0.01]), "W_K": jnp.array([1.4, 0.02])}, jnp.diag(jnp.array([2.0, 1]))
         loss, gradient = jax.value_and_grad(product_loss)(weights, target)

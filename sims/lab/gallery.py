@@ -71,5 +71,5 @@ def section(folder: Path) -> str:
 {paragraphs_html(text)}
 {figures}
 <div class="wide">{summary_html(summary)}</div>
-<pre>{escape(manifest["command"])}</pre>
-<p class="made">{manifest["wall_time_s"]} s, <a href="{folder.name}/report.html">full report</a></p>"""
+<pre>{escape(str(manifest["command"]))}</pre>
+<p class="made">{escape(str(manifest["wall_time_s"]))} s, <a href="{folder.name}/report.html">full report</a></p>"""

@@ -87,6 +87,11 @@ class Decomposition:
         """Softmax of `scores / divisor` over the visible keys, shape (m,) or (..., T, m)."""
         return attention_weights(self.scores / self.divisor, self.visible)
 
+    @property
+    def most_attended(self) -> Array:
+        """The visible key of the largest score, shape () or (..., T)."""
+        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
+
     @exact_products
     def over_keys(self, weights: Array) -> Array:
         """`sum_j weights_j b_j` for weights (m,) or (..., T, m), shape (K,) or (..., T, K)."""
@@ -178,7 +183,7 @@ def _decompose(
     a, b = x @ (found.left @ root), y @ (found.right @ root)
     made = Decomposition(a, b, visible, at[0], found, nameable(found), convention, head.divisor, head.folded)
     if chosen is None:
-        chosen = jnp.where(visible, made.scores, -jnp.inf).argmax(axis=-1)
+        chosen = made.most_attended
     return dataclasses.replace(made, index=chosen)
 
 

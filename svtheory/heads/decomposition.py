@@ -51,8 +51,8 @@ class Decomposition:
     convention  one of CONVENTIONS
     divisor     what scores are divided by before the softmax; terms are not
     folded      whether normalisation had been folded into the head
-    error       how far the sums of a query's terms are from the scores that the head computes, the largest distance over
-                the keys it sees, shape () or (..., T): `error / divisor` is what terms say wrongly of what is
+    error       how far the sums of a query's terms are from the scores that its head computes, the largest distance
+                over the keys it sees, shape () or (..., T); over the divisor, what terms say wrongly of what is
                 softmaxed. NaN for terms that came without a head
     cap         of what is softmaxed, or None; neither scores nor terms know it
     """

@@ -52,7 +52,7 @@ class Head:
     causal: bool = True
     window: int | None = None
     cap: float | None = None
-    turns: Array | None = field(init=False, default=None)
+    turns: Array | np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):
         W_Q = real_array("W_Q", self.W_Q, ndim=2)
@@ -128,7 +128,7 @@ def _frequencies(given: Any, H: int) -> Array | np.ndarray:
     return np.asarray(given, np.float64) if concrete(checked) else checked
 
 
-def _turns(frequencies: Array | np.ndarray) -> Array:
+def _turns(frequencies: Array | np.ndarray) -> Array | np.ndarray:
     """`BASE^i theta / 2 pi` less whole turns, i = 0, 1, 2, shape (3, R/2); powers of BASE move no digit."""
     xp = np if isinstance(frequencies, np.ndarray) else jnp
     turns = [frequencies / (2 * np.pi)]
@@ -137,9 +137,9 @@ def _turns(frequencies: Array | np.ndarray) -> Array:
     return xp.stack([t - xp.round(t) for t in turns])
 
 
-def _total_turns(turns: Array, p: Array) -> Array:
+def _total_turns(turns: Array | np.ndarray, p: Array) -> Array:
     """The turns that positions p (...) make, shape (..., R/2), but for whole ones."""
-    total = 0
+    total = jnp.zeros((*p.shape, turns.shape[-1]), p.dtype)
     for i, turn in enumerate(turns):
         above = jnp.floor(p / BASE) if i < len(turns) - 1 else jnp.zeros_like(p)
         made = (p - BASE * above)[..., None] * turn.reshape((1,) * p.ndim + turn.shape)

@@ -80,6 +80,7 @@ SCALES = {"quick": Config(), "paper": Config(draws=999), "full": Config(draws=99
 def run(config: Config, folder: Path) -> Outcome:
     """Compare the singular vectors of every head with the dictionary."""
     bundle = load_heads(bundle_file(config.bundle))
+    bundle.check_bilinear()
     features = dictionary(config.features, bundle)
     results = compared(bundle, jnp.asarray(features, jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}

@@ -80,6 +80,7 @@ SCALES = {"quick": Config(), "paper": Config(samples=10_000, draws=9999), "full"
 def run(config: Config, folder: Path) -> Outcome:
     """Explain one head by every hypothesis."""
     bundle = load_heads(bundle_file(config.bundle))
+    bundle.check_bilinear()
     layer = index("--layer", bundle.W_Q.shape[0] - 1 if config.layer is None else config.layer, bundle.W_Q.shape[0])
     at = layer, index("--head", config.head, bundle.W_Q.shape[1])
     first, second = jax.random.split(jax.random.key(config.seed))

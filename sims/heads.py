@@ -91,9 +91,10 @@ def run(config: Config, folder: Path) -> Outcome:
 
 def _heads(bundle: HeadBundle) -> xr.Dataset:
     """The spectrum of every head; vectors, gap and effective rank are NaN where they say nothing."""
+    bundle.check_bilinear()
     layers, heads, d_head, d_model = bundle.W_Q.shape
     flat = [jnp.asarray(W, jnp.float32).reshape(-1, d_head, d_model) for W in (bundle.W_Q, bundle.W_K)]
-    rounding = d_model * max(EPSILON, float(np.finfo(bundle.W_Q.dtype).eps))
+    rounding = d_model * max(EPSILON, bundle.epsilon)
 
     def read(factors):
         s = spectrum(*factors)
@@ -103,7 +104,8 @@ def _heads(bundle: HeadBundle) -> xr.Dataset:
     found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
     norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
     by_head = partial(np.reshape, shape=(layers, heads))
-    score = by_head(found.values[:, 0]) * norms[:, None].astype(float) ** 2 / bundle.score_divisor
+    divisors = np.array(bundle.scoring.divisors)
+    score = by_head(found.values[:, 0]) * norms[:, None].astype(float) ** 2 / divisors[:, None]
     zero = score < EPSILON
     named = np.asarray(named).reshape(layers, heads, -1) & ~zero[..., None]
     pair, vector = ("layer", "head", "pair"), ("layer", "head", "dimension", "pair")

@@ -174,9 +174,10 @@ def bundle(models: Trained, member: int, reads: list[Array], snapshot: int = -1)
         "source": "trained by sims, attention-only transformer",
         "task": recipe.task,
         "recipe": json.dumps(asdict(recipe)),
-        "positional": "rope" if recipe.positions == "rotary" else "learned",
-        "rope_base": str(ROTARY_BASE),
+        "positional": "learned",
         "folded": str(recipe.normalise),
     }
+    if recipe.positions == "rotary":
+        metadata |= {"positional": "rope", "rope_base": str(ROTARY_BASE)}
     attn_in = np.stack([np.moveaxis(np.asarray(read, np.float32), (0, 1, 2), (2, 1, 0)) for read in reads])
     return HeadBundle(**named, attn_in=attn_in, others=x, metadata=metadata)

@@ -4,7 +4,6 @@ import numpy as np
 
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint
 from svtheory.checkpoints.inference import read_layers
-from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 
 
@@ -14,11 +13,9 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
     Every query head has its group's W_K. `folded` folds gain and bias of the normalisation into the weights. Rotary
     frequencies stand among `others` as rope_frequencies, half-split; tokens as tokens.
     Attention is not kept, nor are logits made: a base model or a classifier, without an unembedding, will do.
-    Raises InputError as `read_layers` does, and for a model whose layers divide scores by different numbers.
+    Raises InputError as `read_layers` does.
     """
     a = checkpoint.architecture
-    if len(set(a.divisors)) > 1:
-        raise InputError("checkpoint must divide scores by one number in all layers, got one that does not")
     weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
     attn_in = None
     if tokens is not None:
@@ -28,7 +25,7 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
-        "score_divisor": repr(a.divisors[0]),
+        "score_divisor": ", ".join(map(repr, a.divisors if len(set(a.divisors)) > 1 else a.divisors[:1])),
         "causal": "True",
         "norm": f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}",
         "folded": str(folded),

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from svtheory.checks import InputError, index, one_of
-from svtheory.heads.weights import Head
-from svtheory.rotary import PAIRINGS
+from svtheory.checks import InputError, index
+from svtheory.heads.scoring import VERSION, Scoring, check_version, read_scoring
+from svtheory.heads.weights import Head, full_precision
 
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 REQUIRED = ("W_Q", "W_K")
@@ -25,9 +27,12 @@ class HeadBundle:
     b_Q, b_K   shape (layers, heads, d_head), or None
     attn_in    what W_Q and W_K read, shape (layers, sequences, positions, d_model), or None
     others     any further arrays, by name
-    metadata   text by name: source, licence, task, positional scheme, score_divisor, ...
+    metadata   text by name: source, licence, task, ..., and the keys of docs/bundles.md, whose values are checked
 
-    Raises InputError for arrays that are misshapen, empty, not floating-point or not finite.
+    Arrays in half precision become float32 (float64 where that is on); metadata then says in `weights_dtype` how the
+    weights were stored. Arrays of PyTorch are taken as they are.
+    Raises InputError for arrays that are misshapen, empty, not floating-point or not finite, for others under the name
+    of one of these, and for metadata that is not text or has a value that is not allowed.
     """
 
     W_Q: np.ndarray
@@ -39,76 +44,117 @@ class HeadBundle:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, ndim in AXES.items():
-            if name in REQUIRED or getattr(self, name) is not None:
-                object.__setattr__(self, name, _checked(name, getattr(self, name), ndim))
+        given = {name: host_array(name, x) for name in AXES if (x := getattr(self, name)) is not None}
+        if missing := [name for name in REQUIRED if name not in given]:
+            raise InputError(f"{missing[0]} must be an array, got None")
+        for name, array in given.items():
+            object.__setattr__(self, name, _checked(name, array, AXES[name]))
+        self._check_shapes()
+        if taken := [name for name in self.others if name in AXES]:
+            raise InputError(f"others must not hold {taken[0]}, which is an array of the bundle's own")
+        object.__setattr__(self, "others", {name: host_array(name, x) for name, x in self.others.items()})
+        if strange := [x for pair in self.metadata.items() for x in pair if not isinstance(x, str)]:
+            raise InputError(f"metadata must map text to text, got {strange[0]!r}")
+        coarsest = max((given[name].dtype for name in REQUIRED), key=lambda dtype: float(jnp.finfo(dtype).eps))
+        if jnp.finfo(coarsest).bits < 32:
+            object.__setattr__(self, "metadata", {**self.metadata, "weights_dtype": coarsest.name})
+        _ = self.scoring
+
+    def _check_shapes(self) -> None:
+        layers, _, d_head, d_model = self.W_Q.shape
         if self.W_Q.shape != self.W_K.shape:
-            raise InputError(f"W_K must have the shape of W_Q, {self.W_Q.shape}, got {self.W_K.shape}")
+            grouped = self.W_K.shape[1] < self.W_Q.shape[1] and self.W_Q.shape[1] % self.W_K.shape[1] == 0
+            hint = ": repeat each key head for its group of query heads" if grouped else ""
+            raise InputError(f"W_K must have the shape of W_Q, {self.W_Q.shape}, got {self.W_K.shape}{hint}")
         for name in ("b_Q", "b_K"):
             if (bias := getattr(self, name)) is not None and bias.shape != self.W_Q.shape[:3]:
                 raise InputError(f"{name} must have shape {self.W_Q.shape[:3]}, got {bias.shape}")
-        layers, d_model = self.W_Q.shape[0], self.W_Q.shape[3]
         if self.attn_in is not None and (self.attn_in.shape[0], self.attn_in.shape[3]) != (layers, d_model):
-            raise InputError(f"attn_in must have {layers} layers and d_model {d_model}, got shape {self.attn_in.shape}")
-        if strange := [x for pair in self.metadata.items() for x in pair if not isinstance(x, str)]:
-            raise InputError(f"metadata must map text to text, got {strange[0]!r}")
-        _ = self.score_divisor
+            turned = " (are W_Q and W_K (in, out)? here they are (out, in))" if self.attn_in.shape[3] == d_head else ""
+            raise InputError(
+                f"attn_in must have {layers} layers and d_model {d_model}, got shape {self.attn_in.shape}{turned}"
+            )
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What metadata says of how scores are made, checked."""
+        return read_scoring(self.metadata, self.others, self.W_Q.shape)
 
     @property
     def score_divisor(self) -> float:
-        """What scores are divided by before the softmax: the metadata's `score_divisor`, else sqrt(d_head)."""
-        text = self.metadata.get("score_divisor", str(self.W_Q.shape[2] ** 0.5))
-        try:
-            divisor = float(text)
-        except ValueError:
-            divisor = 0.0
-        if not 0 < divisor < np.inf:
-            raise InputError(f"score_divisor must be a positive number, got {text!r}")
-        return divisor
+        """What scores are divided by before the softmax: the metadata's `score_divisor`, else sqrt(d_head).
+
+        Raises InputError where layers divide by different numbers: `scoring.divisors` has them all.
+        """
+        divisors = self.scoring.divisors
+        if len(set(divisors)) > 1:
+            raise InputError(f"score_divisor must be one number for all layers to be asked for, got {divisors}")
+        return divisors[0]
+
+    @property
+    def epsilon(self) -> float:
+        """Relative rounding of the weights as they were stored, before they came to this precision."""
+        stored = self.scoring.weights_dtype or self.W_Q.dtype
+        return max(float(jnp.finfo(dtype).eps) for dtype in (stored, self.W_Q.dtype, self.W_K.dtype))
+
+    def check_bilinear(self) -> None:
+        """Raise InputError where W_Q and W_K alone do not make the scores: queries and keys are normalised (T23)."""
+        if self.scoring.query_key_norm != "none":
+            raise InputError(
+                f"query_key_norm must be 'none' for heads to be read from W_Q and W_K, which are not yet read with "
+                f"normalised queries and keys, got {self.scoring.query_key_norm!r}"
+            )
 
     def head(self, layer: int, head: int) -> Head:
-        """One head, with its biases, score divisor and, where metadata `positional` is "rope", its rotary positions.
+        """One head, with its biases and all that the metadata says of its scores (see docs/bundles.md).
 
-        Plane h is rotated by the h-th of `rope_frequencies` among `others`, in radians a position, else by
-        `rope_base^(-2h/rope_dims)` (metadata; by default base 10000 and all rows), its rows paired as `rope_pairing`
-        says ("half-split"); `folded` "True" marks weights with the normalisation folded in.
-        Raises InputError for a head that is not there or metadata that makes no sense.
+        Where metadata `positional` is "rope", plane h is rotated by the h-th of `rope_frequencies` among `others`, in
+        radians a position, for all layers or by layer, else by `rope_base^(-2h/rope_dims)` (by default base 10000 and
+        all rows), its rows paired as `rope_pairing` says ("half-split").
+        Raises InputError for a head that is not there, or queries and keys that are normalised.
         """
+        self.check_bilinear()
         at = index("layer", layer, self.W_Q.shape[0]), index("head", head, self.W_Q.shape[1])
         b_Q, b_K = (None if b is None else b[at] for b in (self.b_Q, self.b_K))
+        scoring = self.scoring
         return Head(
             self.W_Q[at],
             self.W_K[at],
             b_Q,
             b_K,
-            self._frequencies(),
-            one_of("rope_pairing", self.metadata.get("rope_pairing", "half-split"), PAIRINGS),
-            self.score_divisor,
-            self.metadata.get("folded") == "True",
+            None if scoring.frequencies is None else scoring.frequencies[layer],
+            scoring.pairing,
+            scoring.divisors[layer],
+            scoring.folded,
+            scoring.causal,
+            scoring.windows[layer],
+            scoring.cap,
         )
 
-    def _frequencies(self) -> np.ndarray | None:
-        if self.metadata.get("positional") != "rope":
-            return None
-        if "rope_frequencies" in self.others:
-            return self.others["rope_frequencies"]
-        d_head = self.W_Q.shape[2]
-        given = [self.metadata.get(name, default) for name, default in (("rope_dims", d_head), ("rope_base", 10000))]
-        try:
-            dims, base = int(given[0]), float(given[1])
-        except ValueError:
-            dims, base = 0, 0.0
-        if not (0 < dims <= d_head and dims % 2 == 0 and 0 < base < np.inf):
-            raise InputError(f"rope_dims must be even and at most {d_head}, rope_base positive, got {given}")
-        return base ** -(np.arange(0, dims, 2) / dims)
+
+def host_array(name: str, given: Any) -> np.ndarray:
+    """An array of numbers in this machine's memory, of numpy, JAX or PyTorch (whose bfloat16 numpy cannot take)."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise InputError(f"{name} must be an array without a mask, got a masked one")
+    try:
+        if hasattr(given, "detach"):  # of PyTorch
+            given = given.detach().cpu()
+            if "bfloat16" in str(given.dtype):
+                return np.asarray(given.float()).astype(jnp.bfloat16)
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be an array of numbers, got {type(given).__name__}: {error}") from error
+    if array.dtype == object or (array.dtype.kind in "USV" and array.dtype != jnp.bfloat16):
+        raise InputError(f"{name} must be an array of numbers, got {array.dtype}")
+    return array
 
 
-def _checked(name: str, given: Any, ndim: int) -> np.ndarray:
-    array = np.asarray(given)
+def _checked(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
     if array.ndim != ndim or array.size == 0:
         raise InputError(f"{name} must have {ndim} non-empty axes, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.floating):
+    if not jnp.issubdtype(array.dtype, jnp.floating):
         raise InputError(f"{name} must hold real floating-point numbers, got {array.dtype}")
+    array = array.astype(full_precision(array.dtype), copy=False)
     if not np.isfinite(array).all():
         raise InputError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} entries that are not")
     return array
@@ -117,20 +163,23 @@ def _checked(name: str, given: Any, ndim: int) -> np.ndarray:
 def load_heads(path: str | Path) -> HeadBundle:
     """Read a bundle: a safetensors file with at least W_Q and W_K, (layers, heads, d_head, d_model).
 
-    Raises InputError for a file that is missing, truncated, not safetensors, or lacks an array.
+    Metadata `bundle_version` says which version of docs/bundles.md the file follows; without it, the first.
+    Raises InputError for a file that is missing, truncated, not safetensors, lacks an array, is of a newer version, or
+    is no HeadBundle.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"bundle must be a safetensors file, got {str(path)!r}, which is no file")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+            metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, TypeError) as error:
         raise InputError(f"bundle must be a whole safetensors file, got {str(path)!r}: {error}") from error
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise InputError(f"bundle must hold W_Q and W_K, got {str(path)!r} without {' and '.join(missing)}")
     named = {name: arrays.pop(name) for name in AXES if name in arrays}
+    check_version(metadata.pop("bundle_version", "1"))
     return HeadBundle(**named, others=arrays, metadata=metadata)
 
 
@@ -143,6 +192,6 @@ def save_heads(path: str | Path, bundle: HeadBundle) -> None:
     given = dict(bundle.others) | {name: array for name, array in named.items() if array is not None}
     arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}  # safetensors ignores strides
     try:
-        save_file(arrays, Path(path), metadata=dict(bundle.metadata))
+        save_file(arrays, Path(path), metadata={**bundle.metadata, "bundle_version": str(VERSION)})
     except (SafetensorError, OSError) as error:
         raise InputError(f"path must be a file that can be written, got {str(path)!r}: {error}") from error

@@ -13,14 +13,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
 from svtheory.frames import exact_products
 from svtheory.heads.weights import Head
 from svtheory.pytrees import pytree
 from svtheory.robustness import nameable
-from svtheory.spectra import Spectrum, spectrum
+from svtheory.spectra import Spectrum, spectrum_of
 
 CONVENTIONS = {
     "plain": (),
@@ -33,7 +33,7 @@ CONVENTIONS = {
 """Conventions, and the sides on which each holds the bias in the factor."""
 
 
-@pytree("convention", "divisor", "folded")
+@pytree("convention", "divisor", "folded", "cap")
 @dataclass(frozen=True)
 class Decomposition:
     """The terms of attention scores: of one query with m keys, or of many queries with the same m keys.
@@ -51,6 +51,10 @@ class Decomposition:
     convention  one of CONVENTIONS
     divisor     what scores are divided by before the softmax; terms are not
     folded      whether normalisation had been folded into the head
+    error       how far the sums of a query's terms are from the scores that its head computes, the largest distance
+                over the keys it sees, shape () or (..., T); over the divisor, what terms say wrongly of what is
+                softmaxed. NaN for terms that came without a head
+    cap         of what is softmaxed, or None; neither scores nor terms know it
     """
 
     query: Array
@@ -62,6 +66,8 @@ class Decomposition:
     convention: str
     divisor: float
     folded: bool
+    error: Array | float = float("nan")
+    cap: float | None = None
 
     @property
     def terms(self) -> Array:
@@ -78,14 +84,13 @@ class Decomposition:
     @exact_products
     def scores(self) -> Array:
         """`q^T k = sum_k c_k`, before the divisor, shape (m,) or (..., T, m)."""
-        if self.query.ndim < self.keys.ndim:
-            return (self.keys @ self.query[..., None])[..., 0]
-        return self.query @ self.keys.swapaxes(-1, -2)
+        return _products(self.query, self.keys)
 
     @property
     def attention(self) -> Array:
-        """Softmax of `scores / divisor` over the visible keys, shape (m,) or (..., T, m)."""
-        return attention_weights(self.scores / self.divisor, self.visible)
+        """Softmax of `scores / divisor`, capped where there is a cap, over the visible keys, (m,) or (..., T, m)."""
+        logits = self.scores / self.divisor
+        return attention_weights(logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap), self.visible)
 
     @property
     def most_attended(self) -> Array:
@@ -134,7 +139,8 @@ def decompose(
 ) -> Decomposition:
     """Decompose the scores of a query, or of all queries of a context, with keys at positions 0 to m-1 (T11).
 
-    A query sees the keys up to its own position. The convention fixes the factors:
+    A query of a causal head sees the keys up to its own position, of a windowed one the last of them, of any other all;
+    a cap acts on whole scores, after their terms are summed. The convention fixes the factors:
     "plain": `F = W`, a bias moves the input (accpp2026); "augmented-last", "augmented-first": `F = (W, b)` on tokens
     (x; 1), the coordinate of the bias last (sad2024) or first; "query-side", "key-side": augmented, last, on that side,
     while the other side's bias moves its input (acc2025, which leaves that bias out). A missing bias adds no
@@ -146,7 +152,7 @@ def decompose(
     positions (T,), by default 0 to T-1 where T = m: a causal context is `decompose(head, tokens, tokens, None)`.
     index is a key that the query sees, a number or (..., T); None takes the key most attended. All follow the dtype of
     the head. Works under jit and vmap, and under lax.map for stacked heads. Where a factor is rank-deficient, or H > D,
-    no input may reach q: the terms then sum to the score of the nearest that one can.
+    no input may reach q: the terms then sum to the score of the nearest that one can, and `error` says how far that is.
     Raises InputError for shapes that disagree, an index or position out of range, an unknown convention, or "offset"
     for several queries or without an index.
 
@@ -159,7 +165,7 @@ def decompose(
     r, s = (real_array(name, x).astype(head.W_Q.dtype) for name, x in (("query", query), ("keys", keys)))
     m = _shared_keys(head, r, s)
     p = _positions(position, r, m)
-    visible = jnp.broadcast_to(jnp.arange(m).reshape((1,) * p.ndim + (m,)) <= p[..., None], (*r.shape[:-1], m))
+    visible = jnp.broadcast_to(_visible(head, p, m), (*r.shape[:-1], m))
     chosen = None if index is None else _indices(index, visible)
     if convention == "offset" and (r.ndim > 1 or chosen is None):
         raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
@@ -176,37 +182,76 @@ def _decompose(
     if convention == "offset":
         assert chosen is not None
         origin, W_K = p, head.rotated(W_K.T, chosen - p).T
-    F_Q, x = _inputs(head.W_Q, head.b_Q, r, head.queries(r, p - origin), _place(convention, "query"), rotary)
-    F_K, y = _inputs(W_K, head.b_K, s, head.keys(s, at - origin), _place(convention, "key"), rotary)
-    found = spectrum(F_Q, F_K)
-    root = jnp.diag(jnp.sqrt(found.values))
-    a, b = x @ (found.left @ root), y @ (found.right @ root)
+    q, k = head.queries(r, p - origin), head.keys(s, at - origin)
+    F_Q, x = _inputs(head.W_Q, head.b_Q, r, q, "query" in CONVENTIONS[convention], rotary)
+    F_K, y = _inputs(W_K, head.b_K, s, k, "key" in CONVENTIONS[convention], rotary)
+    left, values, right = _svd_of_product(F_Q, F_K)
+    root = jnp.diag(jnp.sqrt(values))
+    a, b = x @ (left @ root), y @ (right @ root)
+    if convention != "augmented-first":
+        left, right = (jnp.roll(u, W.shape[1] - len(u), axis=0) for u, W in ((left, head.W_Q), (right, head.W_K)))
+    found = spectrum_of(left, values, right)
     made = Decomposition(a, b, visible, at[0], found, nameable(found), convention, head.divisor, head.folded)
+    off = jnp.abs(made.scores - _products(q, k))
+    error = jnp.where(visible, off, 0).max(axis=-1)
     if chosen is None:
         chosen = made.most_attended
-    return dataclasses.replace(made, index=chosen)
+    return dataclasses.replace(made, index=chosen, error=error, cap=head.cap)
 
 
-def _place(convention: str, side: str) -> str | None:
-    """Where the convention puts the coordinate of this side's bias."""
-    if side not in CONVENTIONS[convention]:
-        return None
-    return "first" if convention == "augmented-first" else "last"
+def _visible(head: Head, p: Array, m: int) -> Array:
+    """Which of m keys queries at p, () or (T,), see; shape (m,) or (T, m)."""
+    behind = p[..., None] - jnp.arange(m).reshape((1,) * p.ndim + (m,))
+    seen = behind >= 0 if head.causal else jnp.ones_like(behind, bool)
+    return seen if head.window is None else seen & (behind < head.window)
 
 
-def _inputs(
-    W: Array, b: Array | None, tokens: Array, goal: Array, place: str | None, rotary: bool
-) -> tuple[Array, Array]:
-    """The factor F of a side, and the inputs x nearest to its tokens with `F x = goal`."""
-    if b is None or place is None:
-        F, x = W, tokens
-    else:
-        ones = jnp.ones((*tokens.shape[:-1], 1), tokens.dtype)
-        order = slice(None, None, -1 if place == "first" else 1)
-        F, x = (jnp.concatenate(parts[order], axis=-1) for parts in ((W, b[:, None]), (tokens, ones)))
-    if rotary or (b is not None and place is None):
-        x = x + (goal - x @ F.T) @ jnp.linalg.pinv(F, rtol=max(F.shape) * jnp.finfo(F.dtype).eps).T
+def _products(q: Array, k: Array) -> Array:
+    """`q^T k` of one query (H,) or queries (..., T, H) with keys (..., m, H)."""
+    return (k @ q[..., None])[..., 0] if q.ndim < k.ndim else q @ k.swapaxes(-1, -2)
+
+
+def _inputs(W: Array, b: Array | None, tokens: Array, goal: Array, held: bool, rotary: bool) -> tuple[Array, Array]:
+    """The factor F of a side, and the inputs x nearest to its tokens with `F x = goal`.
+
+    A bias that the factor holds is its first column here: factorisations keep what is small beside a large bias only
+    behind it.
+    """
+    F, x = W, tokens
+    if held and b is not None:
+        F = jnp.concatenate([b[:, None], W], axis=1)
+        x = jnp.concatenate([jnp.ones((*tokens.shape[:-1], 1), tokens.dtype), tokens], axis=-1)
+    if rotary or (b is not None and not held):
+        inverse = _inverse(F)
+        for _ in range(2):  # the second step takes back the rounding of the first
+            x = x + (goal - x @ F.T) @ inverse.T
     return F, x
+
+
+def _svd(A: Array) -> tuple[Array, Array, Array]:
+    """Thin SVD by QR iterations, which keep small values beside large ones where divide and conquer loses them."""
+    U, values, Vt = lax.linalg.svd(A, full_matrices=False, algorithm=lax.linalg.SvdAlgorithm.QR)
+    return U, values, Vt
+
+
+def _inverse(F: Array) -> Array:
+    """`F^+`; values are cut that the rounding of the longest row may have made."""
+    U, values, Vt = _svd(F)
+    cut = F.shape[0] * jnp.finfo(F.dtype).eps * jnp.linalg.norm(F, axis=1).max()
+    return (Vt.T * jnp.where(values > cut, 1 / jnp.where(values > cut, values, 1), 0)[None, :]) @ U.T
+
+
+def _svd_of_product(F_Q: Array, F_K: Array) -> tuple[Array, Array, Array]:
+    """Left vectors, values and right vectors of `F_Q^T F_K`, by triangular factors, each taken as it is found.
+
+    What `spectrum` does, but for small values beside that of a large first column: products that stand in for a factor
+    would bury those in rounding. At unit size, so that tiny weights do not underflow on the way.
+    """
+    q_size, k_size = (jnp.where(F.any(), jnp.abs(F).max(), 1) for F in (F_Q, F_K))
+    Q, R = jnp.linalg.qr(F_Q.T / q_size)
+    P, L = jnp.linalg.qr(F_K.T / k_size @ R.T)
+    U, values, Vt = _svd(L)
+    return Q @ Vt.T, values * q_size * k_size, P @ U
 
 
 def _shared_keys(head: Head, r: Array, s: Array) -> int:
@@ -232,7 +277,7 @@ def _indices(index: Array | int, visible: Array) -> Array:
     chosen = _whole_below("index", index, visible.shape[:-1], visible.shape[-1])
     seen = jnp.take_along_axis(visible, chosen[..., None], axis=-1)
     if concrete(seen) and not np.asarray(seen).all():
-        raise InputError("index must be a key that its query sees, got one after it")
+        raise InputError("index must be a key that its query sees, got one that it does not")
     return chosen
 
 

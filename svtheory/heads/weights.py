@@ -1,19 +1,22 @@
 """Weights: one attention head as what turns a token into its queries and keys, and normalisation folded into it."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, one_of, real_array
+from svtheory.checks import InputError, concrete, one_of, real_array, whole
 from svtheory.frames import exact_products
 from svtheory.pytrees import pytree
 from svtheory.rotary import PAIRINGS
 
+BASE = 64  # of the digits in which positions are written: a digit times an angle keeps its fraction in float32
 
-@pytree("pairing", "divisor", "folded")
+
+@pytree("pairing", "divisor", "folded", "causal", "window", "cap")
 @dataclass(frozen=True)
 class Head:
     """One attention head: `score(r, s) = (R_p (W_Q r + b_Q))^T R_p' (W_K s + b_K)`, query at p and key at p'.
@@ -25,65 +28,135 @@ class Head:
     divisor      what scores are divided by before the softmax; None is sqrt(H)
     folded       whether gain and bias of the normalisation before the head are in its weights, so that it reads
                  normalised tokens
+    causal       whether a query sees only the keys up to its own position
+    window       how many of those it sees, its own among them: keys `p' > p - window`; None is all of them
+    cap          of what is softmaxed, `cap tanh(score / divisor / cap)`; None is no cap
+    turns        what `rotated` computes with: frequencies in turns a position, a turn being 2 pi, times 1, BASE and
+                 BASE^2, less whole turns, shape (3, R/2); not an argument
 
-    All arrays follow the dtype of W_Q. Heads stack: a leading axis on every array is many heads, for vmap and lax.map.
-    Raises InputError for shapes that disagree, numbers that are not finite, an unknown pairing or a divisor that is not
-    positive.
+    All arrays follow the dtype of W_Q, half precision becoming float32 (float64 where that is on); frequencies keep
+    the digits they are given with, which count at large positions. Heads stack: a leading axis on every array is many
+    heads, for vmap and lax.map.
+    Raises InputError for shapes that disagree, numbers that are not finite, frequencies in half precision, an unknown
+    pairing, a divisor or cap that is not positive, flags that are not True or False, or a window without a mask.
     """
 
     W_Q: Array
     W_K: Array
     b_Q: Array | None = None
     b_K: Array | None = None
-    frequencies: Array | None = None
+    frequencies: Array | np.ndarray | None = None
     pairing: str = "half-split"
     divisor: float | None = None
     folded: bool = False
+    causal: bool = True
+    window: int | None = None
+    cap: float | None = None
+    turns: Array | np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):
         W_Q = real_array("W_Q", self.W_Q, ndim=2)
+        W_Q = W_Q.astype(full_precision(W_Q.dtype))
         H, dtype = W_Q.shape[0], W_Q.dtype
-        given = {"W_K": 2, "b_Q": 1, "b_K": 1, "frequencies": 1}
-        arrays = {
+        given = {"W_K": 2, "b_Q": 1, "b_K": 1}
+        found: dict[str, Any] = {"W_Q": W_Q} | {
             name: real_array(name, getattr(self, name), ndim).astype(dtype)
             for name, ndim in given.items()
             if name == "W_K" or getattr(self, name) is not None
         }
-        for name, x in arrays.items():
-            if name != "frequencies" and x.shape[0] != H:
+        for name, x in found.items():
+            if x.shape[0] != H:
                 raise InputError(f"{name} must have {H} rows, the head dimension of W_Q, got shape {x.shape}")
-            if name == "frequencies" and 2 * x.size > H:
-                raise InputError(f"frequencies must be at most {H // 2}, one for two of the {H} rows, got {x.size}")
+        if self.frequencies is not None:
+            found["frequencies"] = _frequencies(self.frequencies, H)
+            found["turns"] = _turns(found["frequencies"]).astype(dtype)
         one_of("pairing", self.pairing, PAIRINGS)
-        divisor = H**0.5 if self.divisor is None else self.divisor
-        if not (isinstance(divisor, int | float | np.number) and 0 < divisor < np.inf):
-            raise InputError(f"divisor must be a positive number, got {divisor!r}")
-        for name, x in {"W_Q": W_Q, **arrays, "divisor": float(divisor), "folded": bool(self.folded)}.items():
+        found["divisor"] = _positive("divisor", H**0.5 if self.divisor is None else self.divisor)
+        if self.cap is not None:
+            found["cap"] = _positive("cap", self.cap)
+        for name in ("folded", "causal"):
+            found[name] = _flag(name, getattr(self, name))
+        if self.window is not None:
+            found["window"] = whole("window", self.window, 1)
+            if not self.causal:
+                raise InputError(f"window must be None for a head that is not causal, got {self.window}")
+        for name, x in found.items():
             object.__setattr__(self, name, x)
 
     def rotated(self, vectors: Array, positions: Array) -> Array:
-        """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself without rotation."""
-        if self.frequencies is None:
+        """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself without rotation.
+
+        Angles are taken in float32 at least. A position is written in digits, `p = p_0 + BASE p_1 + BASE^2 p_2`, and
+        of the angle that each turns by the whole turns are dropped: an angle is right to 4e-5 up to p = BASE^3.
+        """
+        if self.turns is None:
             return vectors
-        planes = self.frequencies.shape[-1]
+        dtype, planes = full_precision(vectors.dtype), self.turns.shape[-1]
         turned, rest = vectors[..., : 2 * planes], vectors[..., 2 * planes :]
         axis, shape = (-1, (planes, 2)) if self.pairing == "adjacent" else (-2, (2, planes))
-        a, b = jnp.moveaxis(turned.reshape(*turned.shape[:-1], *shape), axis, 0)
-        p = jnp.broadcast_to(jnp.asarray(positions, vectors.dtype), vectors.shape[:-1])
-        angle = p[..., None] * self.frequencies.reshape((1,) * p.ndim + (planes,))
+        a, b = jnp.moveaxis(turned.reshape(*turned.shape[:-1], *shape).astype(dtype), axis, 0)
+        p = jnp.broadcast_to(jnp.asarray(positions).astype(dtype), vectors.shape[:-1])
+        angle = 2 * np.pi * _total_turns(self.turns.astype(dtype), p)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
-        both = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis)
+        both = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis).astype(vectors.dtype)
         return jnp.concatenate([both.reshape(turned.shape), rest], axis=-1)
 
     @exact_products
     def queries(self, tokens: Array, positions: Array) -> Array:
         """`R_p (W_Q r + b_Q)` of tokens (..., D) at positions (...), shape (..., H)."""
-        return self.rotated(affine(self.W_Q, self.b_Q, tokens), positions)
+        return self.rotated(affine(self.W_Q, self.b_Q, jnp.asarray(tokens).astype(self.W_Q.dtype)), positions)
 
     @exact_products
     def keys(self, tokens: Array, positions: Array) -> Array:
         """`R_p' (W_K s + b_K)` of tokens (..., D') at positions (...), shape (..., H)."""
-        return self.rotated(affine(self.W_K, self.b_K, tokens), positions)
+        return self.rotated(affine(self.W_K, self.b_K, jnp.asarray(tokens).astype(self.W_K.dtype)), positions)
+
+
+def full_precision(dtype: Any) -> Any:
+    """`dtype`, half precision replaced by the default of floats: float32, or float64 where that is on."""
+    return jnp.result_type(float) if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def _frequencies(given: Any, H: int) -> Array | np.ndarray:
+    """Checked frequencies; with all their digits, as numpy's float64, unless JAX traces them."""
+    given = given if isinstance(given, Array) else np.asarray(given)
+    checked = real_array("frequencies", given.astype(np.float32) if given.dtype == np.float64 else given, ndim=1)
+    if jnp.finfo(checked.dtype).bits < 32:
+        raise InputError(f"frequencies must be float32 or float64, got {checked.dtype}, whose rounding turns heads")
+    if 2 * checked.size > H:
+        raise InputError(f"frequencies must be at most {H // 2}, one for two of the {H} rows, got {checked.size}")
+    return np.asarray(given, np.float64) if concrete(checked) else checked
+
+
+def _turns(frequencies: Array | np.ndarray) -> Array | np.ndarray:
+    """`BASE^i theta / 2 pi` less whole turns, i = 0, 1, 2, shape (3, R/2); powers of BASE move no digit."""
+    xp = np if isinstance(frequencies, np.ndarray) else jnp
+    turns = [frequencies / (2 * np.pi)]
+    for _ in range(2):
+        turns.append(BASE * (turns[-1] - xp.round(turns[-1])))
+    return xp.stack([t - xp.round(t) for t in turns])
+
+
+def _total_turns(turns: Array | np.ndarray, p: Array) -> Array:
+    """The turns that positions p (...) make, shape (..., R/2), but for whole ones."""
+    total = jnp.zeros((*p.shape, turns.shape[-1]), p.dtype)
+    for i, turn in enumerate(turns):
+        above = jnp.floor(p / BASE) if i < len(turns) - 1 else jnp.zeros_like(p)
+        made = (p - BASE * above)[..., None] * turn.reshape((1,) * p.ndim + turn.shape)
+        total, p = total + made - jnp.round(made), above
+    return total
+
+
+def _positive(name: str, x: Any) -> float:
+    if isinstance(x, bool) or not (isinstance(x, int | float | np.number) and 0 < x < np.inf):
+        raise InputError(f"{name} must be a positive number, got {x!r}")
+    return float(x)
+
+
+def _flag(name: str, x: Any) -> bool:
+    if not isinstance(x, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {x!r}")
+    return bool(x)
 
 
 def affine(W: Array, b: Array | None, tokens: Array) -> Array:

@@ -290,7 +290,8 @@ def test_layers_and_heads_out_of_range(tmp_path):
         checkpoint.head(0, -1)
 
 
-def test_layers_that_divide_differently_make_no_bundle(tmp_path):
+def test_a_bundle_keeps_the_divisor_of_every_layer(tmp_path):
     folder = write(tmp_path, {**GPT2, "scale_attn_by_inverse_layer_idx": True}, weights(GPT2))
-    with pytest.raises(InputError, match="checkpoint must divide scores by one number in all layers"):
-        bundle_heads(Checkpoint(folder))
+    save_heads(tmp_path / "heads.safetensors", bundle_heads(Checkpoint(folder)))
+    bundle = load_heads(tmp_path / "heads.safetensors")
+    assert [bundle.head(layer, 0).divisor for layer in range(2)] == pytest.approx([8**0.5, 2 * 8**0.5])

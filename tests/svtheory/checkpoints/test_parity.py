@@ -261,15 +261,20 @@ def test_half_precision_files_are_read_to_float32(tmp_path):
     assert np.array_equal(found.W_K, exact.k_proj.weight[last_group * H :].float().detach().numpy())
 
 
-def test_the_lines_of_the_documentation_that_use_hooks(tmp_path, monkeypatch):
-    """docs/bundles.md, "From PyTorch hooks": the bundle is that of the checkpoint."""
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_the_lines_of_the_documentation_that_use_hooks(tmp_path, monkeypatch, by_layer):
+    """docs/bundles.md, "From PyTorch hooks": the bundle is that of the checkpoint, and attends as the model does."""
     page = (Path(__file__).parents[3] / "docs" / "bundles.md").read_text()
-    code = page.split("## From PyTorch hooks")[1].split("```python\n")[1].split("```")[0]
-    model, tokens = reference("GPT2", GPT2), np.random.default_rng(0).integers(0, V, size=(2, 30))
+    check, export = (part.split("```")[0] for part in page.split("```python\n")[1:3])
+    model = reference("GPT2", {**GPT2, "scale_attn_by_inverse_layer_idx": by_layer})
+    tokens = np.random.default_rng(0).integers(0, V, size=(2, 30))
     model.save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
-    exec(code, {"model": model, "tokens": torch.tensor(tokens)})
+    exec(export, {"model": model, "tokens": torch.tensor(tokens)})
+    *_, attention = run_reference("GPT2", model, tokens)
+    exec(check.replace("my_model", "gpt2"), {"attention": attention})
     exported, expected = load_heads("gpt2.safetensors"), bundle_heads(Checkpoint(tmp_path), tokens)
     for name in ("W_Q", "W_K", "b_Q", "b_K"):
         assert np.array_equal(getattr(exported, name), getattr(expected, name))
+    assert exported.scoring.divisors == pytest.approx(expected.scoring.divisors)
     assert exported.attn_in == pytest.approx(expected.attn_in, abs=1e-5)

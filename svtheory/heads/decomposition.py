@@ -87,11 +87,6 @@ class Decomposition:
         """Softmax of `scores / divisor` over the visible keys, shape (m,) or (..., T, m)."""
         return attention_weights(self.scores / self.divisor, self.visible)
 
-    @property
-    def most_attended(self) -> Array:
-        """The visible key of the largest score, shape () or (..., T)."""
-        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
-
     @exact_products
     def over_keys(self, weights: Array) -> Array:
         """`sum_j weights_j b_j` for weights (m,) or (..., T, m), shape (K,) or (..., T, K)."""
@@ -105,6 +100,11 @@ class Decomposition:
         others = jnp.where(self.visible, 1 - chosen, 0)
         count = others.sum(axis=-1, keepdims=True)
         return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
+
+    @property
+    def most_attended(self) -> Array:
+        """The visible key of the largest score, shape () or (..., T)."""
+        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
 
     def _chosen(self) -> Array:
         return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
@@ -183,7 +183,7 @@ def _decompose(
     a, b = x @ (found.left @ root), y @ (found.right @ root)
     made = Decomposition(a, b, visible, at[0], found, nameable(found), convention, head.divisor, head.folded)
     if chosen is None:
-        chosen = made.most_attended
+        chosen = jnp.where(visible, made.scores, -jnp.inf).argmax(axis=-1)
     return dataclasses.replace(made, index=chosen)
 
 

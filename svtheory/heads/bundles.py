@@ -66,6 +66,11 @@ class HeadBundle:
             raise InputError(f"score_divisor must be a positive number, got {text!r}")
         return divisor
 
+    @property
+    def query_bias(self) -> np.ndarray:
+        """Which heads have a query bias that is not zero, shape (layers, heads): they centre their queries (T6)."""
+        return np.zeros(self.W_Q.shape[:2], bool) if self.b_Q is None else (self.b_Q != 0).any(axis=-1)
+
     def head(self, layer: int, head: int) -> Head:
         """One head, with its biases, score divisor and, where metadata `positional` is "rope", its rotary positions.
 

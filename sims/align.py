@@ -3,19 +3,24 @@
 BUNDLE (safetensors, docs/bundles.md) holds the heads; --features FILE, an .npz or .safetensors file, `features`, D x N,
 features as columns, or `W_dec`, N x D, as the decoder of a sparse autoencoder is stored; or the name of an array of the
 bundle itself, N x D, such as its token embedding. Features must live in the space that the heads read: for a dictionary
-of the residual stream take a bundle with the normalisation folded in.
+of the residual stream take a bundle with the normalisation folded in. Features have the indices that they have there;
+those that are zero, the dead latents of an autoencoder, stay in their place, are never the best, and do not count as
+comparisons of chance.
 
 Every singular vector that can be named (its gap above rounding, T14) is compared with every feature. Where the bundle
 says what heads read, vectors are compared a second time unwhitened (T15), as a trained head's are whitened features:
-K v with K the covariance of the tokens. Queries without a bias keep the mean token, which is then projected out of
-vectors and features; the share removed is reported.
+K v with K the covariance of the tokens. Queries of a head without a bias, or with one of zeros, keep the mean token,
+which is then projected out of vectors and features; the share removed is reported.
 
 Chance has two levels. Isotropic: a random direction's best cosine of N (T12), its p-value corrected for all vectors and
 features of the head. Covariance-matched: heads of random directions drawn with the token covariance K, or, unwhitened,
 K times random directions, which alone turns them towards what is common in the tokens; the p-value is the share of such
 heads that have a vector as well aligned. Over all heads, p-values are adjusted by Benjamini and Hochberg's procedure.
+Random heads are drawn until it is settled, at a level of 0.05, which sides are beyond chance (Besag and Clifford): p is
+what it would be at most, were the draws to go on to as many as --draws allows, or as one side alone would need.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -50,9 +55,12 @@ from svtheory import (
 from svtheory.checks import InputError, whole
 from svtheory.heads.unwhitening import remove_direction
 from svtheory.laws import symmetric_root
+from svtheory.sequential import sequential_p_values
 
 LEVEL = 0.05
+ROUND = 50  # random heads drawn at once
 SIDES = ("query", "key")
+AXES = ("layer", "head", "side", "reading")
 READINGS = ("raw", "unwhitened")
 LABELS = 24  # heads named below the figure, at most
 
@@ -65,8 +73,8 @@ class Config:
     """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
     features: Annotated[str, tyro.conf.arg(metavar="FILE")] = "W_E"
     """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
-    draws: int = 199
-    """Heads of random directions behind a covariance-matched p-value."""
+    draws: int = 999
+    """Heads of random directions behind a covariance-matched p-value, at most, or as many as one side alone needs."""
     seed: int = 0
     """Seed of the random directions."""
 
@@ -74,7 +82,7 @@ class Config:
         whole("--draws", self.draws, 19)
 
 
-SCALES = {"quick": Config(), "paper": Config(draws=999), "full": Config(draws=9999)}
+SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(draws=99_999)}
 
 
 def run(config: Config, folder: Path) -> Outcome:
@@ -84,49 +92,65 @@ def run(config: Config, folder: Path) -> Outcome:
     features = dictionary(config.features, bundle)
     results = compared(bundle, jnp.asarray(features, jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
-    results = results.assign_attrs({**bundle.metadata, **names, "n_features": features.shape[1]})
+    results = results.assign_attrs({**bundle.metadata, **names})
     places = product(*(range(results.sizes[name]) for name in ("layer", "head", "side", "reading")))
     rows = [row(results.isel(layer=i, head=j, side=k, reading=r)) for i, j, k, r in places]
     return Outcome(summary(results), results, {"align": exhibit(results)}, rows)
 
 
 def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
-    """Features as columns, (D, N), without those that are zero."""
+    """Features as columns, (D, N), in the order of their file, dead ones among them."""
     if name in bundle.others:
-        X = bundle.others[name].T
+        what, X = f"--features {name}", bundle.others[name].T
+    elif name == Config.features and not Path(name).is_file():
+        raise InputError(
+            f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
+            f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
+        )
     else:
         arrays = read_arrays(Path(name), ())
         if ("features" in arrays) == ("W_dec" in arrays):
             raise InputError(f"FILE must hold either features or W_dec, got {', '.join(arrays)}")
-        X = arrays["features"] if "features" in arrays else arrays["W_dec"].T
+        what, X = "FILE", arrays["features"] if "features" in arrays else arrays["W_dec"].T
     D = bundle.W_Q.shape[-1]
-    if X.ndim != 2 or X.shape[0] != D or X.dtype.kind != "f" or not np.isfinite(X).all():
+    finite = jnp.issubdtype(X.dtype, jnp.floating) and np.isfinite(X.astype(np.float32)).all()
+    if X.ndim != 2 or X.shape[0] != D or not finite:
+        turned = X.ndim == 2 and X.shape[1] == D != X.shape[0]
+        hint = ", which looks transposed: features are columns of `features`, rows of W_dec" if turned else ""
         raise InputError(
-            f"FILE must hold finite features, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}"
+            f"{what} must hold finite features, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}{hint}"
         )
-    X = X[:, (X != 0).any(axis=0)]
-    if not X.size:
-        raise InputError("FILE must hold a feature that is not zero, got none")
+    if not X.any():
+        raise InputError(f"{what} must hold a feature that is not zero, got none")
     return X
 
 
 def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
     """Best cosines of every vector with the features, and those of random heads where there are tokens."""
-    layers, _, K, _ = bundle.W_Q.shape
-    with_bias = bundle.b_Q is not None
+    layers = len(bundle.W_Q)
+    biased = bundle.query_bias
+    weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
+    moments = None
+    if bundle.attn_in is not None:
+        tokens = jnp.asarray(bundle.attn_in, jnp.float32).reshape(layers, -1, len(features))
+        moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
 
     def of_layer(given):
-        weights, tokens, key = given
-        moments = None if tokens is None else token_moments(tokens)
-        found = jax.lax.map(lambda head: of_head(head, features, moments, with_bias), weights)
-        null = None if moments is None else random_heads(key, K, draws, features, moments, with_bias)
-        return found, null
+        heads, moments = given
+        return jax.lax.map(lambda head: of_head(head[0], head[1], features, moments), heads)
 
-    weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
-    tokens = None if bundle.attn_in is None else jnp.asarray(bundle.attn_in.reshape(layers, -1, len(features)))
-    given = (weights, tokens, jax.random.split(key, layers))
-    found, null = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
-    return labelled(found, null, *features.shape)
+    given = ((weights, biased), moments)
+    found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
+    results = labelled(found, features, moments)
+    if moments is not None:
+        results = results.merge(
+            matched(results.largest_cosine, results.sizes["pair"], biased, features, moments, key, draws)
+        )
+    for name in nulls(results):
+        p = results[f"{name}_p"].values
+        adjusted = false_discovery_control(p.reshape(-1, p.shape[-1]), axis=0)
+        results[f"{name}_adjusted_p"] = AXES, adjusted.reshape(p.shape)
+    return results
 
 
 def token_moments(tokens: Array) -> tuple[Array, Array]:
@@ -136,16 +160,16 @@ def token_moments(tokens: Array) -> tuple[Array, Array]:
     return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
 
 
-def of_head(head: list[Array], features: Array, moments: Any, with_bias: bool) -> dict[str, Array]:
+def of_head(weights: list[Array], biased: Array, features: Array, moments: Any) -> dict[str, Array]:
     """Of one head: its values, which vectors can be named, and the best feature of each by side and reading."""
-    s = spectrum(*head)
+    s = spectrum(*weights)
     vectors = {"query": s.left, "key": s.right}
 
     def read(side, reading):
-        table, removed = aligned(reading, vectors[side], features, moments, with_bias or side == "key")
+        table, removed = aligned(reading, vectors[side], features, moments, biased | (side == "key"))
         return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
 
-    return {"singular_value": s.values, "named": nameable(s), **by_side_and_reading(read, moments)}
+    return {"singular_value": s.values, "named": nameable(s), **by(read, SIDES, moments)}
 
 
 def readings(moments: Any) -> tuple[str, ...]:
@@ -153,70 +177,111 @@ def readings(moments: Any) -> tuple[str, ...]:
     return READINGS[:1] if moments is None else READINGS
 
 
-def by_side_and_reading(read: Callable[[str, str], Any], moments: Any) -> Any:
-    """What `read(side, reading)` gives, stacked to (side, reading, ...)."""
+def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) -> Any:
+    """What `read(kind, reading)` gives, stacked to (kind, reading, ...)."""
     stack = partial(jax.tree.map, lambda *x: jnp.stack(x))
-    return stack(*(stack(*(read(side, reading) for reading in readings(moments))) for side in SIDES))
+    return stack(*(stack(*(read(kind, reading) for reading in readings(moments))) for kind in kinds))
 
 
-def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: bool) -> tuple[Array, Array]:
-    """|cos| of vectors (D, K) with features, (K, N), and the share of each vector that was the mean token, (K,)."""
-    if reading == "raw":
-        return alignment(vectors, features), jnp.zeros(vectors.shape[1], vectors.dtype)
-    covariance, mean = moments
-    patterns, removed = unwhiten(vectors, covariance, None if centred else mean)
-    return alignment(patterns, features if centred else remove_direction(features, mean)), removed
+def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
+    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share of each that was the mean token, (K,).
+
+    Unwhitened vectors that are not centred, and the features beside them, lose the mean token.
+    """
+    removed = jnp.zeros(vectors.shape[1], vectors.dtype)
+    alive = (features != 0).any(axis=0)
+    if reading == "unwhitened":
+        covariance, mean = moments
+        mean = jnp.where(centred, 0, mean)
+        vectors, removed = unwhiten(vectors, covariance, mean)
+        features = remove_direction(features, mean)
+    return jnp.where(alive[None, :], alignment(vectors, features), -1), removed
 
 
-def random_heads(key: Array, K: int, draws: int, features: Array, moments: Any, with_bias: bool) -> Array:
-    """Best |cos| of the K vectors of random heads, shape (draws, side, reading, K)."""
+@partial(jax.jit, static_argnums=1)
+def random_heads(key: Array, pairs: int, features: Array, moments: Any) -> Array:
+    """Largest and mean best |cos| of the vectors of ROUND random heads, shape (ROUND, centred or not, reading, 2)."""
     root = symmetric_root(moments[0])
 
     def draw(key):
-        g = jax.random.normal(key, (len(features), K), features.dtype)
+        g = jax.random.normal(key, (len(features), pairs), features.dtype)
         vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
 
-        def read(side, reading):
-            return aligned(reading, vectors[reading], features, moments, with_bias or side == "key")[0].max(axis=1)
+        def read(centred, reading):
+            best = aligned(reading, vectors[reading], features, moments, centred)[0].max(axis=1)
+            return jnp.stack([best.max(), best.mean()])
 
-        return by_side_and_reading(read, moments)
+        return by(read, (False, True), moments)
 
-    return jax.lax.map(draw, jax.random.split(key, draws))
+    return jax.lax.map(draw, jax.random.split(key, ROUND))
 
 
-def labelled(found: dict[str, np.ndarray], null: np.ndarray | None, D: int, N: int) -> xr.Dataset:
-    """The findings by name, vectors that cannot be named left out, with chance levels and p-values."""
+def matched(
+    largest: xr.DataArray, pairs: int, biased: np.ndarray, features: Array, moments: Any, key: Array, draws: int
+) -> xr.Dataset:
+    """Covariance-matched chance of every side of a head, drawn until its verdicts at LEVEL are settled."""
+    layers, heads, sides, _ = largest.shape
+    tests = layers * heads * sides
+    most = max(draws, math.ceil(2 * tests / LEVEL) - 1)  # with fewer, no side by itself could be beyond chance
+    centred = np.stack([biased, np.ones_like(biased)], axis=2).astype(int)
+    drawn: list[list[np.ndarray]] = [[] for _ in range(layers)]
+
+    def null(layer, number):
+        """Random heads of a layer in a round, (ROUND, head, side, reading, 2); both readings look at the same."""
+        if number == len(drawn[layer]):
+            at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
+            drawn[layer].append(np.asarray(random_heads(at, pairs, features, [x[layer] for x in moments])))
+        return drawn[layer][number][:, centred[layer]]
+
+    def p_value(reading):
+        def draw(number, wanted):
+            reached = np.zeros((layers, heads, sides, ROUND), bool)
+            for layer in np.flatnonzero(wanted.reshape(layers, -1).any(axis=1)):
+                of_a_head = np.moveaxis(null(layer, number)[..., reading, 0], 0, -1)
+                reached[layer] = of_a_head >= largest.values[layer, :, :, reading, None]
+            return reached.reshape(tests, 1, ROUND)
+
+        tally = sequential_p_values(draw, tests, 1, LEVEL, most)
+        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.reshape(largest.shape[:-1])
+
+    p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
+    everything = [np.concatenate(rounds)[:, centred[layer]] for layer, rounds in enumerate(drawn)]
+    means = np.stack([x.mean(axis=0) for x in everything])
+    errors = np.stack([x[..., 0].std(axis=0, ddof=1) / len(x) ** 0.5 for x in everything])
+    columns = {
+        "matched_chance": means[..., 1],
+        "matched_chance_of_a_head": means[..., 0],
+        "matched_chance_of_a_head_standard_error": errors,
+        "matched_p": p,
+        "matched_draws": count,
+    }
+    return xr.Dataset({name: (AXES, x) for name, x in columns.items()} | {"draws_at_most": most})
+
+
+def labelled(found: dict[str, np.ndarray], features: Array, moments: Any) -> xr.Dataset:
+    """The findings by name, vectors that cannot be named left out, with isotropic chance and its p-values."""
+    D, N = features.shape
+    dead = np.flatnonzero(~np.asarray(features).any(axis=0))
+    alive = N - len(dead)
     layers, heads, K = found["named"].shape
-    axes = ("layer", "head", "side", "reading")
-    dims = {"singular_value": ("layer", "head", "pair"), "named": ("layer", "head", "pair")}
-    dims |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), (*axes, "pair"))
+    dims = {"singular_value": (*AXES[:2], "pair"), "named": (*AXES[:2], "pair")}
+    dims |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), (*AXES, "pair"))
     results = xr.Dataset(
-        {name: (dims[name], array) for name, array in found.items()},
+        {name: (dims[name], array) for name, array in found.items()} | {"dead_feature": ("dead", dead)},
         {
             "layer": range(layers),
             "head": range(heads),
             "side": list(SIDES),
-            "reading": list(readings(null)),
+            "reading": list(readings(moments)),
             "pair": range(1, K + 1),
         },
+        {"n_features": N},
     )
     results["best_cosine"] = results.best_cosine.where(results.named)
     largest = results["largest_cosine"] = results.best_cosine.max("pair").fillna(0)
-    results["isotropic_chance"] = chance_alignment(D, N)
-    results["isotropic_chance_of_a_head"] = chance_alignment(D, N * K)
-    results["isotropic_p"] = axes, np.asarray(alignment_p_value(jnp.asarray(largest.values), D, K * N))
-    if null is not None:
-        random = xr.DataArray(null, dims=("layer", "draw", "side", "reading", "pair"))
-        of_a_head = random.max("pair")
-        results["matched_chance"] = random.mean(("draw", "pair"))
-        results["matched_chance_of_a_head"] = of_a_head.mean("draw")
-        results["matched_chance_of_a_head_standard_error"] = of_a_head.std("draw", ddof=1) / len(random.draw) ** 0.5
-        reached = (of_a_head >= largest).sum("draw")
-        results["matched_p"] = ((1 + reached) / (1 + len(random.draw))).transpose(*axes)
-    for name in nulls(results):
-        p = results[f"{name}_p"].values
-        adjusted = false_discovery_control(p.reshape(-1, p.shape[-1]), axis=0)
-        results[f"{name}_adjusted_p"] = axes, adjusted.reshape(p.shape)
+    results["isotropic_chance"] = chance_alignment(D, alive)
+    results["isotropic_chance_of_a_head"] = chance_alignment(D, alive * K)
+    results["isotropic_p"] = AXES, np.asarray(alignment_p_value(jnp.asarray(largest.values), D, K * alive))
     return results
 
 
@@ -247,6 +312,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     found = {
         "sides_of_heads": results.largest_cosine.isel(reading=0).size,
         "features": results.attrs["n_features"],
+        "features_dead": results.sizes["dead"],
         "isotropic_chance_cosine": float(results.isotropic_chance),
         "isotropic_chance_cosine_of_a_head": float(results.isotropic_chance_of_a_head),
     }
@@ -263,6 +329,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         if "matched_chance" in here:
             found[f"{reading}_matched_chance_cosine"] = float(here.matched_chance.mean())
             found[f"{reading}_matched_chance_cosine_of_a_head"] = float(here.matched_chance_of_a_head.mean())
+            found[f"{reading}_random_heads_drawn"] = int(here.matched_draws.max())
     return found
 
 
@@ -297,7 +364,7 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
         ax.plot([], [], marker, color=COLOURS[i], label={"query": "queries, u", "key": "keys, v"}[side])
         if "matched_chance_of_a_head" in here:
             level = np.repeat(here.matched_chance_of_a_head.sel(side=side).values, 2)
-            edges = (np.arange(layers)[:, None] * heads + np.array([-0.5, heads - 0.5])[None, :]).ravel()
+            edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
             ax.plot(edges, level, "--", color=COLOURS[i], label=f"covariance-matched chance, {side}")
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")
     names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]

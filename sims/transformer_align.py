@@ -54,7 +54,7 @@ class Config(Trainings):
     sequences: int = 512
     """Sequences on which heads are read."""
     draws: int = 99
-    """Permuted templates."""
+    """Random heads and permuted templates."""
 
     def __post_init__(self):
         super().__post_init__()

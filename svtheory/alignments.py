@@ -24,7 +24,10 @@ def alignment(vectors: Array, features: Array) -> Array:
     """
     vectors, features = real_array("vectors", vectors, ndim=2), real_array("features", features, ndim=2)
     if vectors.shape[0] != features.shape[0]:
-        raise InputError(f"features must have {vectors.shape[0]} rows, as vectors do, got shape {features.shape}")
+        turned = ", which looks transposed: features are columns" if features.shape[1] == vectors.shape[0] else ""
+        raise InputError(
+            f"features must have {vectors.shape[0]} rows, as vectors do, got shape {features.shape}{turned}"
+        )
     return jnp.abs(unit_columns(vectors).T @ unit_columns(features))
 
 

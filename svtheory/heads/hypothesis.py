@@ -131,10 +131,10 @@ def explain(
     query = _samples("query", query_inputs, query_features, W_Q)
     keys = _samples("key", key_inputs, key_features, W_K)
     T = real_array("template", template, ndim=2).astype(W_Q.dtype)
-    if T.shape != (query[1].shape[1], keys[1].shape[1]):
-        raise InputError(
-            f"template must have shape {(query[1].shape[1], keys[1].shape[1])}, query by key features, got {T.shape}"
-        )
+    asked = query[1].shape[1], keys[1].shape[1]
+    if T.shape != asked:
+        hint = ", which looks transposed" if T.shape[::-1] == asked else ""
+        raise InputError(f"template must have shape {asked}, query by key features, got {T.shape}{hint}")
     whole("draws", draws, 1)
     return _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, T, key, bool(centre_query), draws)
 
@@ -143,10 +143,17 @@ def _samples(name: str, inputs: Array, features: Array, W: Array) -> tuple[Array
     x = real_array(f"{name}_inputs", inputs, ndim=2)
     f = real_array(f"{name}_features", features, ndim=2)
     if x.shape[1] != W.shape[1]:
-        raise InputError(f"{name}_inputs must have {W.shape[1]} columns, as the head's weights, got shape {x.shape}")
+        turned = x.shape[0] == W.shape[1], x.shape[1] == W.shape[0]
+        hints = ", which looks transposed: samples are rows", ": weights are (H, D), these look transposed"
+        hint = next((hint for seen, hint in zip(turned, hints, strict=True) if seen), "")
+        raise InputError(
+            f"{name}_inputs must have {W.shape[1]} columns, as the head's weights, got shape {x.shape}{hint}"
+        )
     if x.shape[0] < 2 or f.shape[0] != x.shape[0]:
+        hint = ": features look transposed, samples are rows" if f.shape[1] == x.shape[0] else ""
         raise InputError(
             f"{name}_inputs and {name}_features must have one row a sample, at least 2, got {x.shape} and {f.shape}"
+            f"{hint}"
         )
     return x.astype(W.dtype), f.astype(W.dtype)
 

@@ -205,7 +205,7 @@ def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head(tmp_path)
     condition = outcome.results.condition
     assert outcome.results.centred.values.tolist() == [[True, True], [False, True]]
     assert condition.sel(layer=0, side="query") == condition.sel(layer=0, side="key")
-    assert condition.sel(layer=1, side="query") > 10 * condition.sel(layer=1, side="key")
+    assert condition.sel(layer=1, side="query") > 2 * condition.sel(layer=1, side="key")
     same = {(row["layer"], row["head"]): row["kappa, query"] == row["kappa, key"] for row in outcome.rows}
     assert same == {(i, j): bool(b_Q[i, j].any()) for i in range(LAYERS) for j in range(HEADS)}
 

@@ -48,6 +48,8 @@ def test_alignment_does_not_see_signs_lengths_or_rotations(seed):
 def test_alignment_of_different_spaces():
     with pytest.raises(InputError, match=r"features must have 2 rows, as vectors do, got shape \(3, 3\)"):
         alignment(jnp.eye(2), jnp.eye(3))
+    with pytest.raises(InputError, match=r"got shape \(3, 2\), which looks transposed: features are columns"):
+        alignment(jnp.eye(2), jnp.ones((3, 2)))
     with pytest.raises(InputError, match=r"vectors must have 2 axes, got shape \(2,\)"):
         alignment(jnp.ones(2), jnp.eye(2))
 

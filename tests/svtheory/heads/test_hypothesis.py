@@ -333,9 +333,15 @@ def test_jit_vmap_grad_and_one_trace():
     ("change", "message"),
     [
         ({"W_K": np.ones((2, D))}, "W_K must have 3 rows"),
-        ({"query_inputs": np.ones((SAMPLES, D + 1))}, "query_inputs must have 5 columns"),
+        ({"query_inputs": np.ones((SAMPLES, D + 1))}, "query_inputs must have 5 columns, .*got shape \\(40, 6\\)$"),
+        ({"query_inputs": np.ones((D, SAMPLES))}, "which looks transposed: samples are rows"),
+        ({"W_Q": np.ones((D, 3)), "W_K": np.ones((D, 3))}, "weights are \\(H, D\\), these look transposed"),
+        ({"query_features": np.ones((N, SAMPLES))}, "features look transposed, samples are rows"),
         ({"key_features": np.ones((SAMPLES - 1, M))}, "key_inputs and key_features must have one row a sample"),
-        ({"template": np.ones((M, N))}, r"template must have shape \(4, 6\), query by key features, got \(6, 4\)"),
+        (
+            {"template": np.ones((M, N))},
+            r"template must have shape \(4, 6\), query by key features, got \(6, 4\), which looks t",
+        ),
         ({"draws": 0}, "draws must be a whole number of at least 1"),
         ({"key_inputs": np.full((SAMPLES, D), np.nan)}, "key_inputs must be finite"),
     ],

@@ -37,16 +37,19 @@ def best_matching(table: Array) -> tuple[np.ndarray, np.ndarray]:
     >>> [indices.tolist() for indices in best_matching(jnp.array([[0.9, 0.8], [0.8, 0.1]]))]
     [[0, 1], [1, 0]]
     """
-    return scipy.optimize.linear_sum_assignment(np.asarray(table), maximize=True)
+    return scipy.optimize.linear_sum_assignment(np.asarray(real_array("table", table, ndim=2)), maximize=True)
 
 
 @exact_products
 def principal_cosines(A: Array, B: Array) -> Array:
     """Cosines of the principal angles between the spans of the columns of A (D, a) and B (D, b), falling, (min(a, b),).
 
-    Columns must be linearly independent.
+    Columns must be linearly independent. Raises InputError for different D.
     """
-    (Q, _), (P, _) = jnp.linalg.qr(jnp.asarray(A)), jnp.linalg.qr(jnp.asarray(B))
+    A, B = real_array("A", A, ndim=2), real_array("B", B, ndim=2)
+    if A.shape[0] != B.shape[0]:
+        raise InputError(f"B must have {A.shape[0]} rows, as A does, got shape {B.shape}")
+    (Q, _), (P, _) = jnp.linalg.qr(A), jnp.linalg.qr(B)
     return jnp.minimum(jnp.linalg.svd(Q.T @ P, compute_uv=False), 1)
 
 
@@ -74,7 +77,7 @@ def alignment_p_value(cosine: Array | float, dim: int, comparisons: int = 1) -> 
     """Bonferroni p-value of the best |cos| among `comparisons`: `min(1, n (1 - I_{c^2}(1/2, (D-1)/2)))` (T12)."""
     whole("dim", dim, 2)
     whole("comparisons", comparisons, 1)
-    cosine = jnp.minimum(jnp.abs(jnp.asarray(cosine)), 1)
+    cosine = jnp.minimum(jnp.abs(real_array("cosine", cosine)), 1)
     # the complement, taken as such, keeps its digits where the cosine is near 1
     tail = jax.scipy.special.betainc((dim - 1) / 2, 0.5, (1 - cosine) * (1 + cosine))
     return jnp.minimum(comparisons * tail, 1)
@@ -86,7 +89,7 @@ def sampled_chance(key: Array, covariance: Array, features: Array, draws: int = 
 
     The chance level of an anisotropic model, higher than `chance_alignment` (T12). Covariance (D, D), features (D, N).
     """
-    root = symmetric_root(jnp.asarray(covariance))
+    root = symmetric_root(real_array("covariance", covariance, ndim=2))
     directions = root @ jax.random.normal(key, (root.shape[1], draws), root.dtype)
     best = alignment(directions, features).max(axis=1)
     return best.mean(), best.std(ddof=1) / math.sqrt(draws)

@@ -56,7 +56,7 @@ def tegum(*blocks: Array) -> Array:
     >>> tegum(antipodal(1), simplex(2)).shape
     (3, 5)
     """
-    return jax.scipy.linalg.block_diag(*blocks)
+    return jax.scipy.linalg.block_diag(*(real_array("blocks", block, ndim=2) for block in blocks))
 
 
 @exact_products
@@ -111,7 +111,7 @@ def conditioned_frame(key: Array, dim: int, n_features: int, condition: float | 
     Shape (dim, n_features); dim must be at least 2 unless `condition` is 1.
     """
     whole("dim", dim, 1)
-    _check_condition(condition)
+    condition = _condition(condition)
     if dim == 1 and concrete(condition) and condition > 1:
         raise InputError(f"condition must be 1 in one dimension, got {condition}")
     return frame_with_spectrum(key, jnp.geomspace(1.0, condition, dim), n_features)
@@ -122,8 +122,8 @@ def extremal_pair(condition: float | Array) -> Array:
 
     Their lengths are `sqrt((1 + condition)/2)`, not 1; `alignment_bound` is attained by both.
     """
-    _check_condition(condition)
-    short, long = jnp.ones_like(jnp.asarray(condition, float)), jnp.sqrt(condition)
+    condition = _condition(condition)
+    short, long = jnp.ones_like(condition), jnp.sqrt(condition)
     return jnp.array([[short, -short], [long, long]]) / math.sqrt(2)
 
 
@@ -134,12 +134,15 @@ def worst_case_frame(key: Array, dim: int, n_features: int, condition: float | A
     extremes. Features are not of unit length. Needs `dim >= 3` and `n_features >= dim`.
     """
     whole("dim", dim, 3)
+    condition = _condition(condition)
     left, right = jax.random.split(key)
     between = jnp.geomspace(1.0, condition, dim - 2)
     others = frame_with_spectrum(left, between, n_features - 2) * jnp.sqrt(between.sum() / (n_features - 2))
     return jax.random.orthogonal(right, dim) @ tegum(extremal_pair(condition), others)
 
 
-def _check_condition(condition: float | Array) -> None:
-    if concrete(condition) and not condition >= 1:
+def _condition(condition: float | Array) -> Array:
+    number = real_array("condition", condition, ndim=0)
+    if concrete(number) and number < 1:
         raise InputError(f"condition must be at least 1, got {condition}")
+    return number

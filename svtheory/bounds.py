@@ -10,12 +10,16 @@ from svtheory.frames import condition_number, numerical_rank_tolerance, unit_col
 def kantorovich_bound(condition: Array | float) -> Array:
     """`2 sqrt(kappa) / (1 + kappa)`: the least cosine between `S^+ x` and x for any S of condition number kappa.
 
-    Kantorovich's inequality; Gustafson's first antieigenvalue (T3).
+    Kantorovich's inequality; Gustafson's first antieigenvalue (T3). Any shape; 0 for an infinite kappa.
 
     >>> float(kantorovich_bound(4.0)).__round__(4)
     0.8
     """
-    root = jnp.sqrt(jnp.asarray(condition))
+    return _kantorovich(real_array("condition", condition, endless=True))
+
+
+def _kantorovich(condition: Array) -> Array:
+    root = jnp.sqrt(condition)
     return 2 / (root + 1 / root)
 
 
@@ -24,7 +28,7 @@ def alignment_bound(X: Array) -> Array:
 
     kappa is the condition number of the frame operator on its range. Some frames attain it (`extremal_pair`).
     """
-    return kantorovich_bound(condition_number(X))
+    return _kantorovich(condition_number(X))
 
 
 def local_alignment_bound(X: Array) -> Array:

@@ -24,8 +24,8 @@ class PrecisionWarning(UserWarning):
     """Numbers of a caller's array were rounded to float32, because x64 is off; given once a process."""
 
 
-def real_array(name: str, x: Any, ndim: int | None = None) -> Array:
-    """`x` as a finite real array, non-empty and of `ndim` axes.
+def real_array(name: str, x: Any, ndim: int | None = None, endless: bool = False) -> Array:
+    """`x` as a real array, non-empty, of `ndim` axes and finite, or `endless`: infinite too.
 
     float32 and float64 keep their dtype, shorter floats become float32, and integers become floats at once, whatever
     their size. Where x64 is off, longer floats become float32: a PrecisionWarning says so, once a process, where that
@@ -49,7 +49,7 @@ def real_array(name: str, x: Any, ndim: int | None = None) -> Array:
     if array.size == 0:
         raise InputError(f"{name} must not be empty, got shape {array.shape}")
     if concrete(array):
-        _check_values(name, x, np.asarray(given), np.asarray(array))
+        _check_values(name, x, np.asarray(given), np.asarray(array), endless)
     return jnp.asarray(array)
 
 
@@ -75,11 +75,12 @@ def _masked(x: Any) -> bool:
     return isinstance(x, np.ma.MaskedArray) and bool(np.ma.getmaskarray(x).any())
 
 
-def _check_values(name: str, x: Any, given: np.ndarray, array: np.ndarray) -> None:
+def _check_values(name: str, x: Any, given: np.ndarray, array: np.ndarray, endless: bool) -> None:
     """Refuse what is not finite or vanishes in its new dtype; say once what is rounded to float32."""
-    if lost := int((~np.isfinite(array)).sum()):
-        where = f" in {array.dtype}" if np.isfinite(given.astype(np.longdouble)).all() else ""
-        raise InputError(f"{name} must be finite, got {lost} entries that are not{where}")
+    lost = ~np.isfinite(array) & ~(endless & (given == array))
+    if lost.any():
+        where = f" in {array.dtype}" if np.isfinite(given).all() else ""
+        raise InputError(f"{name} must be finite, got {int(lost.sum())} entries that are not{where}")
     if array.dtype == given.dtype or given.dtype.itemsize < array.dtype.itemsize:
         return
     if np.abs(array).max() < np.finfo(array.dtype).tiny and given.any():

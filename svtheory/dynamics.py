@@ -43,7 +43,8 @@ def training_condition_number(smallest: Array | float, largest: Array | float, t
     >>> [round(float(training_condition_number(1.0, 4.0, t)), 3) for t in (0.0, 1.0, jnp.inf)]
     [1.0, 2.576, 4.0]
     """
-    m, L, t = jnp.asarray(smallest), jnp.asarray(largest), jnp.asarray(time)
+    m, L = (real_array(name, x) for name, x in (("smallest", smallest), ("largest", largest)))
+    t = real_array("time", time, endless=True)
     started = t > 0
     safe = jnp.where(started, t, 1)
     return jnp.where(started, elapsed(m, safe) / elapsed(L, safe), 1)
@@ -249,11 +250,7 @@ def _start(start: Array, scenario: Scenario) -> Array:
 
 def _non_negative(name: str, x: Array | float, dtype: jnp.dtype, ndim: int = 0) -> Array:
     """`x` as an array of `ndim` axes, at least 0 and possibly infinite; raises InputError or TypeError otherwise."""
-    if not concrete(x):
-        return real_array(name, x, ndim).astype(dtype)
-    given = np.asarray(x)
-    endless = given == np.inf if given.dtype.kind == "f" else np.zeros(given.shape, bool)
-    array = real_array(name, np.where(endless, 0, given) if endless.any() else given, ndim)
-    if (given < 0).any():
-        raise InputError(f"{name} must be at least 0, got {float(given.min())}")
-    return jnp.where(endless, jnp.inf, array.astype(dtype))
+    array = real_array(name, x, ndim, endless=True)
+    if concrete(array) and not (np.asarray(array) >= 0).all():
+        raise InputError(f"{name} must be at least 0, got {float(np.asarray(array).min())}")
+    return array.astype(dtype)

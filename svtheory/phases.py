@@ -45,10 +45,10 @@ def phase_energy(features: Array, coupling: Array | float) -> Array:
     >>> float(phase_energy(jnp.eye(3), 2.0))
     5.0
     """
-    W = jnp.asarray(features)
+    W = real_array("features", features, ndim=2)
     pair = W[:, :2]
     s_0, s_1 = (pair * (frame_operator(W) @ pair)).sum(axis=0)
-    return frame_potential(W) + coupling * s_0 * s_1
+    return frame_potential(W) + real_array("coupling", coupling).astype(W.dtype) * s_0 * s_1
 
 
 def orthogonalization_threshold(n_features: int, dim: int) -> float:

@@ -141,7 +141,8 @@ def plane_cost(frequency: Array | float, offsets: Array, weights: Array | None =
     [0.0042, 0.104, 1.7978]
     """
     offsets, weights = _offsets(offsets, weights)
-    angle = jnp.asarray(frequency) * (offsets - weights @ offsets)
+    frequency = real_array("frequency", frequency, ndim=0).astype(offsets.dtype)
+    angle = frequency * (offsets - weights @ offsets)
     # 1 - |E e^{ia}|^2 = slip (2 - slip) - (E sin a)^2, which keeps its digits where angles are small
     slip = 2 * weights @ jnp.sin(angle / 2) ** 2
     incoherence = slip * (2 - slip) - (weights @ jnp.sin(angle)) ** 2

@@ -14,7 +14,7 @@ def single_pair(n_query: int, n_key: int, query: int, key: int, strength: float 
     >>> single_pair(2, 3, 0, 2, 5.0).tolist()
     [[0.0, 0.0, 5.0], [0.0, 0.0, 0.0]]
     """
-    return matching(n_query, n_key, [query], [key], jnp.asarray(strength)[None])
+    return matching(n_query, n_key, [query], [key], real_array("strength", strength, ndim=0)[None])
 
 
 def matching(

@@ -34,9 +34,9 @@ class Head:
     turns        what `rotated` computes with: frequencies in turns a position, a turn being 2 pi, times 1, BASE and
                  BASE^2, less whole turns, shape (3, R/2); not an argument
 
-    All arrays follow the dtype of W_Q, half precision becoming float32 (float64 where that is on); frequencies keep
-    the digits they are given with, which count at large positions. Heads stack: a leading axis on every array is many
-    heads, for vmap and lax.map.
+    All arrays follow the dtype of W_Q, half precision becoming float32; frequencies keep the digits they are given
+    with, which count at large positions. Heads stack: a leading axis on every array is many heads, for vmap and
+    lax.map.
     Raises InputError for shapes that disagree, numbers that are not finite, frequencies in half precision, an unknown
     pairing, a divisor or cap that is not positive, flags that are not True or False, or a window without a mask.
     """
@@ -113,13 +113,14 @@ class Head:
 
 
 def full_precision(dtype: Any) -> Any:
-    """`dtype`, half precision replaced by the default of floats: float32, or float64 where that is on."""
-    return jnp.result_type(float) if jnp.finfo(dtype).bits < 32 else dtype
+    """`dtype`, but float32 for half precision."""
+    return np.dtype(np.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _frequencies(given: Any, H: int) -> Array | np.ndarray:
     """Checked frequencies; with all their digits, as numpy's float64, unless JAX traces them."""
-    given = given if isinstance(given, Array) else np.asarray(given)
+    if not isinstance(given, Array):
+        given = np.asarray(given.detach() if hasattr(given, "detach") else given)
     checked = real_array("frequencies", given.astype(np.float32) if given.dtype == np.float64 else given, ndim=1)
     if jnp.finfo(checked.dtype).bits < 32:
         raise InputError(f"frequencies must be float32 or float64, got {checked.dtype}, whose rounding turns heads")

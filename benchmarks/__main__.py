@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record["versions"]["torch"] = metadata.version("torch")
         record["accelerator"] = "none was there" if jax.default_backend() == "cpu" else "the device"
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

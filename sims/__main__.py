@@ -15,7 +15,7 @@ from svtheory.checks import InputError
 def experiments() -> dict[str, str]:
     """Every experiment of this folder and the first line of its docstring, read without importing it."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in files}
+    return {path.stem: (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0] for path in files}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -55,6 +55,7 @@ from svtheory.heads import (
     HeadBundle,
     IndependentRotations,
     RotationNull,
+    SparsenessTest,
     common_rotation_sparseness,
     count_vectors,
     decompose,
@@ -67,6 +68,7 @@ from svtheory.heads import (
     relative_attention,
     rotation_null,
     save_heads,
+    sparseness_test,
     treves_rolls,
     unwhiten,
 )

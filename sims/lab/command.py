@@ -25,6 +25,8 @@ from svtheory.checks import InputError
 
 # what tyro draws its boxes with, in UTF-8 and elsewhere
 BORDER, RULE = "│╰╯ ", "─-"
+# keys of jax keep 32 bits of a seed, and some experiments count on from theirs
+LARGEST_SEED = 2**31 - 1
 
 
 def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> Callable[..., Outcome]:
@@ -97,6 +99,8 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
         if stop.code == 2:
             raise InputError(_sentence(printed.getvalue())) from None
         raise
+    if not 0 <= getattr(chosen.config, "seed", 0) <= LARGEST_SEED:
+        raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {chosen.config.seed}")
     return chosen.config, chosen.out, chosen.machine
 
 
@@ -131,17 +135,12 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
     began = time.perf_counter()
     line = shlex.join(["python", "-m", "sims", name, *arguments])
     double = getattr(config, "dtype", "float32") == "float64"
-    with jax.enable_x64(double), figures.style():
-        folder, created = runs.start(out, name, config, line)
-        try:
-            outcome = run(config, folder)
-        except InputError:
-            runs.discard(created)
-            raise
+    with jax.enable_x64(double), figures.style(), runs.started(out, name, config, line) as folder:
+        outcome = run(config, folder)
         runs.finish(folder, outcome, time.perf_counter() - began)
         page = report(folder, str(run.__globals__["__doc__"]), outcome)
-    with runs.atomic(folder / "report.html") as path:
-        path.write_text(page)
+        with runs.atomic(folder / "report.html") as path:
+            path.write_text(page)
     if leads():
         show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
     return outcome

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> Path:
             experiment.main(arguments)
             jax.clear_caches()
     with runs.atomic(out / "gallery.html") as path:
-        path.write_text(gallery(out))
+        path.write_text(gallery(out), encoding="utf-8")
     print(out / "gallery.html")
     return out / "gallery.html"
 
@@ -66,10 +66,10 @@ def section(folder: Path) -> str:
     about = str(importlib.import_module(f"sims.{folder.name}").__doc__)
     title, _, text = about.partition("\n")
     figures = figures_html(folder, manifest["captions"])
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return f"""<h2 id="{folder.name}">{escape(title)}</h2>
 {paragraphs_html(text)}
 {figures}
 <div class="wide">{summary_html(summary)}</div>
-<pre>{escape(manifest["command"])}</pre>
-<p class="made">{manifest["wall_time_s"]} s, <a href="{folder.name}/report.html">full report</a></p>"""
+<pre>{escape(str(manifest["command"]))}</pre>
+<p class="made">{escape(str(manifest["wall_time_s"]))} s, <a href="{folder.name}/report.html">full report</a></p>"""

@@ -8,6 +8,7 @@ import numpy as np
 
 from svtheory import HeadBundle, load_heads
 from svtheory.checkpoints import Checkpoint, bundle_heads, tokenize
+from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[2] / "../shared/real_models"))
@@ -34,7 +35,7 @@ def read_heads(name: str, text: str, sequences: int, positions: int) -> HeadBund
 def _tokens(folder: str, text: str, sequences: int, positions: int) -> np.ndarray:
     if not Path(text).is_file():
         raise InputError(f"--text must be a text file for the checkpoint to read, got {text!r}")
-    tokens = np.array(tokenize(folder, Path(text).read_text()))
+    tokens = np.array(tokenize(folder, read_text(Path(text))))
     if len(tokens) < positions:
         raise InputError(f"--text must hold at least {positions} tokens, one sequence, got {len(tokens)}")
     rows = min(sequences, len(tokens) // positions)

@@ -39,7 +39,7 @@ def report(folder: Path, about: str, outcome: Outcome) -> str:
 <h2>Headline figures</h2>
 <div class="wide">{summary_html(outcome.summary)}</div>
 <h2>Made by</h2>
-<pre>{escape(manifest["command"])}</pre>
+<pre>{escape(str(manifest["command"]))}</pre>
 <p class="made">{escape(facts)}</p>"""
     return page_html(folder.name, body)
 
@@ -62,7 +62,7 @@ def figures_html(folder: Path, captions: Mapping[str, str]) -> str:
 
 def figure_html(image: bytes, caption: str) -> str:
     """One figure."""
-    data, caption = base64.b64encode(image).decode(), escape(caption)
+    data, caption = base64.b64encode(image).decode(), escape(str(caption))
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )

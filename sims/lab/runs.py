@@ -1,6 +1,7 @@
 """The run folder: what an experiment leaves behind, and the rule by which it continues or is refused."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
 
+REMEDY = "give another --out or remove it"
 PACKAGES = ("svtheory", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 
 
@@ -46,32 +48,76 @@ class Outcome:
     rows: list[dict[str, Any]]
 
 
-def start(out: Path, name: str, config: Any, command: str) -> tuple[Path, list[Path]]:
-    """Open `out/name/` for a run with `config`; returns it and the folders made for it, outermost first.
+@contextmanager
+def started(out: Path, name: str, config: Any, command: str) -> Iterator[Path]:
+    """Open `out/name/` for a run with `config`, and keep other processes out of it until the block ends.
 
     A folder of the same configuration is taken up again. Raises InputError, before anything is written, for a folder
-    that holds another configuration or something that is no run.
+    that holds another configuration or something that is no run, or in which another process runs. An InputError in the
+    block takes back the manifest, if that is new and all there is, and the folders made for it that are then empty.
     """
     folder = out / name
-    settings = as_json(config)
-    _refuse_foreign(folder, settings)
-    created = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _alone(folder):
+        settings = as_json(config)
+        _refuse_foreign(folder, settings)
+        manifest, again = folder / "manifest.json", (folder / "manifest.json").exists()
+        content = {
+            "experiment": name,
+            "command": command,
+            "status": "running",
+            "continued": checkpoints(folder).exists(),
+            "seed": settings.get("seed"),
+            "dtype": settings.get("dtype", "float32"),
+            "config": settings,
+            **environment(),
+        }
+        write_json(manifest, content)
+        try:
+            yield folder
+        except InputError:
+            if not again and list(folder.iterdir()) == [manifest]:
+                manifest.unlink()
+                _remove_empty(created)
+            raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it; the lock ends with the block, and with the process however that ends."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} must be a folder, got a file; {REMEDY}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"--out must be a folder that can be written, got {out} ({error.strerror})") from error
-    manifest = {
-        "experiment": name,
-        "command": command,
-        "status": "running",
-        "continued": checkpoints(folder).exists(),
-        "seed": settings.get("seed"),
-        "dtype": settings.get("dtype", "float32"),
-        "config": settings,
-        **environment(),
-    }
-    write_json(folder / "manifest.json", manifest)
-    return folder, created
+        raise InputError(
+            f"--out must be a folder that can be written, got {folder.parent} ({error.strerror})"
+        ) from error
+    try:
+        if not _locked(opened, folder):
+            raise InputError(
+                f"{folder} must be free, got one in which another process runs; give another --out or wait"
+            )
+        yield
+    finally:
+        os.close(opened)
+
+
+def _locked(opened: int, folder: Path) -> bool:
+    """Whether the opened folder is now this process's alone, and still there."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(opened), folder.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove these folders, innermost first, up to one that holds something."""
+    with suppress(OSError):
+        for path in folders:
+            path.rmdir()
 
 
 def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
@@ -96,37 +142,26 @@ def checkpoints(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
-def discard(created: list[Path]) -> None:
-    """Remove the folders that `start` made for a run whose input turned out to be wrong."""
-    for path in created[:1]:
-        shutil.rmtree(path)
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run folder; empty where there is none that can be read."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
 
 def _refuse_foreign(folder: Path, settings: dict[str, Any]) -> None:
-    remedy = "give another --out or remove it"
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder} must be a folder, got a file; {remedy}")
     if not any(folder.iterdir()):
         return
     manifest = read_manifest(folder)
     if manifest.get("experiment") != folder.name or not isinstance(manifest.get("config"), dict):
-        raise InputError(f"{folder} must be empty or hold a run of {folder.name}, got other files; {remedy}")
+        raise InputError(f"{folder} must be empty or hold a run of {folder.name}, got other files; {REMEDY}")
     theirs = manifest["config"]
     if theirs != settings:
         names = [name for name in {**theirs, **settings} if theirs.get(name) != settings.get(name)]
         changes = ", ".join(f"{name} {theirs.get(name)} there, {settings.get(name)} here" for name in names)
-        raise InputError(f"{folder} holds a run with another configuration ({changes}); {remedy}")
+        raise InputError(f"{folder} holds a run with another configuration ({changes}); {REMEDY}")
 
 
 def environment() -> dict[str, Any]:
@@ -156,13 +191,13 @@ def as_json(config: Any) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` to `path`, whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         yield temporary
         os.replace(temporary, path)

@@ -4,6 +4,16 @@ from svtheory.checkpoints.architecture import Architecture
 from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import bundle_heads
 from svtheory.checkpoints.hub import fetch, tokenize
-from svtheory.checkpoints.inference import Reading, forward
+from svtheory.checkpoints.inference import LayerReading, Reading, forward, read_layers
 
-__all__ = ["Architecture", "Checkpoint", "Reading", "bundle_heads", "fetch", "forward", "tokenize"]
+__all__ = [
+    "Architecture",
+    "Checkpoint",
+    "LayerReading",
+    "Reading",
+    "bundle_heads",
+    "fetch",
+    "forward",
+    "read_layers",
+    "tokenize",
+]

@@ -1,5 +1,6 @@
 """Architectures: the sizes and options of a decoder that its forward pass depends on, and where its weights lie."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +52,15 @@ class Place(NamedTuple):
 
 # nested dicts of Places by role; a list holds one Place a head
 Places = dict[str, Any]
+
+
+def all_places(places: Places | list[Place] | Place) -> Iterator[Place]:
+    """Every Place among them."""
+    if isinstance(places, Place):
+        yield places
+    else:
+        for part in places.values() if isinstance(places, dict) else places:
+            yield from all_places(part)
 
 
 def norm_places(name: str, a: Architecture) -> Places:

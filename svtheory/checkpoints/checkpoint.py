@@ -1,5 +1,6 @@
 """Checkpoints: a folder as Hugging Face writes them, read layer by layer and head by head."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -8,20 +9,24 @@ from typing import Any
 import numpy as np
 
 from svtheory.checkpoints import gpt2, llama, neox
-from svtheory.checkpoints.architecture import Architecture, Place, Places
+from svtheory.checkpoints.architecture import Architecture, Place, Places, all_places
+from svtheory.checkpoints.settings import flag, refuse_others
 from svtheory.checkpoints.tensors import Tensors, read_json
-from svtheory.checks import index, one_of
+from svtheory.checks import InputError, index, one_of
 from svtheory.heads.weights import Head, fold_layer_norm, fold_rms_norm
 
 READERS: Mapping[str, ModuleType] = {"gpt2": gpt2, "gpt_neox": neox, "llama": llama}
+# kept beside the weights by older versions of transformers: masks and rotary frequencies, which the config implies
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 HEAD_WEIGHTS = ("W_Q", "W_K", "b_Q", "b_K")
 
 
 class Checkpoint:
-    """A model on disk; `architecture` says what it is, and weights are read when asked for, as float32.
+    """A model on disk; `architecture` says what it is, and weights are read when asked for.
 
-    Opening it reads config.json and the headers of the safetensors files, and checks that all tensors are there with
-    the shapes that the config implies; nothing is unpickled, and no weight is read.
+    They are float32, or float64 where JAX has x64 on. Opening it reads config.json and the headers of the safetensors
+    files, and checks that the tensors of all layers are there with the shapes that the config implies, and no others;
+    nothing is unpickled, and no weight is read. A folder without an unembedding will do: a base model, a classifier.
     Raises InputError for a folder that is no checkpoint, an unknown model_type, settings that are not supported or do
     not fit the tensors, and a file that is broken or missing.
     """
@@ -30,11 +35,18 @@ class Checkpoint:
         self.folder = Path(folder)
         self.config = read_json(self.folder / "config.json")
         kind = one_of("model_type of config.json", self.config.get("model_type"), tuple(READERS))
+        refuse_others(self.config)
         self._reader = READERS[kind]
         self.architecture = self._reader.architecture(self.config)
-        self._tensors = Tensors(self.folder)
-        for places in (self._ends(), *map(self._layer, range(self.architecture.layers))):
-            self._each(self._tensors.check, places)
+        self._tensors = Tensors(self.folder, self.config)
+        self._tied = flag(self.config, "tie_word_embeddings", self._reader.TIED)
+        self._ends = self._found_ends()
+        places = [*all_places(self._ends)]
+        for i in range(self.architecture.layers):
+            places += all_places(self._layer(i))
+        for place in places:
+            self._tensors.check(place)
+        self._refuse_unread({place.name for place in places})
 
     def layer(self, layer: int) -> dict[str, Any]:
         """All weights of one layer by role, matrices (out, in).
@@ -44,11 +56,42 @@ class Checkpoint:
         W_out (d_model, d_mlp). A bias b_... stands beside its W_... if the model has it.
         Raises InputError for a layer out of range and for weights that are not finite.
         """
-        return self._each(self._tensors.read, self._layer(index("layer", layer, self.architecture.layers)))
+        return self._read(self._layer(index("layer", layer, self.architecture.layers)))
+
+    def inputs(self) -> dict[str, Any]:
+        """What a token becomes: the embedding (vocabulary, d_model) and, if learned, positions (context, d_model)."""
+        names = [name for name in ("embedding", "positions") if name in self._ends]
+        return {name: self._read(self._ends[name]) for name in names}
+
+    def require_unembedding(self) -> None:
+        """Raise InputError for a checkpoint without an unembedding: a base model, or one with another task's head."""
+        if "unembedding" not in self._ends:
+            raise InputError(
+                f"the checkpoint must hold lm_head.weight, its unembedding, to have logits, got {str(self.folder)!r}"
+            )
+
+    def outputs(self) -> dict[str, Any]:
+        """What logits are made of: the final norm and the unembedding (vocabulary, d_model).
+
+        Where tie_word_embeddings is set but the file holds an unembedding that is not the embedding, it is the file's,
+        as in transformers 5 (4 took the embedding), with a warning.
+        Raises InputError for a checkpoint without an unembedding.
+        """
+        self.require_unembedding()
+        made = self._read({name: self._ends[name] for name in ("norm", "unembedding")})
+        embedding = self._ends["embedding"]
+        separate = embedding != self._ends["unembedding"]
+        if self._tied and separate and not np.array_equal(made["unembedding"], self._read(embedding)):
+            warnings.warn(
+                f"tie_word_embeddings is set in config.json, but {str(self.folder)!r} holds an unembedding of its own: "
+                "logits are made with that one",
+                stacklevel=3,
+            )
+        return made
 
     def ends(self) -> dict[str, Any]:
-        """The embedding and unembedding (vocabulary, d_model), final norm and, if learned, positions."""
-        return self._each(self._tensors.read, self._ends())
+        """`inputs` and `outputs`: the embedding and unembedding, final norm and, if learned, positions."""
+        return self.inputs() | self.outputs()
 
     def head(self, layer: int, head: int, folded: bool = False) -> Head:
         """One query head with the key head of its group; only their rows are read.
@@ -60,29 +103,41 @@ class Checkpoint:
         head = index("head", head, a.heads)
         own = {"Q": head, "K": head * a.key_heads // a.heads}
         names = [name for name in HEAD_WEIGHTS if name in places]
-        weights = {name: self._tensors.read(places[name][own[name[-1]]]) for name in names}
-        made = Head(**weights, **head_options(a, a.divisors[layer]))
+        weights = {name: self._read(places[name][own[name[-1]]]) for name in names}
+        made = Head(**weights, **rotation(a), divisor=a.divisors[layer])
         if not folded:
             return made
-        norm = self._each(self._tensors.read, places["attention_norm"])
+        norm = self._read(places["attention_norm"])
         return fold_rms_norm(made, **norm) if a.norm == "rms" else fold_layer_norm(made, **norm)
 
     def _layer(self, layer: int) -> Places:
         return self._reader.layer_places(self.architecture, layer, self.config)
 
-    def _ends(self) -> Places:
-        return self._reader.end_places(self.architecture, self.config)
+    def _found_ends(self) -> Places:
+        """Where embedding and unembedding lie: of tied ones one may be missing; without ties, the unembedding."""
+        ends = self._reader.end_places(self.architecture)
+        both = ("embedding", "unembedding")
+        held = [ends[name] for name in both if ends[name] in self._tensors]
+        if self._tied and len(held) == 1:
+            return ends | dict.fromkeys(both, held[0])
+        return ends if ends["unembedding"] in self._tensors else {k: v for k, v in ends.items() if k != "unembedding"}
 
-    def _each(self, function: Any, places: Any) -> Any:
-        """`function` of every Place; what it returns for a list of heads is stacked."""
+    def _refuse_unread(self, read: set[str]) -> None:
+        """Raise InputError for a tensor of a layer, or of the unembedding, that the forward pass would ignore."""
+        for name in self._tensors:
+            inside = name.startswith((self._reader.LAYERS, "lm_head."))
+            if inside and name not in read and not name.endswith(BUFFERS):
+                raise InputError(f"the checkpoint must hold no tensor that config.json gives no place, got {name}")
+
+    def _read(self, places: Places | list[Place] | Place) -> Any:
+        """The weights at these places, by role; those of a list, one a head, are stacked."""
         if isinstance(places, Place):
-            return function(places)
+            return self._tensors.read(places)
         if isinstance(places, list):
-            return np.stack([function(place) for place in places])
-        return {role: self._each(function, place) for role, place in places.items()}
+            return np.stack([self._tensors.read(place) for place in places])
+        return {role: self._read(part) for role, part in places.items()}
 
 
-def head_options(a: Architecture, divisor: float) -> dict[str, Any]:
-    """What a Head has beside its weights: rotary frequencies, half-split, and its layer's divisor."""
-    frequencies = np.array(a.frequencies, np.float32) if a.frequencies else None
-    return {"frequencies": frequencies, "pairing": "half-split", "divisor": divisor}
+def rotation(a: Architecture) -> dict[str, Any]:
+    """How a Head of it is rotated: frequencies, if any, half-split."""
+    return {"frequencies": np.array(a.frequencies, np.float32) if a.frequencies else None, "pairing": "half-split"}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint
-from svtheory.checkpoints.inference import forward
+from svtheory.checkpoints.inference import read_layers
 from svtheory.heads.bundles import HeadBundle
 
 
@@ -12,13 +12,15 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
 
     Every query head has its group's W_K. `folded` folds gain and bias of the normalisation into the weights. Rotary
     frequencies stand among `others` as rope_frequencies, half-split; tokens as tokens.
-    Raises InputError as `forward` does.
+    Attention is not kept, nor are logits made: a base model or a classifier, without an unembedding, will do.
+    Raises InputError as `read_layers` does.
     """
     a = checkpoint.architecture
-    reading = None if tokens is None else forward(checkpoint, tokens, folded)
-    heads = [[checkpoint.head(i, j, folded) for j in range(a.heads)] for i in range(a.layers)]
-    present = [name for name in HEAD_WEIGHTS if getattr(heads[0][0], name) is not None]
-    weights = {name: np.array([[getattr(head, name) for head in row] for row in heads]) for name in present}
+    weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
+    attn_in = None
+    if tokens is not None:
+        layers = read_layers(checkpoint, tokens, folded, attention=False)
+        attn_in = np.stack([np.asarray(layer.attn_in) for layer in layers])
     others = {} if tokens is None else {"tokens": np.asarray(tokens)}
     metadata = {
         "source": checkpoint.folder.name,
@@ -32,4 +34,15 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
     if a.frequencies:
         others["rope_frequencies"] = np.array(a.frequencies, np.float32)
         metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies))}
-    return HeadBundle(**weights, attn_in=None if reading is None else reading.attn_in, others=others, metadata=metadata)
+    return HeadBundle(**weights, attn_in=attn_in, others=others, metadata=metadata)
+
+
+def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.ndarray]:
+    """Weights of a layer's heads by name, stacked."""
+    heads = [checkpoint.head(layer, head, folded) for head in range(checkpoint.architecture.heads)]
+    present = [name for name in HEAD_WEIGHTS if getattr(heads[0], name) is not None]
+    return _stacked([{name: np.asarray(getattr(head, name)) for name in present} for head in heads])
+
+
+def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}

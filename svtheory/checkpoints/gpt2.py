@@ -3,9 +3,20 @@
 from svtheory.checkpoints.architecture import Architecture, Place, Places, head_places, linear_places, norm_places
 from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, size
 
+LAYERS, TIED = "h.", True
+
+# sizes by the names that other models have for them, which win
+NAMES = {
+    "n_embd": "hidden_size",
+    "n_positions": "max_position_embeddings",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+}
+
 
 def architecture(config: Config) -> Architecture:
     """The Architecture that a config.json of model_type gpt2 describes."""
+    config = {**config, **{name: config[other] for name, other in NAMES.items() if config.get(other) is not None}}
     layers, d_model, d_head = size(config, "n_layer"), size(config, "n_embd"), quotient(config, "n_embd", "n_head")
     divisor = d_head**0.5 if flag(config, "scale_attn_weights", True) else 1.0
     by_layer = flag(config, "scale_attn_by_inverse_layer_idx", False)
@@ -39,13 +50,12 @@ def layer_places(a: Architecture, i: int, _: Config) -> Places:
     return places | linear_places("out", f"{name}.mlp.c_proj", D, a.d_mlp, bias=True, transposed=True)
 
 
-def end_places(a: Architecture, config: Config) -> Places:
+def end_places(a: Architecture) -> Places:
     """Where embeddings, final norm and unembedding lie."""
     assert a.context is not None
-    tied = flag(config, "tie_word_embeddings", True)
     return {
         "embedding": Place("wte.weight", (a.vocabulary, a.d_model)),
         "positions": Place("wpe.weight", (a.context, a.d_model)),
         "norm": norm_places("ln_f", a),
-        "unembedding": Place("wte.weight" if tied else "lm_head.weight", (a.vocabulary, a.d_model)),
+        "unembedding": Place("lm_head.weight", (a.vocabulary, a.d_model)),
     }

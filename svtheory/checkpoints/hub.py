@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 
-FILES = ("config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json")
+# an adapter's config too: a model with one is refused
+FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json")
 
 
 def fetch(name: str, revision: str = "main") -> Path:
@@ -25,13 +27,28 @@ def fetch(name: str, revision: str = "main") -> Path:
 
 
 def tokenize(folder: str | Path, text: str) -> list[int]:
-    """The tokens of a text by the folder's tokenizer.json. Needs the extra `hub`; raises InputError without either."""
+    """The tokens of a whole text by the folder's tokenizer.json, with the special tokens that it adds.
+
+    Truncation, padding and dropout of merges, which a tokenizer.json may have kept from training, are left out. Needs
+    the extra `hub`; raises InputError without it, for a file that is no tokenizer and for a text that is not Unicode.
+    """
     try:
         from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(f'tokenize needs tokenizers: pip install "svtheory[hub]" ({error})') from error
     path = Path(folder) / "tokenizer.json"
     try:
-        return Tokenizer.from_str(path.read_text()).encode(text).ids
+        saved = read_text(path)
+        tokenizer = Tokenizer.from_str(saved)
+    except InputError:
+        raise
     except Exception as error:  # tokenizers raises nothing more special
         raise InputError(f"tokenizer.json must be a tokenizer's file, got {str(path)!r}: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if hasattr(tokenizer.model, "dropout"):
+        tokenizer.model.dropout = None
+    try:
+        return tokenizer.encode(text).ids
+    except (TypeError, UnicodeError) as error:
+        raise InputError(f"text must be Unicode text, got {text!r:.60}: {error}") from error

@@ -1,5 +1,6 @@
-"""Inference: a checkpoint's forward pass, with what every head reads and the attention that it pays, in float32."""
+"""Inference: a checkpoint's forward pass, with what every head reads and the attention that it pays."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checkpoints.architecture import Architecture
-from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, head_options
+from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, rotation
 from svtheory.checks import InputError
 from svtheory.frames import exact_products
 from svtheory.heads.weights import Head, affine
@@ -37,26 +38,56 @@ class Reading(NamedTuple):
     attention: np.ndarray
 
 
+class LayerReading(NamedTuple):
+    """What one layer does: its heads' inputs, their attention if it was asked for, as in Reading, and what comes after.
+
+    after      the residual stream after the layer, shape (sequences, positions, d_model)
+    """
+
+    attn_in: Array
+    attention: Array | None
+    after: Array
+
+
 def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> Reading:
     """Run a checkpoint on tokens (sequences, positions); one layer's weights are in memory at a time.
 
     `attn_in` is what heads read as they are stored, after gain and bias of the normalisation, or `folded`, before them.
-    Keys after the query have a score of -inf, so a weight of exactly 0. All in float32.
-    Raises InputError for tokens outside the vocabulary, more positions than the model has, weights that are not finite.
+    Keys after the query have a score of -inf, so a weight of exactly 0. In float32, or float64 where JAX has x64 on.
+    `read_layers` gives the same a layer at a time, without logits.
+    Raises InputError for tokens outside the vocabulary, more positions than the model has, weights that are not finite,
+    and a checkpoint without an unembedding, which has no logits.
     """
-    a = checkpoint.architecture
-    tokens = checked_tokens(a, tokens)
-    ends = checkpoint.ends()
-    x = jnp.asarray(ends.pop("embedding")[tokens])  # a large model has no room for it twice
-    if "positions" in ends:
-        x += ends["positions"][None, : tokens.shape[1]]
-    inputs, attention = [], []
-    for i in range(a.layers):
-        x, read, paid = _layer(a, a.divisors[i], checkpoint.layer(i), x, folded)
-        inputs.append(np.asarray(read))
-        attention.append(np.asarray(paid))
-    logits = _logits(a, ends["norm"], ends["unembedding"], x)
+    checkpoint.require_unembedding()
+    inputs, attention, after = [], [], None
+    for layer in read_layers(checkpoint, tokens, folded):
+        inputs.append(np.asarray(layer.attn_in))
+        attention.append(np.asarray(layer.attention))
+        after = layer.after
+    logits = _logits(checkpoint.architecture, checkpoint.outputs(), after)
     return Reading(np.asarray(logits), np.stack(inputs), np.stack(attention))
+
+
+def read_layers(
+    checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False, attention: bool = True
+) -> Iterator[LayerReading]:
+    """Run a checkpoint on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
+
+    Without `attention`, that of one sequence is in memory at a time. Raises InputError as `forward` does.
+    """
+    return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
+
+
+def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerReading]:
+    a, weights = checkpoint.architecture, checkpoint.inputs()
+    x = jnp.asarray(weights["embedding"][tokens])
+    if "positions" in weights:
+        x += weights["positions"][None, : tokens.shape[1]]
+    del weights  # of a large model they are large
+    for i in range(a.layers):
+        made = _layer(a, folded, attention, checkpoint.layer(i), a.divisors[i], x)
+        x = made.after
+        yield made
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
@@ -72,20 +103,20 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
-def _layer(a: Architecture, divisor: float, w: Weights, x: Array, folded: bool) -> tuple[Array, Array, Array]:
-    """The residual stream after a layer, what its heads read, their attention; x (sequences, positions, d_model)."""
+def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerReading:
+    """One layer of x (sequences, positions, d_model)."""
     normal = _standardised(a, x)
     read = _scaled(w["attention_norm"], normal)
-    mixed, attention = jax.vmap(partial(_attend, a, divisor, w))(read)
+    mixed, paid = lax.map(partial(_attend, a, attention, w, divisor), read)
     after = x + mixed
     after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
-    return after, normal if folded else read, attention
+    return LayerReading(normal if folded else read, paid, after)
 
 
-def _attend(a: Architecture, divisor: float, w: Weights, read: Array) -> tuple[Array, Array]:
-    """What the heads write, (positions, d_model), and their attention (heads, positions, positions)."""
+def _attend(a: Architecture, keep: bool, w: Weights, divisor: Array, read: Array) -> tuple[Array, Array | None]:
+    """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions)."""
     group = a.heads // a.key_heads
     positions = jnp.arange(read.shape[0])
     weights = {
@@ -93,14 +124,15 @@ def _attend(a: Architecture, divisor: float, w: Weights, read: Array) -> tuple[A
         for name in HEAD_WEIGHTS
         if name in w
     }
-    heads = jax.vmap(lambda weights: Head(**weights, **head_options(a, divisor)))(weights)
+    heads = jax.vmap(lambda weights: Head(**weights, **rotation(a)))(weights)
     queries, keys = (jax.vmap(lambda head, f=f: f(head, read, positions))(heads) for f in (Head.queries, Head.keys))
     scores = queries @ keys.swapaxes(1, 2) / divisor
     causal = positions[:, None] >= positions[None, :]
     attention = jax.nn.softmax(jnp.where(causal[None], scores, -jnp.inf), axis=-1)
     values = jax.vmap(affine, in_axes=(0, 0 if "b_V" in w else None, None))(w["W_V"], w.get("b_V"), read)
     mixed = attention @ jnp.repeat(values, group, axis=0)
-    return affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1)), attention
+    written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
+    return written, attention if keep else None
 
 
 def _mlp(a: Architecture, w: Weights, x: Array) -> Array:
@@ -124,5 +156,5 @@ def _scaled(norm: Weights, x: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 @exact_products
-def _logits(a: Architecture, norm: Weights, unembedding: Array, x: Array) -> Array:
-    return _scaled(norm, _standardised(a, x)) @ unembedding.T
+def _logits(a: Architecture, w: Weights, x: Array) -> Array:
+    return _scaled(w["norm"], _standardised(a, x)) @ w["unembedding"].T

@@ -1,9 +1,11 @@
 """Llama: rotary, RMSNorm, a gated MLP, groups of query heads that share a key head."""
 
 from svtheory.checkpoints.architecture import Architecture, Place, Places, head_places, linear_places, norm_places
-from svtheory.checkpoints.rope import rotary_frequencies
-from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, section, size
+from svtheory.checkpoints.rope import rotary_frequencies, rotary_rule, rotary_section
+from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, size
 from svtheory.checks import InputError
+
+LAYERS, TIED = "layers.", False
 
 
 def architecture(config: Config) -> Architecture:
@@ -16,7 +18,11 @@ def architecture(config: Config) -> Architecture:
         )
     explicit = config.get("head_dim") is not None
     d_head = size(config, "head_dim") if explicit else quotient(config, "hidden_size", "num_attention_heads")
-    base = number(section(config, "rope_parameters"), "rope_theta", number(config, "rope_theta", 10000.0))
+    rope = rotary_section(config)
+    base = number(rope, "rope_theta", number(config, "rope_theta", 10000.0))
+    share = number(rope, "partial_rotary_factor", number(config, "partial_rotary_factor", 1.0))
+    if share != 1 and rotary_rule(config) != "default":  # by default all rows turn, whatever the share
+        raise InputError(f"partial_rotary_factor of config.json must be 1 where frequencies are rescaled, got {share}")
     return Architecture(
         model_type="llama",
         layers=layers,
@@ -32,7 +38,7 @@ def architecture(config: Config) -> Architecture:
         activation=activation(config, "hidden_act", "silu"),
         parallel=False,
         divisors=(d_head**0.5,) * layers,
-        frequencies=rotary_frequencies(config, d_head, base),
+        frequencies=rotary_frequencies(config, d_head, 1.0, base),
     )
 
 
@@ -55,11 +61,10 @@ def layer_places(a: Architecture, i: int, config: Config) -> Places:
     return places | linear_places("out", f"{name}.mlp.down_proj", D, a.d_mlp, bias=mlp_bias)
 
 
-def end_places(a: Architecture, config: Config) -> Places:
+def end_places(a: Architecture) -> Places:
     """Where embedding, final norm and unembedding lie."""
-    tied = flag(config, "tie_word_embeddings", False)
     return {
         "embedding": Place("embed_tokens.weight", (a.vocabulary, a.d_model)),
         "norm": norm_places("norm", a),
-        "unembedding": Place("embed_tokens.weight" if tied else "lm_head.weight", (a.vocabulary, a.d_model)),
+        "unembedding": Place("lm_head.weight", (a.vocabulary, a.d_model)),
     }

@@ -1,14 +1,21 @@
 """GPT-NeoX and Pythia: partly rotary, a parallel residual, queries, keys and values interleaved head by head."""
 
 from svtheory.checkpoints.architecture import Architecture, Place, Places, head_places, linear_places, norm_places
-from svtheory.checkpoints.rope import rotary_frequencies
-from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, section, size
+from svtheory.checkpoints.rope import rotary_frequencies, rotary_section
+from svtheory.checkpoints.settings import Config, activation, flag, number, quotient, size
+from svtheory.checks import InputError
+
+LAYERS, TIED = "layers.", False
 
 
 def architecture(config: Config) -> Architecture:
     """The Architecture that a config.json of model_type gpt_neox describes."""
     layers, d_head = size(config, "num_hidden_layers"), quotient(config, "hidden_size", "num_attention_heads")
-    rope = section(config, "rope_parameters")
+    if size(config, "head_dim", d_head) != d_head:
+        raise InputError(
+            f"head_dim of config.json must be hidden_size/num_attention_heads, {d_head}, got {config['head_dim']}"
+        )
+    rope = rotary_section(config)
     share = number(rope, "partial_rotary_factor", number(config, "rotary_pct", 0.25))
     base = number(rope, "rope_theta", number(config, "rotary_emb_base", 10000.0))
     return Architecture(
@@ -26,7 +33,7 @@ def architecture(config: Config) -> Architecture:
         activation=activation(config, "hidden_act", "gelu"),
         parallel=flag(config, "use_parallel_residual", True),
         divisors=(d_head**0.5,) * layers,
-        frequencies=rotary_frequencies(config, int(d_head * share), base),
+        frequencies=rotary_frequencies(config, d_head, share, base),
     )
 
 
@@ -46,11 +53,10 @@ def layer_places(a: Architecture, i: int, config: Config) -> Places:
     return places | linear_places("out", f"{name}.mlp.dense_4h_to_h", D, a.d_mlp, bias=True)
 
 
-def end_places(a: Architecture, config: Config) -> Places:
+def end_places(a: Architecture) -> Places:
     """Where embedding, final norm and unembedding lie."""
-    tied = flag(config, "tie_word_embeddings", False)
     return {
         "embedding": Place("embed_in.weight", (a.vocabulary, a.d_model)),
         "norm": norm_places("final_layer_norm", a),
-        "unembedding": Place("embed_in.weight" if tied else "embed_out.weight", (a.vocabulary, a.d_model)),
+        "unembedding": Place("lm_head.weight", (a.vocabulary, a.d_model)),
     }

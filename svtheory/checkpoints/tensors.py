@@ -1,33 +1,51 @@
 """Tensors: those of the safetensors files of one folder, each read when it is asked for, and only its part."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from svtheory.checkpoints.architecture import Place
+from svtheory.checkpoints.settings import Config
+from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PREFIXES = ("transformer.", "gpt_neox.", "model.")  # present where the folder also holds an unembedding
+PREFIXES = ("transformer.", "gpt_neox.", "model.")  # present where the folder also holds an unembedding or a classifier
+ADAPTER = "adapter_config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 class Tensors:
     """Tensors of a folder by name, without the model's prefix; opening reads the files' headers only.
 
-    Raises InputError for a folder without safetensors files, an index that cannot be read, a missing or broken file.
+    Raises InputError for a folder without safetensors files, one with an adapter beside them, an index that cannot be
+    read, a missing or broken file, and a tensor that is there twice.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, config: Config):
         self.folder = folder
+        if (folder / ADAPTER).is_file():
+            raise InputError(f"the checkpoint must be a merged model, got {str(folder)!r} with {ADAPTER} beside it")
         self._found: dict[str, tuple[Path, str, tuple[int, ...], str]] = {}
-        for path in _files(folder):
+        for path in _files(folder, config.get("transformers_weights")):
             for name, (shape, dtype) in _header(path).items():
-                self._found[_without_prefix(name)] = path, name, shape, dtype
+                plain = _plain(name)
+                if plain in self._found:
+                    first, its_name, *_ = self._found[plain]
+                    both = f"{its_name} in {first.name} and {name} in {path.name}"
+                    raise InputError(f"the checkpoint must hold {plain} once, got {both}")
+                self._found[plain] = path, name, shape, dtype
+
+    def __contains__(self, place: Place) -> bool:
+        return place.name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
 
     def check(self, place: Place) -> None:
         """Raise InputError unless the tensor of `place` is there, with its shape, in floating point."""
@@ -40,7 +58,10 @@ class Tensors:
             raise InputError(f"{place.name} must hold floating-point numbers, got {dtype}")
 
     def read(self, place: Place) -> np.ndarray:
-        """The weight at `place` as float32, (out, in); raises InputError where it is not finite or cannot be read."""
+        """The weight at `place`, (out, in), in float32, or float64 where JAX has x64 on.
+
+        Raises InputError where it is not finite or cannot be read.
+        """
         path, name, *_ = self._found[place.name]
         rows = slice(place.start, place.stop)
         try:
@@ -50,7 +71,7 @@ class Tensors:
         except (SafetensorError, OSError) as error:
             raise _broken(path, error) from error
         with np.errstate(over="ignore"):  # what overflows is reported below
-            part = np.ascontiguousarray(part, np.float32)
+            part = np.ascontiguousarray(part, jnp.result_type(float))
         if not np.isfinite(part).all():
             raise InputError(f"{place.name} must be finite, got {int((~np.isfinite(part)).sum())} entries that are not")
         return part
@@ -59,7 +80,9 @@ class Tensors:
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object; raises InputError for a file that is missing or holds none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path.name} must be a JSON file in the checkpoint's folder, got {error}") from error
     if not isinstance(content, dict):
@@ -67,17 +90,26 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _files(folder: Path) -> list[Path]:
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
-            raise InputError(f"the checkpoint must be a folder with {SINGLE} or {INDEX}, got {str(folder)!r}")
-        return [folder / SINGLE]
-    shards = read_json(folder / INDEX).get("weight_map")
+def _files(folder: Path, named: Any) -> list[Path]:
+    """The files of the weights: that which config.json names, else the single one, else those of the index."""
+    if named is not None and not _in_folder(named):
+        raise InputError(f"transformers_weights of config.json must be a file of the folder, got {named!r}")
+    wanted = (SINGLE, INDEX) if named is None else (named,)
+    found = next((name for name in wanted if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"the checkpoint must be a folder with {' or '.join(wanted)}, got {str(folder)!r}")
+    if not found.endswith(".json"):
+        return [folder / found]
+    shards = read_json(folder / found).get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) else set()
-    # an index names files of its own folder, never paths
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"weight_map of {INDEX} must map tensors to files of the folder, got {str(folder / INDEX)!r}")
+    if not names or not all(map(_in_folder, names)):
+        raise InputError(f"weight_map of {found} must map tensors to files of the folder, got {str(folder / found)!r}")
     return [folder / name for name in sorted(names)]
+
+
+def _in_folder(name: Any) -> bool:
+    """Whether it names a file of the folder itself, never a path."""
+    return isinstance(name, str) and name != "" and Path(name).name == name
 
 
 def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -93,5 +125,7 @@ def _broken(path: Path, error: Exception) -> InputError:
     return InputError(f"{path.name} must be a whole safetensors file, got {str(path)!r}: {error}")
 
 
-def _without_prefix(name: str) -> str:
-    return next((name[len(prefix) :] for prefix in PREFIXES if name.startswith(prefix)), name)
+def _plain(name: str) -> str:
+    """A tensor's name without the model's prefix; the unembedding is lm_head in all of them."""
+    name = next((name[len(prefix) :] for prefix in PREFIXES if name.startswith(prefix)), name)
+    return name.replace("embed_out.", "lm_head.", 1) if name.startswith("embed_out.") else name

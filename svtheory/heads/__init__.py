@@ -4,6 +4,7 @@ from svtheory.heads.bundles import HeadBundle, load_heads, save_heads
 from svtheory.heads.counting import RULES, count_vectors
 from svtheory.heads.decomposition import CONVENTIONS, Decomposition, decompose, relative_attention
 from svtheory.heads.hypothesis import Explanation, explain
+from svtheory.heads.random_heads import SparsenessTest, sparseness_test
 from svtheory.heads.rotations import RotationNull, rotation_null
 from svtheory.heads.sparsity import (
     IndependentRotations,
@@ -24,6 +25,7 @@ __all__ = [
     "HeadBundle",
     "IndependentRotations",
     "RotationNull",
+    "SparsenessTest",
     "common_rotation_sparseness",
     "count_vectors",
     "decompose",
@@ -36,6 +38,7 @@ __all__ = [
     "relative_attention",
     "rotation_null",
     "save_heads",
+    "sparseness_test",
     "treves_rolls",
     "unwhiten",
 ]

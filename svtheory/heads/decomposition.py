@@ -105,6 +105,11 @@ class Decomposition:
         count = others.sum(axis=-1, keepdims=True)
         return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
 
+    @property
+    def most_attended(self) -> Array:
+        """The visible key of the largest score, shape () or (..., T)."""
+        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
+
     def _chosen(self) -> Array:
         return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
 
@@ -194,7 +199,7 @@ def _decompose(
     off = jnp.abs(made.scores - _products(q, k))
     error = jnp.where(visible, off, 0).max(axis=-1)
     if chosen is None:
-        chosen = jnp.where(visible, made.scores, -jnp.inf).argmax(axis=-1)
+        chosen = made.most_attended
     return dataclasses.replace(made, index=chosen, error=error, cap=head.cap)
 
 

@@ -15,6 +15,8 @@ from jax import Array, lax
 from svtheory.checks import InputError, concrete, index, real_array
 from svtheory.frames import exact_products, leverage
 
+ROUNDING = 100  # times epsilon: what of a head's largest term may be rounding in another
+
 
 def treves_rolls(terms: Array) -> Array:
     """Treves-Rolls sparseness `S(c) = (mean |c|)^2 / mean(c^2)` over the last axis, in [1/n, 1] (T11).
@@ -30,6 +32,16 @@ def treves_rolls(terms: Array) -> Array:
     scaled = magnitudes / jnp.where(largest > 0, largest, 1)
     defined = largest[..., 0] > 0
     return jnp.where(defined, scaled.mean(axis=-1) ** 2 / jnp.where(defined, (scaled**2).mean(axis=-1), 1), jnp.nan)
+
+
+def decision_sparseness(terms: Array) -> Array:
+    """S of each of a head's decisions, terms (K,) or (..., T, K); NaN where they are rounding beside its largest term.
+
+    A query that the head does not read, or keys that are all alike, give terms of 0 up to rounding, which have a
+    sparseness of their own that means nothing.
+    """
+    largest = jnp.abs(terms).max(axis=-1)
+    return jnp.where(largest > ROUNDING * jnp.finfo(terms.dtype).eps * largest.max(), treves_rolls(terms), jnp.nan)
 
 
 @exact_products

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,6 +119,8 @@ def test_the_same_command_repeats_a_finished_run(tmp_path):
             "--seed: invalid literal for int() with base 10: 'x'; allowed: --seed INT Seed. (default: 0)",
         ),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--seed", str(2**32)], "--seed must be a whole number from 0 to 2147483647, got 4294967296"),
+        (["--seed", str(2**31)], "--seed must be a whole number from 0 to 2147483647, got 2147483648"),
         (["--sed", "3"], "Unrecognized options: --sed"),
         (
             ["--dtype", "float16"],
@@ -185,3 +188,53 @@ def test_an_unknown_experiment_is_one_sentence():
     assert done.returncode == 2
     assert done.stderr.startswith("error: the experiment must be one of ")
     assert done.stderr.endswith("got 'nothing'\n")
+
+
+SLEEPER = """
+import sys, time, pathlib
+import xarray as xr
+from dataclasses import dataclass
+from sims.lab.command import command
+from sims.lab.runs import Outcome
+from svtheory.checks import InputError
+
+@dataclass(frozen=True)
+class Config:
+    wrong: bool = False
+
+def run(config, folder):
+    gate = pathlib.Path(sys.argv[1])
+    gate.with_suffix(".started").write_text("")
+    while not gate.exists():
+        time.sleep(0.01)
+    if config.wrong:
+        raise InputError("the bundle must exist, got nothing")
+    return Outcome({"x": 1}, xr.Dataset(), {}, [{"x": 1}])
+
+command(run, {"quick": Config()})(sys.argv[2:])
+"""
+
+
+def test_a_failing_command_leaves_the_results_of_one_started_beside_it(tmp_path):
+    """Two processes with one new --out: the first, whose input is wrong, finds so after the second has finished."""
+    gates, out = [tmp_path / name for name in ("first", "second")], tmp_path / "new" / "runs"
+    processes = []
+    for gate, name, arguments in zip(gates, ("failing", "working"), (["--wrong"], []), strict=True):
+        (tmp_path / f"{name}.py").write_text(SLEEPER)
+        script = [sys.executable, tmp_path / f"{name}.py", gate, "--out", out, *arguments]
+        processes.append(subprocess.Popen(script, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        wait_for(gate.with_suffix(".started"), processes[-1])
+    assert sorted(path.name for path in out.iterdir()) == ["failing", "working"]
+    gates[1].write_text("")
+    assert processes[1].communicate(timeout=60)[1] == ""
+    gates[0].write_text("")
+    assert processes[0].communicate(timeout=60)[1] == "error: the bundle must exist, got nothing\n"
+    assert [process.returncode for process in processes] == [2, 0]
+    assert [path.name for path in out.iterdir()] == ["working"]
+    assert json.loads((out / "working" / "manifest.json").read_text())["status"] == "finished"
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)

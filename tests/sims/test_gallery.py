@@ -1,5 +1,7 @@
 import json
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,9 +26,9 @@ def small(monkeypatch):
         def run(argv):
             ran.append(name)
             out = Path(argv[argv.index("--out") + 1])
-            folder, _ = runs.start(out, name, gallery.Config(), f"python -m sims {name}")
             exhibit = Exhibit(panels()[0], f"what {name} shows")
-            runs.finish(folder, Outcome({"answer": 42}, xr.Dataset(), {"curve": exhibit}, []), 1.0)
+            with runs.started(out, name, gallery.Config(), f"python -m sims {name}") as folder:
+                runs.finish(folder, Outcome({"answer": 42}, xr.Dataset(), {"curve": exhibit}, []), 1.0)
 
         scales = dict.fromkeys(("quick", "paper", "full"), gallery.Config())
         return SimpleNamespace(__doc__=f"Title of {name}.\n\nIts text.", SCALES=scales, main=run)
@@ -48,6 +50,34 @@ def test_all_writes_one_page_and_continues(tmp_path, small, capsys):
     (tmp_path / "two" / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
     main(["all", "--out", str(tmp_path)])
     assert small == ["one", "two", "two"]
+
+
+HOSTILE = """</pre><script>alert('&')</script>"><img src=x onerror="alert(1)">"""
+
+
+def test_what_manifests_and_summaries_hold_is_text(tmp_path, small):
+    main(["all", "--out", str(tmp_path)])
+    folder = tmp_path / "two"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["captions"]) == {"curve"}
+    texts = {key: HOSTILE for key in manifest if key not in ("status", "config", "captions")}
+    changed = manifest | texts | {"captions": {"curve": HOSTILE}}
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    (folder / "summary.json").write_text(json.dumps({HOSTILE: HOSTILE, "list": [HOSTILE]}))
+    plain, page = (tmp_path / "gallery.html").read_text(), gallery.gallery(tmp_path)
+    assert page.count("alert(1)") == 7  # command, time, caption twice, a name and two values
+    assert Counter(tags(plain)) + Counter({"tr": 1, "td": 2}) == Counter(tags(page))
+
+
+def tags(page):
+    """All elements with the names of their attributes, as a browser's parser sees them."""
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append(
+        tag + "".join(f" {name}" for name, _ in attributes if name != "class")
+    )
+    parser.feed(page)
+    return found
 
 
 def test_wrong_scales_are_refused(tmp_path, capsys):

@@ -37,6 +37,20 @@ def test_a_report_is_one_page_with_everything_in_it(tmp_path):
     assert not any(word in page for word in ("http", "<script", "<link"))
 
 
+def test_whatever_a_page_is_given_is_text(tmp_path):
+    hostile = """</p><script>alert("1")</script>'"><img onerror=alert(1)>"""
+    rows = [{hostile: hostile, "list": [hostile]}]
+    outcome = Outcome({hostile: hostile}, xr.Dataset(), {"a": Exhibit(panels()[0], hostile)}, rows)
+    write_json(tmp_path / "manifest.json", dict.fromkeys(MANIFEST, hostile))
+    finish(tmp_path, outcome, 1.0)
+    page = report(tmp_path, f"{hostile}\n\n{hostile}", outcome)
+    assert (
+        page.count("&lt;script&gt;alert(&quot;1&quot;)") == 13
+    )  # title, text, 3 in the table, 2 captions, 2 headlines, command, 3 facts
+    assert "<script" not in page
+    assert page.count("<img") == 1
+
+
 def test_no_rows_no_table():
     assert table_html([]) == ""
 

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +24,21 @@ class Config:
 OUTCOME = Outcome({"count": np.int64(3), "cos": np.float32(0.5)}, xr.Dataset({"x": ("n", [1.0])}), {}, [])
 
 
+def started(out, config=None):
+    return runs.started(out, "demo", config or Config(), "python -m sims demo")
+
+
 def start(out, config=None):
-    return runs.start(out, "demo", config or Config(), "python -m sims demo")
+    with started(out, config) as folder:
+        return folder
 
 
 def test_start_and_finish(tmp_path):
-    folder, created = start(tmp_path / "a" / "b")
-    assert created == [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "demo"]
-    assert runs.read_manifest(folder)["status"] == "running"
-    runs.checkpoints(folder).mkdir()
-    runs.finish(folder, OUTCOME, 1.234)
+    with started(tmp_path / "a" / "b") as folder:
+        assert folder == tmp_path / "a" / "b" / "demo"
+        assert runs.read_manifest(folder)["status"] == "running"
+        runs.checkpoints(folder).mkdir()
+        runs.finish(folder, OUTCOME, 1.234)
     manifest = runs.read_manifest(folder)
     assert (manifest["status"], manifest["wall_time_s"], manifest["continued"]) == ("finished", 1.23, False)
     assert json.loads((folder / "summary.json").read_text()) == {"count": 3, "cos": 0.5}
@@ -39,20 +47,83 @@ def test_start_and_finish(tmp_path):
 
 
 def test_the_same_configuration_is_taken_up_again(tmp_path):
-    folder, _ = start(tmp_path)
+    folder = start(tmp_path)
     runs.checkpoints(folder).mkdir()
-    again, created = start(tmp_path)
-    assert (again, created) == (folder, [])
+    assert start(tmp_path) == folder
     assert runs.read_manifest(folder)["continued"]
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
     (tmp_path / "demo").mkdir()
-    assert start(tmp_path)[0] == tmp_path / "demo"
+    assert start(tmp_path) == tmp_path / "demo"
+
+
+@contextmanager
+def refused():
+    with pytest.raises(InputError, match="the bundle must exist"):
+        yield
+
+
+def fail(out, meanwhile=lambda folder: None):
+    with refused(), started(out) as folder:
+        meanwhile(folder)
+        raise InputError("the bundle must exist")
+
+
+def everything(path):
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+
+
+def test_a_wrong_input_leaves_nothing(tmp_path):
+    fail(tmp_path / "a" / "b")
+    assert everything(tmp_path) == []
+    (tmp_path / "mine" / "demo").mkdir(parents=True)
+    fail(tmp_path / "mine")
+    assert everything(tmp_path) == ["mine", "mine/demo"]  # they were there before
+
+
+@pytest.mark.parametrize("place", ["a/other/results.nc", "a/b/other/summary.json", "a/b/demo/thesis.txt", "a/note"])
+def test_a_wrong_input_leaves_what_others_put_there(tmp_path, place):
+    def others(_):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("precious")
+
+    fail(tmp_path / "a" / "b", others)
+    assert (tmp_path / place).read_text() == "precious"
+    if "demo" not in place:
+        assert not (tmp_path / "a" / "b" / "demo").exists()
+        assert (tmp_path / "a" / "b").exists() == ("b" in place)
+
+
+def test_a_wrong_input_leaves_the_run_that_it_was_to_continue(tmp_path):
+    folder = start(tmp_path)
+    runs.finish(folder, OUTCOME, 1.0)
+    before = everything(tmp_path)
+    fail(tmp_path)
+    assert everything(tmp_path) == before
+
+
+def test_one_process_at_a_time(tmp_path):
+    """Another process holds the folder, and then is killed."""
+    holder = (
+        "import sys, pathlib, tests.sims.test_runs as t\n"
+        "with t.started(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        assert other.stdout.readline() == "held\n"
+        before = (tmp_path / "demo" / "manifest.json").read_text()
+        with pytest.raises(InputError, match="demo must be free, got one in which another process runs"):
+            start(tmp_path)
+        assert (tmp_path / "demo" / "manifest.json").read_text() == before
+        other.kill()
+    start(tmp_path)
 
 
 def test_another_configuration_is_refused_before_anything_is_written(tmp_path):
-    folder, _ = start(tmp_path)
+    folder = start(tmp_path)
     before = (folder / "manifest.json").read_text()
     with pytest.raises(InputError, match=r"another configuration \(rates \[0.1, 0.33.*\] there, \[0.1\] here\)"):
         start(tmp_path, Config(rates=(0.1,)))

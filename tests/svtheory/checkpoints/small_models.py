@@ -136,9 +136,10 @@ def naive_gpt2(config, w, sequence):
     return layer_norm(x, w["ln_f.weight"], w["ln_f.bias"]) @ w["wte.weight"].T, np.array(read), np.array(paid)
 
 
-def naive_neox(config, w, sequence):
+def naive_neox(config, w, sequence, theta=None):
     heads, H = config["num_attention_heads"], D // config["num_attention_heads"]
-    theta = 10000.0 ** (-np.arange(0, H * config["rotary_pct"], 2) / (H * config["rotary_pct"]))
+    if theta is None:
+        theta = 10000.0 ** (-np.arange(0, H * config["rotary_pct"], 2) / (H * config["rotary_pct"]))
     x, read, paid = w["embed_in.weight"][sequence], [], []
     for i in range(LAYERS):
         h = f"layers.{i}"

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -184,7 +187,6 @@ BAD = {
         {Q: None},
         "the checkpoint must hold layers.1.self_attn.q_proj.weight, got '.*' without it",
     ),
-    "untied without a head": (LLAMA, {"lm_head.weight": None}, "the checkpoint must hold lm_head.weight, got"),
     "misshapen": (
         LLAMA,
         {Q: np.ones((8, 4), np.float32)},
@@ -209,6 +211,14 @@ def without_config(folder):
 
 def text_for_config(folder):
     (folder / "config.json").write_text("{")
+
+
+def bytes_for_config(folder):
+    (folder / "config.json").write_bytes(b'{"model_type": "gpt\xff"}')
+
+
+def bytes_for_an_index(folder):
+    (folder / "model.safetensors.index.json").write_bytes(b'{"\xe9": 1}')
 
 
 def a_list_for_config(folder):
@@ -240,6 +250,8 @@ def no_tensors(folder):
 BROKEN = {
     without_config: "config.json must be a JSON file in the checkpoint's folder",
     text_for_config: "config.json must be a JSON file in the checkpoint's folder",
+    bytes_for_config: "config.json must be UTF-8 text, got byte 0xff at 19",
+    bytes_for_an_index: "model.safetensors.index.json must be UTF-8 text, got byte 0xe9 at 2",
     a_list_for_config: "config.json must hold a JSON object, got list",
     a_missing_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
     a_truncated_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
@@ -247,6 +259,19 @@ BROKEN = {
     an_empty_index: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     no_tensors: "the checkpoint must be a folder with model.safetensors or model.safetensors.index.json",
 }
+
+
+def test_a_config_is_utf_8_whatever_the_machine_writes(tmp_path):
+    folder = write(tmp_path, {**GPT2, "_name_or_path": "größe"}, weights(GPT2))
+    (folder / "config.json").write_text(
+        json.dumps({**GPT2, "name": "größe, 大きさ"}, ensure_ascii=False), encoding="utf-8"
+    )
+    code = (
+        "import sys; from svtheory.checkpoints import Checkpoint; print(ascii(Checkpoint(sys.argv[1]).config['name']))"
+    )
+    machine = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, env=machine)
+    assert done.stdout.strip() == ascii("größe, 大きさ"), done.stderr
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)

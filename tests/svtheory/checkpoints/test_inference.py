@@ -38,6 +38,18 @@ CHANGED = {
     "exact GELU": ({**GPT2, "activation_function": "gelu"}, {}),
     "attention before the MLP": ({**NEOX, "use_parallel_residual": False}, {}),
     "no groups": ({**LLAMA, "num_key_value_heads": 4}, {}),
+    "new names under the old section": (
+        {**LLAMA, "rope_theta": 1.5, "rope_scaling": {"rope_type": "default", "rope_theta": 500.0}},
+        {"rope_theta": 500.0},
+    ),
+    "the old section wins": (
+        {**LLAMA, "rope_scaling": {"type": "default", "rope_theta": 500.0}, "rope_parameters": {"rope_theta": 1.5}},
+        {"rope_theta": 500.0},
+    ),
+    "share of NeoX under the old section": (
+        {**NEOX, "rotary_pct": 1.0, "rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"rotary_pct": 0.5},
+    ),
     "newer rotary settings": (
         {**LLAMA, "rope_theta": 1.0, "rope_parameters": {"rope_theta": 500.0}},
         {"rope_theta": 500.0},

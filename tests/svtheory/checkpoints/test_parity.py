@@ -1,13 +1,17 @@
 """Hugging Face's own implementation gives the same numbers; needs the extra `bench` (`make parity`)."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rope_cases
+from test_folders import OTHERS
 
 from svtheory import load_heads
-from svtheory.checkpoints import Checkpoint, bundle_heads, forward
+from svtheory.checkpoints import Checkpoint, bundle_heads, forward, read_layers
+from svtheory.checks import InputError
 
 torch = pytest.importorskip("torch", reason="the reference needs torch: the extra bench, make parity")
 transformers = pytest.importorskip(
@@ -62,20 +66,29 @@ CASES = {
         {**LLAMA, "num_key_value_heads": 1, "tie_word_embeddings": True, "head_dim": 10, "attention_bias": True},
         40,
     ),
+    "llama, biases in the MLP, tanh": ("Llama", {**LLAMA, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}, 40),
+    "neox, without biases of attention": ("GPTNeoX", {**NEOX, "attention_bias": False, "hidden_act": "relu"}, 40),
+    "gpt2, scores not divided": ("GPT2", {**GPT2, "scale_attn_weights": False, "reorder_and_upcast_attn": True}, 40),
+    "gpt2, a head of its own": ("GPT2", {**GPT2, "tie_word_embeddings": False}, 40),
     "llama 3's rope, offsets past 1,000": ("Llama", {**LLAMA, "rope_parameters": LLAMA3}, 1200),
 }
 READS = {"GPT2": "attn.c_attn", "GPTNeoX": "attention.query_key_value", "Llama": "self_attn.q_proj"}
 
 
-def reference(kind, settings):
+def reference(kind, settings, name=None):
     """A random model of Hugging Face, its weights large enough for attention far from uniform."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**settings, attn_implementation="eager")
-    model = getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM"))(config).eval()
+    name = name or {"GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.12)
     return model
+
+
+def from_folder(folder, kind="AutoModelForCausalLM"):
+    return getattr(transformers, kind).from_pretrained(folder, attn_implementation="eager").eval()
 
 
 @torch.no_grad()
@@ -90,7 +103,8 @@ def run_reference(kind, model, tokens):
     out = model(torch.tensor(tokens), output_attentions=True)
     for hook in hooks:
         hook.remove()
-    return out.logits.numpy(), torch.stack(reads).numpy(), torch.stack(out.attentions).numpy()
+    logits = out.logits.numpy() if "logits" in out else None
+    return logits, torch.stack(reads).numpy(), torch.stack(out.attentions).numpy()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -111,6 +125,124 @@ def test_hugging_face_gives_the_same(tmp_path, case):
     assert errors["logits"] <= 1e-4
     assert errors["attention"] <= 1e-4
     assert errors["inputs"] <= 1e-5
+
+
+@pytest.mark.parametrize("case", rope_cases.CASES)
+def test_rotary_settings_mean_the_same(tmp_path, case):
+    """Both read one folder, its config.json as the case has it: frequencies, and attention past 1,000 positions."""
+    config = rope_cases.CASES[case]
+    kind = {"llama": "Llama", "gpt_neox": "GPTNeoX"}[config["model_type"]]
+    sizes = {name: value for name, value in config.items() if name in {*rope_cases.LLAMA, "head_dim"} - {"model_type"}}
+    reference(kind, sizes).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, checkpoint = from_folder(tmp_path), Checkpoint(tmp_path)
+    theirs = model.base_model.rotary_emb.inv_freq.numpy()
+    assert np.abs(np.array(checkpoint.architecture.frequencies) / theirs - 1).max() <= 1e-6
+    assert theirs.tolist() == pytest.approx(rope_cases.RECORDED["frequencies"][case], rel=1e-6)
+    tokens = np.random.default_rng(0).integers(0, V, size=(1, 1100))
+    _, _, attention = run_reference(kind, model, tokens)
+    error = max(np.abs(x.attention - attention[i]).max() for i, x in enumerate(read_layers(checkpoint, tokens)))
+    print(case, json.dumps({"attention": float(error)}))
+    assert error <= 1e-5
+
+
+CHANGES = {
+    "a stale index": lambda folder, _: (folder / "model.safetensors.index.json").write_text("{"),
+    "another file": lambda folder, config: (
+        (folder / "model.safetensors").rename(folder / "best.safetensors"),
+        config.update(transformers_weights="best.safetensors"),
+    ),
+    "sizes by other names": lambda _, config: config.update(num_attention_heads=config["n_head"], n_head=2),
+    "layers divided": lambda _, config: config.update(scale_attn_by_inverse_layer_idx=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_folders_mean_the_same(tmp_path, change):
+    reference("GPT2", GPT2).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    CHANGES[change](tmp_path, config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokens = np.random.default_rng(0).integers(0, V, size=(2, 30))
+    logits, _, attention = run_reference("GPT2", from_folder(tmp_path), tokens)
+    reading = forward(Checkpoint(tmp_path), tokens)
+    assert np.abs(reading.logits - logits).max() <= 1e-4
+    assert np.abs(reading.attention - attention).max() <= 1e-4
+
+
+def altered(kind, settings):
+    """Every number and flag of a config class of transformers, each alone not as it was; tokens and outputs aside."""
+    for field in dataclasses.fields(getattr(transformers, f"{kind}Config")):
+        value = settings.get(field.name, field.default)
+        if field.name.endswith("token_id") or field.name in ("vocab_size", "return_dict", "is_encoder_decoder"):
+            continue
+        if isinstance(value, bool):
+            yield field.name, not value
+        elif isinstance(value, int | float):
+            step = 48 if field.name.endswith("_size") else 1 if field.name == "num_key_value_heads" else value
+            yield field.name, value + step
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama"])
+def test_every_setting_is_obeyed_or_refused(tmp_path, kind):
+    """Whatever a config.json says, logits are those of transformers, or a sentence names it."""
+    settings, tokens = {"GPT2": GPT2, "GPTNeoX": NEOX, "Llama": LLAMA}[kind], np.arange(80).reshape(2, 40) % V
+    changes = [*altered(kind, settings), *[(name, value) for name, (value, _) in OTHERS.items()]]
+    assert len(changes) > 25
+    refused, compared = set(), {}
+    for name, value in changes:
+        known = name not in OTHERS
+        model = reference(kind, {**settings, **({name: value} if known else {})})
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+        try:
+            reading = forward(Checkpoint(tmp_path), tokens)
+        except InputError as error:
+            refused.add(name if name in str(error) else str(error))
+            continue
+        logits, _, _ = run_reference(kind, from_folder(tmp_path), tokens)
+        compared[name] = np.abs(reading.logits - logits).max()
+    print(kind, len(compared), "obeyed, to", max(compared.values()), "and refused:", *sorted(refused))
+    assert max(compared.values()) <= 1e-4
+    assert refused <= {*OTHERS}
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama"])
+def test_a_tied_flag_with_another_head(tmp_path, kind):
+    """Transformers 5 uses the file's head, and says so; so does this package."""
+    settings = {"GPT2": GPT2, "GPTNeoX": NEOX, "Llama": LLAMA}[kind]
+    reference(kind, {**settings, "tie_word_embeddings": False}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    tokens = np.random.default_rng(0).integers(0, V, size=(2, 30))
+    logits, _, _ = run_reference(kind, from_folder(tmp_path), tokens)
+    with pytest.warns(UserWarning, match="tie_word_embeddings is set in config.json"):
+        reading = forward(Checkpoint(tmp_path), tokens)
+    assert np.abs(reading.logits - logits).max() <= 1e-4
+
+
+OTHER_HEADS = ["GPT2Model", "GPT2ForSequenceClassification", "GPT2DoubleHeadsModel", "GPTNeoXModel"]
+OTHER_HEADS += [
+    "GPTNeoXForTokenClassification",
+    "LlamaModel",
+    "LlamaForSequenceClassification",
+    "LlamaForQuestionAnswering",
+]
+
+
+@pytest.mark.parametrize("name", OTHER_HEADS)
+def test_models_with_other_heads_or_none(tmp_path, name):
+    kind = next(kind for kind in READS if name.startswith(kind))
+    settings = {"GPT2": GPT2, "GPTNeoX": NEOX, "Llama": LLAMA}[kind]
+    model = reference(kind, settings, name)
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(0).integers(0, V, size=(2, 30))
+    _, reads, attention = run_reference(kind, model.base_model, tokens)
+    checkpoint = Checkpoint(tmp_path)
+    assert np.abs(bundle_heads(checkpoint, tokens).attn_in - reads).max() <= 1e-5
+    for layer, exact in zip(read_layers(checkpoint, tokens), attention, strict=True):
+        assert np.abs(layer.attention - exact).max() <= 1e-4
 
 
 def test_a_sharded_save_is_one(tmp_path):

@@ -1,0 +1,356 @@
+"""Random heads on the same tokens: the null that says whether a head's decisions are sparser than chance (T11, T22).
+
+A random head reads the tokens that the head reads, through independent random rotations on either side, and chooses its
+key by the same rule. What sparseness comes from the sizes of singular values and from the choice of the key it has too:
+only what singular vectors have to do with tokens is gone. With R and R' Haar, tokens of moments A and B,
+
+    raw        Omega' = R^T Omega R'                                      keeps the singular values of Omega
+    balanced   Omega' = A^{+1/2} R^T [A^{1/2} Omega B^{1/2}] R' B^{+1/2}  keeps those of the bracket (T22)
+
+in the factors `W_Q' = W_Q R`, or `W_Q A^{1/2} R A^{+1/2}` with R within the range of A. The random head is decomposed
+as the head itself is, into the singular pairs of Omega', of which it has its own S.
+
+Only H dimensions of a token enter, so that a draw costs one product of the tokens with a Haar frame (D, H) a side and
+null, which heads that read the same tokens share; the rest is in H dimensions.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.scipy.linalg import solve_triangular
+
+from svtheory.checks import InputError, concrete, one_of, real_array, whole
+from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.heads.decomposition import (
+    Decomposition,
+    _positions,
+    _shared_keys,
+    _whole_below,
+    decompose,
+    relative_attention,
+)
+from svtheory.heads.sparsity import decision_sparseness
+from svtheory.heads.weights import Head, affine
+from svtheory.spectra import safe_svd, tall_svd
+
+NULLS = ("raw", "balanced")
+
+
+class SparsenessTest(NamedTuple):
+    """Treves-Rolls sparseness S of relative attention, beside that of random heads on the same tokens.
+
+    sparseness       S of every decision, shape () or (..., T); NaN where undefined
+    p_value          share of draws and decision in which S is as small as the decision's, the larger of the two nulls',
+                     of the same shape; NaN where S is undefined
+    head_sparseness  mean of S over the decisions of the head that are defined, shape ()
+    head_null        the same mean of every random head, of its raw and of its balanced spectrum, shape (2, draws)
+    head_p_value     share of draws and head in which that mean is as small as the head's, the larger of the two nulls',
+                     shape ()
+    """
+
+    sparseness: Array
+    p_value: Array
+    head_sparseness: Array
+    head_null: Array
+    head_p_value: Array
+
+
+def sparseness_test(
+    head: Head,
+    queries: Array,
+    keys: Array,
+    key: Array,
+    draws: int,
+    choose: Literal["attended"] | Array = "attended",
+    position: Array | int | None = None,
+) -> SparsenessTest:
+    """Test whether a head's decisions are sparser than those of random heads of its spectrum (T11, T22).
+
+    Null hypothesis: what the head reads has no more to do with its singular vectors than a random rotation has; either
+    of the weights, or of the weights seen in whitened tokens. Kept are the tokens, their positions and which keys are
+    visible; the singular values (raw, or balanced); both biases and rotary maps, which act on queries and keys in the
+    head and not on tokens; and the rule by which the key is chosen: with `choose="attended"` each random head explains
+    the key that it attends to most itself, with indices, as `decompose` takes them, these keys. p is the larger of the
+    two nulls' p-values: a valid one if either null is true. A random head whose decisions are undefined counts as
+    sparse. p-values of decisions are not corrected for their number, that of the head allows for their dependence.
+
+    A and B are the moments that the objective sees (T6): second moments of tokens, but covariances where a constant is
+    free, on a side with a bias that is not 0, and where it makes no difference, on the key side without rotary
+    positions. A centred side keeps its mean query or key and rotates what varies. Where the tokens of a side are one
+    constant, they are not centred.
+
+    queries (..., T, D) and keys (..., m, D') or a query (D,), `position` as for `decompose`, in its convention "plain",
+    the only one: a bias moves the input. All follow the dtype of the head. Works under jit and vmap, `draws` static.
+    Raises InputError for fewer than one draw, an unknown rule, and what `decompose` refuses.
+    """
+    whole("draws", draws, 1)
+    together = read_together(jax.tree.map(lambda x: x[None], head), queries, keys, choose, position)
+    return jax.tree.map(lambda x: x[0], compare_with_random_heads(together, key, draws))
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a side as a null rotates them.
+
+    coordinates  (n, d), in a space whose rotations are the null's
+    scale        (d,): the model's tokens are `coordinates / scale` up to an isometry, 0 outside their range; None for 1
+    """
+
+    coordinates: Array
+    scale: Array | None
+
+
+class _Factor(NamedTuple):
+    """A side of a head on such coordinates: queries are `L E^T x + shift`, E (d, K) orthonormal, Haar in random heads.
+
+    matrix   L (H, K), K = min(H, d)
+    inverse  L^+ (K, H)
+    shift    (H,), or None for 0
+    """
+
+    matrix: Array
+    inverse: Array
+    shift: Array | None
+
+
+class _Head(NamedTuple):
+    """A head, its query and key factor for either null, and its basis on the raw frames.
+
+    bases  `E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}`, (d, K)
+    """
+
+    head: Head
+    raw: tuple[_Factor, _Factor]
+    balanced: tuple[_Factor, _Factor]
+    bases: tuple[Array, Array]
+
+
+class ReadTogether(NamedTuple):
+    """Heads that read the same tokens, ready to be compared with random ones.
+
+    heads       stacked on a first axis
+    sparseness  S of their decisions, (heads,) or (heads, ..., T)
+    like        a decomposition of these tokens: which keys are visible
+    given       indices of the keys that all heads explain, or None where each chooses its own
+    positions   of the queries
+    raw         tokens of the query and of the key side
+    balanced    the same, whitened
+    """
+
+    heads: _Head
+    sparseness: Array
+    like: Decomposition
+    given: Array | None
+    positions: Array
+    raw: tuple[_Tokens, _Tokens]
+    balanced: tuple[_Tokens, _Tokens]
+
+
+def read_together(
+    heads: Head,
+    queries: Array,
+    keys: Array,
+    choose: Literal["attended"] | Array = "attended",
+    position: Array | int | None = None,
+) -> ReadTogether:
+    """What `compare_with_random_heads` needs of heads that read the same tokens, arguments as for `sparseness_test`.
+
+    `heads` is a Head whose arrays are stacked on a first axis. The tokens are factorised once, each head once a side.
+    Raises InputError as `sparseness_test` does.
+    """
+    first = jax.tree.map(lambda x: x[0], heads)
+    r, s = (real_array(name, x).astype(heads.W_Q.dtype) for name, x in (("queries", queries), ("keys", keys)))
+    m = _shared_keys(first, r, s)
+    positions = _positions(position, r, m)
+    if isinstance(choose, str):
+        one_of("choose", choose, ("attended",))
+        given = None
+    else:
+        given = _whole_below("choose", choose, r.shape[:-1], m)
+    together = _read_together(heads, r, s, positions, given)
+    if given is not None:
+        seen = jnp.take_along_axis(together.like.visible, given[..., None], axis=-1)
+        if concrete(seen) and not np.asarray(seen).all():
+            raise InputError("choose must hold keys that their queries see, got one that is not visible")
+    return together
+
+
+@jax.jit
+@exact_products
+def _read_together(heads: Head, r: Array, s: Array, positions: Array, given: Array | None) -> ReadTogether:
+    found = lax.map(lambda head: decompose(head, r, s, given, position=positions), heads)
+    root = jnp.sqrt(found.spectrum.values)[:, None, :]
+    x, y = r.reshape(-1, r.shape[-1]), s.reshape(-1, s.shape[-1])
+    rotary = heads.frequencies is not None
+    b_K = heads.b_K if rotary else None  # without positions it gives all keys alike
+    query_frame, raw_query = _factored(heads.W_Q, heads.b_Q)
+    key_frame, raw_key = _factored(heads.W_K, b_K)
+    query_tokens, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, True)
+    key_tokens, balanced_key = _whitened(heads.W_K, b_K, y, rotary)
+    to_query, to_key = (
+        E.swapaxes(-1, -2) @ (vectors * root)
+        for E, vectors in ((query_frame, found.spectrum.left), (key_frame, found.spectrum.right))
+    )
+    return ReadTogether(
+        heads=_Head(heads, (raw_query, raw_key), (balanced_query, balanced_key), (to_query, to_key)),
+        sparseness=jax.vmap(decision_sparseness)(relative_attention(found)),
+        like=jax.tree.map(lambda a: a[0], found),
+        given=given,
+        positions=positions,
+        raw=(_Tokens(x, None), _Tokens(y, None)),
+        balanced=(query_tokens, key_tokens),
+    )
+
+
+def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
+    """`W = L E^T` of every head (heads, H, d): E (heads, d, K) and the factor on it."""
+    E, s, Lt = lax.map(tall_svd, W.swapaxes(-1, -2))
+    kept = s > max(W.shape[1:]) * jnp.finfo(s.dtype).eps * s[:, :1]
+    inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
+    return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse[:, :, None] * Lt, shift)
+
+
+def _whitened(W: Array, b: Array | None, x: Array, positioned: bool) -> tuple[_Tokens, _Factor]:
+    """Tokens whitened by their moment A, and `W A^{1/2}` on them; centred where a constant is free or drops out.
+
+    `positioned`: whether a constant that all tokens of the side have in common changes anything.
+    """
+    # of tokens all alike centring would leave nothing; seen from one of them their mean is exact
+    away = x - x[:1]
+    centre = jnp.abs(away).max() > 16 * jnp.finfo(x.dtype).eps * jnp.abs(x).max()
+    if positioned:
+        centre = centre & (False if b is None else (b != 0).any())
+    mean = away.mean(axis=0)
+    P, s, Et = tall_svd(jnp.where(centre, away - mean[None, :], x))
+    # more samples do not make the rounding of each larger, so the smaller size counts
+    present = s > numerical_rank_tolerance(s, min(x.shape))
+    root = jnp.where(present, s, 0) / len(x) ** 0.5
+    shift = None if b is None else b + W @ jnp.where(centre, x[0] + mean, 0)
+    _, factor = _factored((W @ Et.T) * root[None, None, :], shift)
+    whitened = jnp.where(present[None, :], P, 0) * len(x) ** 0.5
+    return _Tokens(whitened, jnp.where(present, 1 / jnp.where(present, root, 1), 0)), factor
+
+
+@partial(jax.jit, static_argnames=("draws",))
+@exact_products
+def compare_with_random_heads(
+    together: ReadTogether, key: Array, draws: int, wanted: Array | None = None
+) -> SparsenessTest:
+    """The sparseness test of heads that read the same tokens, all fields with a first axis of heads.
+
+    One draw's frames serve all heads: each p-value is what it is alone, but those of heads read together are not
+    independent: their Monte-Carlo errors, which fall with the number of draws, go together.
+    `wanted` (heads,), all without it: others cost nothing, and their null is NaN and their p-value 1.
+    """
+    found = together.sparseness
+    wanted = jnp.ones(len(found), bool) if wanted is None else wanted
+    undefined = jnp.full((len(NULLS), *found.shape[1:]), jnp.nan, found.dtype)
+
+    def draw(reached, key):
+        on_frames = _on_frames(together, key)
+
+        def of_head(given):
+            head, wanted = given
+            return lax.cond(wanted, lambda: _random_sparseness(together, on_frames, head), lambda: undefined)
+
+        S = lax.map(of_head, (together.heads, wanted))
+        return reached + (~(found[:, None] < S)).astype(reached.dtype), jnp.nanmean(
+            S.reshape(*S.shape[:2], -1), axis=-1
+        )
+
+    start = jnp.zeros((len(found), *undefined.shape), int)
+    reached, head_null = lax.scan(draw, start, jax.random.split(key, draws))
+    head, head_null = jnp.nanmean(found.reshape(len(found), -1), axis=-1), jnp.moveaxis(head_null, 0, -1)
+
+    def p_value(S, reached):
+        share = ((1 + reached).astype(S.dtype) / (1 + draws)).max(axis=1)
+        return jnp.where(jnp.isnan(S), jnp.nan, share)
+
+    head_reached = (~(head[:, None, None] < head_null)).sum(axis=-1)
+    return SparsenessTest(found, p_value(found, reached), head, head_null, p_value(head, head_reached))
+
+
+class _OnFrames(NamedTuple):
+    """What heads share of a draw: query and key tokens on the Haar frames E of either null, (..., K), and triangles.
+
+    triangles  R (K, K) of `scale E = Q R`, query and key side: balanced frames among the model's tokens
+    """
+
+    raw: tuple[Array, Array]
+    balanced: tuple[Array, Array]
+    triangles: tuple[Array, Array]
+
+
+def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
+    raw, balanced, triangles = [], [], []
+    leading = together.like.query.shape[:-1], together.like.keys.shape[:-1]
+    H = together.heads.head.W_Q.shape[-2]
+    for side, k in enumerate(jax.random.split(key)):
+        for tokens, kept in ((together.raw[side], raw), (together.balanced[side], balanced)):
+            E = _frame(k, tokens, H)
+            kept.append((tokens.coordinates @ E).reshape(*leading[side], -1))
+            if tokens.scale is not None:
+                triangles.append(_triangle(E, tokens.scale))
+    return _OnFrames(tuple(raw), tuple(balanced), tuple(triangles))
+
+
+def _frame(key: Array, tokens: _Tokens, H: int) -> Array:
+    """A Haar frame (d, K) in the range of the tokens, K = min(H, d); columns beyond its dimension mean nothing."""
+    d = tokens.coordinates.shape[1]
+    G = jax.random.normal(key, (d, min(H, d)), tokens.coordinates.dtype)
+    if tokens.scale is not None:
+        G = jnp.where(tokens.scale[:, None] > 0, G, 0)
+    Q, R = jnp.linalg.qr(G)
+    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(Q.dtype)[None, :]
+
+
+def _triangle(E: Array, scale: Array) -> Array:
+    """R of `scale E = Q R`, the identity beyond the dimension of the tokens' range."""
+    R = jnp.linalg.qr(scale[:, None] * E, mode="r")
+    inside = jnp.arange(len(R)) < (scale > 0).sum()
+    return jnp.where(inside[:, None] & inside[None, :], R, jnp.eye(len(R), dtype=R.dtype))
+
+
+def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: _Head) -> Array:
+    """S of the decisions of one head with random frames, raw and balanced, (2, ..., T)."""
+    query, key = given.balanced
+    R_query, R_key = on_frames.triangles
+    U, values, Vt = safe_svd(R_query @ (query.matrix.T @ key.matrix) @ R_key.T)
+    root = jnp.sqrt(values)[None, :]
+    bases = solve_triangular(R_query, U * root), solve_triangular(R_key, Vt.T * root)
+    nulls = (on_frames.raw, given.raw, given.bases), (on_frames.balanced, given.balanced, bases)
+    return jnp.stack([_sparseness(together, given.head, *null) for null in nulls])
+
+
+def _sparseness(
+    together: ReadTogether,
+    head: Head,
+    tokens: tuple[Array, Array],
+    factors: tuple[_Factor, _Factor],
+    bases: tuple[Array, Array],
+) -> Array:
+    """S of the decisions of a random head, from tokens on its frames and its singular vectors there."""
+    positions = together.positions, jnp.arange(tokens[1].shape[-2])
+    a, b = (
+        _inputs(head, factor, x, at) @ basis
+        for x, factor, basis, at in zip(tokens, factors, bases, positions, strict=True)
+    )
+    d = dataclasses.replace(together.like, query=a, keys=b)
+    index = d.most_attended if together.given is None else together.given
+    terms = relative_attention(dataclasses.replace(d, index=index))
+    # singular values that a lower dimension of the tokens makes 0 are terms too
+    return decision_sparseness(terms) * (terms.shape[-1] / together.like.query.shape[-1])
+
+
+def _inputs(head: Head, factor: _Factor, x: Array, positions: Array) -> Array:
+    """On the frame, the inputs that give the queries of tokens x (..., K): moved by biases and rotary maps."""
+    if head.frequencies is not None:
+        queries = head.rotated(affine(factor.matrix, factor.shift, x), positions)
+        return queries @ factor.inverse.T
+    if factor.shift is None:
+        return x
+    return x + (factor.inverse @ factor.shift).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -125,7 +125,7 @@ def _frequencies(given: Any, H: int) -> Array | np.ndarray:
         raise InputError(f"frequencies must be float32 or float64, got {checked.dtype}, whose rounding turns heads")
     if 2 * checked.size > H:
         raise InputError(f"frequencies must be at most {H // 2}, one for two of the {H} rows, got {checked.size}")
-    return np.asarray(given, np.float64) if concrete(checked) else checked
+    return np.asarray(given, np.float64) if concrete(given) else given
 
 
 def _turns(frequencies: Array | np.ndarray) -> Array | np.ndarray:

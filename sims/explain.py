@@ -1,6 +1,6 @@
 """What is this head for? A trained head, predicted from what it reads and from hypotheses about it (T16).
 
-FILE is an .npz (nothing pickled) or .safetensors file with
+FILE is an .npz (nothing pickled) or .safetensors file, whose numbers are taken as float32, with
 
     query_inputs      what W_Q reads at the positions where the head's decision matters, one a row, n x D
     key_inputs        what W_K reads at keys, n' x D
@@ -14,14 +14,20 @@ token" as its rival.
 
 Each hypothesis predicts the head up to one fitted number, training time. Its functional cosine, the correlation of
 predicted and measured logits, decides; the cosine of the weights also counts directions that data never exercises,
-where a head keeps its initialisation. The null deranges the columns of the template, the key features, and gives each
-the same freedom. A rival may share structure with the truth, so a hypothesis is preferred by its margin over every
-deranged template and every rival. Rotary heads are read at offset 0.
+where a head keeps its initialisation. Queries are centred if the head has a query bias that is not zero.
 
-Rules, set before the run: a hypothesis explains the head if its functional cosine is at least 0.9, its p-value at most
-0.01 and its margin at least 0.2.
+Two questions, two comparisons, each with the hypothesis' own freedom, the best time. Is there anything? p is the share
+of random heads that the hypothesis explains as well: the head's whitened form, and the head itself, turned at random
+on both sides; the larger share counts, times the number of hypotheses (Bonferroni). Is it this? Templates with their
+columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may share structure with the
+truth, so a hypothesis is preferred by its margin over every rival, and its rank among the permuted templates is given;
+few columns, or like ones, have few permutations. Rotary heads are read at offset 0.
+
+Rules, set before the run: a hypothesis explains the head if its functional cosine is at least 0.9, its p-value for all
+hypotheses at most 0.01 and its margin at least 0.2.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +67,13 @@ class Config:
     head: int = 0
     """The head."""
     centre_query: bool | None = None
-    """Whether the head can centre its queries; none: if it has a query bias."""
+    """Whether the head can centre its queries; none: if it has a query bias that is not zero."""
     samples: int = 2000
     """Sequences, without FILE."""
     draws: int = 999
-    """Deranged templates behind a p-value."""
+    """Random heads behind a p-value, or more if many hypotheses need it, and permuted templates to draw."""
     seed: int = 0
-    """Seed of sequences and derangements."""
+    """Seed of sequences, random heads and permutations."""
 
     def __post_init__(self):
         whole("--samples", self.samples, 100)
@@ -85,10 +91,12 @@ def run(config: Config, folder: Path) -> Outcome:
     at = layer, index("--head", config.head, bundle.W_Q.shape[1])
     first, second = jax.random.split(jax.random.key(config.seed))
     arrays = _arrays(config, bundle, first)
-    centre = bundle.b_Q is not None if config.centre_query is None else config.centre_query
+    centre = bool(bundle.query_bias[at]) if config.centre_query is None else config.centre_query
+    hypotheses = _hypotheses(arrays)
+    draws = max(config.draws, math.ceil(len(hypotheses) / P_VALUE) - 1)  # or no p-value could be small enough
     found = {
-        name: explain(bundle.W_Q[at], bundle.W_K[at], **given, key=second, centre_query=centre, draws=config.draws)
-        for name, given in _hypotheses(arrays).items()
+        name: explain(bundle.W_Q[at], bundle.W_K[at], **given, key=second, centre_query=centre, draws=draws)
+        for name, given in hypotheses.items()
     }
     results = _results(found).assign_attrs(
         bundle=Path(config.bundle).stem, layer=at[0], head=at[1], centre_query=int(centre)
@@ -98,7 +106,7 @@ def run(config: Config, folder: Path) -> Outcome:
 
 def _arrays(config: Config, bundle: HeadBundle, key: Array) -> Mapping[str, np.ndarray]:
     if config.file:
-        return read_arrays(Path(config.file), INPUTS)
+        return {name: x.astype(np.float32) for name, x in read_arrays(Path(config.file), INPUTS).items()}
     if Path(config.bundle).stem != induction.NAME:
         raise InputError(f"FILE must be given for any bundle but {induction.NAME}, got none for {config.bundle!r}")
     return induction.arrays(bundle, key, config.samples)
@@ -137,21 +145,25 @@ def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
         "functional_cosine": [e.functional_cosine for e in found.values()],
         "weight_cosine": [e.cosine for e in found.values()],
         "p_value": [e.p_value for e in found.values()],
+        "p_value_for_all": [min(1, len(found) * float(e.p_value)) for e in found.values()],
         "margin": [e.margin(*rivals(name)) for name, e in found.items()],
+        "rank": [e.rank for e in found.values()],
         "time": [e.time for e in found.values()],
         "unvisited": [e.unvisited for e in found.values()],
     }
     data: dict[str, Any] = {name: ("hypothesis", np.array(x, float)) for name, x in columns.items()}
-    data["null"] = (("hypothesis", "draw"), np.array([e.null for e in found.values()]))
+    data["null"] = (("hypothesis", "random_head", "draw"), np.array([e.null for e in found.values()]))
+    data["rival"] = (("hypothesis", "draw"), np.array([e.rivals for e in found.values()]))
     data["predicted_value"] = (("hypothesis", "pair"), np.array([e.predicted.values for e in found.values()]))
     data["measured_value"] = (("pair",), np.asarray(next(iter(found.values())).measured.values))
     pairs = data["measured_value"][1].size
-    return xr.Dataset(data, {"hypothesis": list(found), "pair": range(1, pairs + 1)})
+    axes = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, pairs + 1)}
+    return xr.Dataset(data, axes)
 
 
 def _explained(results: xr.Dataset) -> xr.DataArray:
     enough = (results.functional_cosine >= COSINE) & (results.margin >= MARGIN)
-    return enough & (results.p_value <= P_VALUE)
+    return enough & (results.p_value_for_all <= P_VALUE)
 
 
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -161,10 +173,12 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "explains the head": "yes" if bool(_explained(here)) else "no",
             "functional cosine": float(here.functional_cosine),
             "weight cosine": float(here.weight_cosine),
+            "random head, highest": float(here.null.max()),
             "p": float(here.p_value),
+            "p, all hypotheses": float(here.p_value_for_all),
+            "permuted, highest": float(here.rival.max()),
+            "rank": f"{int(here['rank'])} of {1 + int(here.rival.notnull().sum())}",
             "margin": float(here.margin),
-            "deranged, mean": float(here.null.mean()),
-            "deranged, highest": float(here.null.max()),
             "training time": float(here.time),
             "weights never exercised": f"{float(here.unvisited):.2%}",
         }
@@ -180,8 +194,12 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "functional_cosine": float(best.functional_cosine),
         "weight_cosine": float(best.weight_cosine),
         "p_value": float(best.p_value),
+        "p_value_for_all_hypotheses": float(best.p_value_for_all),
+        "highest_random_head_functional_cosine": float(best.null.max()),
         "margin_functional_cosine": float(best.margin),
-        "highest_deranged_functional_cosine": float(best.null.max()),
+        "rank": int(best["rank"]),
+        "permuted_templates": int(best.rival.notnull().sum()),
+        "highest_permuted_functional_cosine": float(best.rival.max()),
         "training_time": float(best.time),
         "weights_never_exercised_share": float(best.unvisited),
         "explained": bool(_explained(best)),
@@ -198,19 +216,28 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
     values.legend()
     return Exhibit(
         figure,
-        "Left, functional cosine of each hypothesis (points) beside its deranged templates (grey, lines at the mean "
-        "and the highest). Right, singular values that the best hypothesis predicts, scaled to the head's logits, and "
+        "Left, functional cosine of each hypothesis (points) beside random heads that it would explain, the head's "
+        "whitened form or the head itself turned (dots, a line at the highest), and its permuted templates (crosses). "
+        "Right, singular values that the best hypothesis predicts, scaled to the head's logits, and "
         "the head's own.",
     )
 
 
 def _draw_cosines(ax: Axes, results: xr.Dataset) -> None:
     x = np.arange(results.sizes["hypothesis"])
-    spread = np.random.default_rng(0).uniform(-0.15, 0.15, results.sizes["draw"])
-    for i, null in zip(x, results.null.values, strict=True):
-        ax.plot(i + spread, null, ".", color=GREY, alpha=0.25, markersize=3)
-        ax.hlines([null.mean(), null.max()], i - 0.25, i + 0.25, color=COLOURS[1])
-    measured(ax, x, results.functional_cosine, markersize=8)
+    spread = np.random.default_rng(0).uniform(-0.08, 0.08, results.sizes["draw"])
+    kinds = (
+        (-0.27, results.null.sel(random_head="whitened"), ".", GREY, "random heads, whitened"),
+        (-0.09, results.null.sel(random_head="raw"), ".", COLOURS[2], "random heads, raw"),
+        (0.12, results.rival, "x", COLOURS[1], "permuted templates"),
+    )
+    for offset, cosines, marker, colour, label in kinds:
+        for i, here in zip(x + offset, cosines.values, strict=True):
+            ax.plot(i + spread, here, marker, color=colour, alpha=0.25, markersize=3)
+            ax.hlines(here[~np.isnan(here)].max(initial=-1), i - 0.09, i + 0.09, color=colour)
+        ax.plot([], [], marker, color=colour, label=label)
+    measured(ax, x + 0.3, results.functional_cosine, markersize=8, label="the head")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     ax.set_xticks(x, [str(name) for name in results.hypothesis.values])
     where = f"{results.attrs['bundle']}, layer {results.attrs['layer']}, head {results.attrs['head']}"
     ax.set(xlim=(-0.6, len(x) - 0.4), xlabel="hypothesis", ylabel="functional cosine", title=where)

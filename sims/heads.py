@@ -6,13 +6,13 @@ those whose gap is above the rounding D eps sigma_1 of the stored matrix (T14). 
 sigma_1 times the largest input norms (1 where no inputs are given) over the score divisor, is below float32's epsilon
 is numerically zero and has no directions. Rotary heads are read at offset 0.
 
-Where inputs are given, each layer's token moments: the covariance on the key side and for queries with a bias, else
-the second moment (T6). Their condition number kappa, on their range (singular values of the tokens above
+Where inputs are given, each layer's token moments: the covariance on the key side and for queries with a bias that is
+not zero, else the second moment (T6). Their condition number kappa, on their range (singular values of the tokens above
 max(D, tokens) eps of the largest), bounds the cosine of the leading singular vector of a single matched pair with
 E[r f_i], the feature itself where activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training
-to the end, and by more after shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). Time is
-counted in units of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those of a bootstrap over
-sequences.
+to the end, and by more after shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). A bound
+below chance, the mean |cos| of random directions, promises nothing: table and summary say so. Time is counted in units
+of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those of a bootstrap over sequences.
 """
 
 from dataclasses import dataclass
@@ -150,28 +150,31 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
     constant = np.ptp(bundle.attn_in, axis=(1, 2)).max(axis=1) == 0
     if constant.any():
         raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
-    centred = {"query": bundle.b_Q is not None, "key": True}
+    # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
+    centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
     counts = jax.random.randint(key, (resamples, sequences), 0, sequences)
     times = jnp.asarray(TIMES, jnp.float32)
 
-    def extremes(tokens, chosen):
+    def extremes(tokens, centred, chosen):
         """Extreme eigenvalues of the moments of the chosen sequences, shape (side, 2)."""
         rows = tokens[chosen].reshape(-1, d_model)
-        moments = [rows - rows.mean(axis=0, keepdims=True) if middle else rows for middle in centred.values()]
+        moments = [rows - jnp.where(middle, rows.mean(axis=0, keepdims=True), 0) for middle in centred]
         return jnp.stack([jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments])
 
-    def read(tokens, chosen):
-        m, L = extremes(tokens, chosen).T
+    def read(layer, chosen):
+        tokens, centred = layer
+        m, L = extremes(tokens, centred, chosen).T
         kappa = L / m
         # in units of the fastest mode only kappa is left of m and L
         shorter = training_condition_number(1 / kappa[:, None], 1.0, times[None, :])
         return kappa, kantorovich_bound(kappa), kantorovich_bound(shorter), jnp.prod(L)
 
-    def with_errors(tokens):
-        resampled = jax.lax.map(lambda chosen: read(tokens, chosen), counts)
-        return read(tokens, jnp.arange(sequences)), [x.std(axis=0, ddof=1) for x in resampled]
+    def with_errors(layer):
+        resampled = jax.lax.map(lambda chosen: read(layer, chosen), counts)
+        return read(layer, jnp.arange(sequences)), [x.std(axis=0, ddof=1) for x in resampled]
 
-    found, errors = jax.jit(partial(jax.lax.map, with_errors))(jnp.asarray(bundle.attn_in, jnp.float32))
+    layers = jnp.asarray(bundle.attn_in, jnp.float32), centred
+    found, errors = jax.jit(partial(jax.lax.map, with_errors))(layers)
     side = ("layer", "side")
     axes = {"condition": side, "bound": side, "bound_at_time": (*side, "time"), "fastest_rate": ("layer",)}
     means, deviations = (
@@ -179,8 +182,8 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
         for given, suffix in ((found, ""), (errors, "_standard_error"))
     )
     scalars = {"tokens": ((), sequences * positions), "chance_cosine": ((), chance_alignment(d_model))}
-    sides = {"side": list(centred), "centred": ("side", list(centred.values()))}
-    return xr.Dataset({**means, **deviations, **scalars}, {**sides, "time": TIMES})
+    scalars |= {"query_bias": (("layer", "head"), bundle.query_bias), "centred": (side, centred)}
+    return xr.Dataset({**means, **deviations, **scalars}, {"side": ["query", "key"], "time": TIMES})
 
 
 def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
@@ -199,9 +202,10 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
         "directions named": "none: numerically zero" if zero else f"{int(here.named.sum())} of {here.named.size}",
     }
     for side in results.side.values if "side" in results.dims else ():
-        there = here.sel(side=side)
+        there = here.sel(side="key" if bool(here.query_bias) else side)
         row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
-        row[f"bound, {side}"] = float(there.bound)
+        below = " (below chance)" if there.bound < there.chance_cosine else ""
+        row[f"bound, {side}"] = f"{float(there.bound):.4g}{below}"
     return row
 
 
@@ -235,6 +239,8 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
             for t in SHORTER
         },
         "chance_cosine": float(results.chance_cosine),
+        "layers_and_sides": results.bound.size,
+        "layers_and_sides_bounded_below_chance": int((results.bound < results.chance_cosine).sum()),
     }
 
 

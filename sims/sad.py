@@ -5,11 +5,17 @@ of GPT-2, GPT-NeoX or Llama type, with --text), each query's attention to the ke
 relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair. S is
 their Treves-Rolls sparseness, 1 for equal magnitudes and 1/K for a single term.
 
-Two nulls rotate the singular vectors at random (T11). The common rotation keeps every score and asks whether the basis
-is special: it gives the p-value. Independent rotations of U and V are the paper's control: they keep singular values
-and not the scores, so a head of few large values may pass one null and fail the other. One rotation serves a whole
-head, because its decisions are not independent. A head is called sparser than chance when its p-value, adjusted for
-the number of heads (Benjamini and Hochberg), is at most 0.05.
+A head is called sparser than chance when its mean S is below that of random heads on the same tokens (T22), which keep
+its singular values, biases and rotary maps, rotate its singular vectors on both sides, and attend to a key of their
+own: once with the singular values of Omega, once with those that the data see, and the larger p-value counts. p-values
+are adjusted for the number of heads (Benjamini and Hochberg); draws go on until the verdicts at 0.05 cannot change any
+more (Besag and Clifford), or for --draws at most, and one draw serves all heads of a layer.
+
+Beside it stand three diagnostics, which reject heads that match nothing (T11). The common rotation of both sides keeps
+every score: a head of low rank is sparser than it, whatever its vectors are. Independent rotations of U and V, the
+paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments alone would give.
+Where only the common rotation rejects (p <= 0.05, not adjusted), the verdict is "rotations only": a low rank, or the
+choice of the key, is enough to explain what is seen.
 
 Counts of singular vectors follow three published rules, each in its own convention of biases, on the same decisions:
 the table gives medians and, in brackets, how often a rule is undefined. Chance needs few vectors too: a small count
@@ -30,18 +36,18 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import false_discovery_control
 
+from sims.lab import sparser
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, measured, panels
 from sims.lab.models import read_heads
 from sims.lab.runs import Exhibit, Outcome
-from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention, rotation_null
+from sims.lab.sparser import LEVEL
+from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
 from svtheory.checks import whole
+from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
 
-LEVEL = 0.05
-EPSILON = float(np.finfo(np.float32).eps)  # a head whose largest score is smaller decides nothing
 PUBLISHED = {  # each rule with the conventions it was published in
     "sad2024": ("sad2024", "augmented-last"),
     "acc2025, query": ("acc2025", "query-side"),
@@ -62,51 +68,39 @@ class Config:
     """Sequences read, at most."""
     positions: int = 64
     """Tokens a sequence of the text."""
-    draws: int = 999
-    """Rotations behind a p-value."""
+    draws: int = 2999
+    """Random heads behind a p-value, at most."""
     seed: int = 0
-    """Seed of the rotations."""
+    """Seed of the random heads."""
 
     def __post_init__(self):
         for name, least in (("sequences", 2), ("positions", 2), ("draws", 19)):
             whole(f"--{name}", getattr(self, name), least)
 
 
-SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(sequences=1000, draws=99_999)}
+SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(sequences=1000, draws=299_999)}
 
 
 def run(config: Config, folder: Path) -> Outcome:
-    """Decompose every head on what it reads, and compare with rotated heads."""
+    """Decompose every head on what it reads, and compare with random heads."""
     bundle = read_heads(config.model, config.text, config.sequences, config.positions)
-    results = _results(bundle, jax.random.key(config.seed), config.draws)
-    results = results.assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
+    results = xr.merge([sparser.tested(bundle, jax.random.key(config.seed), config.draws), _terms(bundle)])
+    results = results.assign(verdict=sparser.verdicts(results)).assign_attrs(
+        {**bundle.metadata, "model": Path(config.model).stem}
+    )
     rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
     return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
 
 
-def _results(bundle: HeadBundle, key: Array, draws: int) -> xr.Dataset:
-    """What is found of every head, by layer and head."""
-    layers, heads = bundle.W_Q.shape[:2]
-    assert bundle.attn_in is not None
-    read = jax.jit(lambda heads, tokens, keys: jax.lax.map(lambda h: _head(h[0], tokens, h[1], draws), (heads, keys)))
-    found = []
-    for layer in range(layers):
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))
-        keys = jax.random.split(jax.random.fold_in(key, layer), heads)
-        found.append(read(stacked, jnp.asarray(bundle.attn_in[layer], jnp.float32), keys))
+def _terms(bundle: HeadBundle) -> xr.Dataset:
+    """The terms of every head's decisions, by layer and head: counts, ranks, and how well scores are reproduced."""
+    found = [_layer(*read) for read in sparser.layers(bundle)]
     axes = {
-        "sparseness": ("sequence", "query"),
-        "null_mean": ("null",),
-        "null_low": ("null",),
-        "null_high": ("null",),
-        "p_value": ("null",),
-        "decision_p_value": ("null", "sequence", "query"),
         "count": ("rule", "sequence", "query"),
         "contribution": ("pair",),
         "largest": ("pair",),
         "named": ("pair",),
         "singular_value": ("pair",),
-        "largest_score": (),
         "score_error": (),
         "attention_error": (),
     }
@@ -114,18 +108,17 @@ def _results(bundle: HeadBundle, key: Array, draws: int) -> xr.Dataset:
         name: (("layer", "head", *dims), np.stack([np.asarray(layer[name]) for layer in found]))
         for name, dims in axes.items()
     }
-    pairs = data["singular_value"][1].shape[-1]
-    coordinates = {"null": list(KINDS), "rule": list(PUBLISHED), "pair": range(1, pairs + 1)}
-    results = xr.Dataset(data, coordinates | {"layer": range(layers), "head": range(heads)})
-    p = results.p_value.sel(null="common").fillna(1).values
-    adjusted = false_discovery_control(p.ravel()).reshape(p.shape)
-    return results.assign(adjusted_p_value=(("layer", "head"), adjusted), zero=results.largest_score < EPSILON)
+    return xr.Dataset(data, {"rule": list(PUBLISHED), "pair": range(1, data["singular_value"][1].shape[-1] + 1)})
 
 
-def _head(head: Head, tokens: Array, key: Array, draws: int) -> dict[str, Array]:
+@jax.jit
+def _layer(heads: Head, tokens: Array) -> dict[str, Array]:
+    return jax.lax.map(lambda head: _head(head, tokens), heads)
+
+
+def _head(head: Head, tokens: Array) -> dict[str, Array]:
     """One head on tokens (sequences, positions, D)."""
     d = decompose(head, tokens, tokens, None)
-    nulls = [rotation_null(d, key, draws, kind) for kind in KINDS]
     terms = jnp.abs(relative_attention(d))[:, 1:]  # the first query sees no other key
     total = terms.sum(axis=-1, keepdims=True)
     counts = []
@@ -137,18 +130,11 @@ def _head(head: Head, tokens: Array, key: Array, draws: int) -> dict[str, Array]
     largest_score = jnp.abs(direct).max()
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     return {
-        "sparseness": nulls[0].sparseness[:, 1:],
-        "null_mean": jnp.stack([null.head_null.mean() for null in nulls]),
-        "null_low": jnp.stack([jnp.quantile(null.head_null, 0.025) for null in nulls]),
-        "null_high": jnp.stack([jnp.quantile(null.head_null, 0.975) for null in nulls]),
-        "p_value": jnp.stack([null.head_p_value for null in nulls]),
-        "decision_p_value": jnp.stack([null.p_value[:, 1:] for null in nulls]),
         "count": jnp.stack(counts)[..., 1:],
         "contribution": (terms / jnp.where(total > 0, total, 1)).mean(axis=(0, 1)),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
         "named": d.named,
         "singular_value": d.spectrum.values,
-        "largest_score": largest_score / d.divisor,
         "score_error": jnp.abs(d.scores - direct).max() / jnp.where(largest_score > 0, largest_score, 1),
         "attention_error": off.max(),
     }
@@ -160,27 +146,21 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
     return np.quantile(defined, [0.25, 0.5, 0.75]) if defined.size else np.full(3, np.nan)
 
 
-def _verdict(here: xr.Dataset) -> str:
-    if bool(here.zero):
-        return "no: numerically zero"
-    return "yes" if float(here.adjusted_p_value) <= LEVEL else "no"
-
-
 def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
-    """One head: S and its standard error, mean S and p of both nulls, decisions with p <= 0.05, counts by rule."""
+    """One head: S and its standard error, p, mean S of random heads, decisions with p <= 0.05, diagnostics, counts."""
     here = results.sel(layer=layer, head=head)
     by_sequence = here.sparseness.mean("query")
     error = by_sequence.std(ddof=1) / np.sqrt(by_sequence.size)
     row = {
         "head": f"{layer}.{head}",
-        "sparser than chance": _verdict(here),
+        "sparser than chance": str(here.verdict.values),
         "S": f"{float(here.sparseness.mean()):.3f} ± {float(error):.3f}",
-        "common": float(here.null_mean.sel(null="common")),
-        "p": float(here.p_value.sel(null="common")),
+        "random heads": float(here.null_mean.sel(null="raw")),
+        "balanced": float(here.null_mean.sel(null="balanced")),
+        "p": float(here.p_value),
         "p adj.": float(here.adjusted_p_value),
-        "indep.": float(here.null_mean.sel(null="independent")),
-        "p indep.": float(here.p_value.sel(null="independent")),
-        "p <= 0.05": f"{float((here.decision_p_value.sel(null='common') <= LEVEL).mean()):.0%}",
+        "p <= 0.05": f"{float((here.decision_p_value <= LEVEL).mean()):.0%}",
+        **{kind: float(here.null_mean.sel(null=kind)) for kind in KINDS},
         "named": f"{int(here.named.sum())}/{here.named.size}",
     }
     for rule in PUBLISHED:
@@ -190,18 +170,19 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
 
 
 def _summary(results: xr.Dataset) -> dict[str, Any]:
-    p, sparser = results.p_value, (results.adjusted_p_value <= LEVEL) & ~results.zero
     half, named = results.sizes["pair"] // 2, results.named
     found = {
-        "heads": results.zero.size,
-        "heads_numerically_zero": int(results.zero.sum()),
-        "heads_sparser_than_chance": int(sparser.sum()),
-        "heads_below_independent_null_p_0.05": int((p.sel(null="independent") <= LEVEL).sum()),
+        **sparser.counted(results.verdict),
+        **{
+            f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= LEVEL).sum())
+            for kind in KINDS
+        },
         "decisions": int(results.sparseness.notnull().sum()),
         "sparseness_mean": float(results.sparseness.mean()),
-        **{f"sparseness_{kind}_null_mean": float(results.null_mean.sel(null=kind).mean()) for kind in KINDS},
-        "smallest_p_value": float(p.sel(null="common").min()),
-        "decisions_p_0.05_share": float((results.decision_p_value.sel(null="common") <= LEVEL).mean()),
+        **{f"sparseness_{name}_null_mean": float(results.null_mean.sel(null=name).mean()) for name in NULLS + KINDS},
+        "smallest_p_value": float(results.p_value.min()),
+        "draws_of_random_heads_most": int(results.draws.max()),
+        "decisions_p_0.05_share": float((results.decision_p_value <= LEVEL).mean()),
         "contribution_of_lower_half_of_singular_values_share": float(
             results.contribution[..., half:].sum("pair").mean()
         ),
@@ -224,8 +205,10 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
     _draw_counts(axes[0, 2], results)
     return Exhibit(
         figure,
-        "Left, mean sparseness of each head's decisions (points, with standard errors over sequences) and what rotated "
-        "singular vectors give (lines, with 95 % of rotations); filled points are sparser than chance. Middle, where "
+        "Left, mean sparseness of each head's decisions (points, with standard errors over sequences) and that of "
+        "random heads on the same tokens, their keys chosen anew (lines, with 95 % of them): of the head's singular "
+        "values, and of those that the data see; filled points are sparser than either. Crosses: the common rotation, "
+        "a diagnostic that any head of low rank falls below. Middle, where "
         "in the order of singular values contributions come from: mean of each layer, and the even share as a line. "
         "Right, how many singular vectors a decision needs by each rule: median and middle half of each head.",
     )
@@ -236,20 +219,24 @@ def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
     by_sequence = flat.sparseness.mean("query")
     error = (by_sequence.std("sequence", ddof=1) / np.sqrt(by_sequence.sizes["sequence"])).values
     S, x = by_sequence.mean("sequence").values, np.arange(flat.sizes["unit"])
-    for kind, colour, shift in (("common", COLOURS[1], -0.15), ("independent", GREY, 0.15)):
-        null = flat.sel(null=kind)
-        ax.hlines(null.null_mean, x + shift - 0.2, x + shift + 0.2, color=colour, label=f"{kind} rotation")
-        ax.vlines(x + shift, null.null_low, null.null_high, color=colour, alpha=0.4, linewidth=4)
-    sparser = (flat.adjusted_p_value.values <= LEVEL) & ~flat.zero.values
+    for null, colour, shift, label in (
+        ("raw", COLOURS[1], -0.15, "random heads"),
+        ("balanced", COLOURS[2], 0.15, "random heads, balanced"),
+    ):
+        here = flat.sel(null=null)
+        ax.hlines(here.null_mean, x + shift - 0.2, x + shift + 0.2, color=colour, label=label)
+        ax.vlines(x + shift, here.null_low, here.null_high, color=colour, alpha=0.4, linewidth=4)
+    ax.plot(x, flat.null_mean.sel(null="common"), "x", color=GREY, markersize=4, label="common rotation")
+    sparser_ones = (flat.verdict == sparser.SPARSER).values
     measured(ax, x, S, error, markerfacecolor="white", label="head")
-    measured(ax, x[sparser], S[sparser], fmt="o", color=COLOURS[0])
+    measured(ax, x[sparser_ones], S[sparser_ones], fmt="o", color=COLOURS[0])
     heads = results.sizes["head"]
     if len(x) <= 40:
         ax.set_xticks(x, [f"{layer}.{head}" for layer, head in flat.unit.values], rotation=90, fontsize=8)
     else:
         ax.set_xticks(x[::heads], [str(layer) for layer in results.layer.values])
     ax.set(xlabel="layer.head" if len(x) <= 40 else "heads by layer", ylabel="mean sparseness S", ylim=(0, None))
-    ax.set_title(f"{int(sparser.sum())} of {len(x)} heads sparser than chance")
+    ax.set_title(f"{int(sparser_ones.sum())} of {len(x)} heads sparser than random heads")
     ax.legend(loc="lower right", fontsize=8)
 
 

@@ -1,16 +1,17 @@
 """What emerges when: accuracy, sparse attention, and the head that theory predicts, over training.
 
 At snapshots of training, the heads that end up doing a match are read: the attention they give to the right key; the
-Treves-Rolls sparseness S of its relative attention over singular pairs, beside the same head under common random
-rotations of both sides (its null, which keeps every score; p by Monte Carlo); the functional cosine of T16's prediction
-from this snapshot's inputs; and the one number that it fits, the training time tau.
+Treves-Rolls sparseness S of its relative attention over singular pairs, beside that of random heads of the same
+singular values on the same tokens, about the same key (T22; of the two kinds of random heads the larger p-value and
+the lower S count); S under common rotations, a diagnostic that any head of low rank falls below; the functional cosine
+of T16's prediction from this snapshot's inputs; and the one number that it fits, the training time tau.
 
 Predictions: tau grows with the training step actually reached (T17), so that its rank correlation with the step is
 above 0 in the median head, as long as there is a time to read: from where the prediction explains the head at all
 (functional cosine 0.5; below, the fit ends anywhere on its grid) until the task is learned (a softmax that is right no
 longer drives the flow that tau is the time of). This window was chosen after a run of seed 0; the correlation over all
-snapshots, which lie at growing distances, is reported beside. Sparsity emerges: S stays below 0.8 of its null, at
-p <= 0.05 (a random head's singular basis is itself a little sparser than a rotated one). When it does, and when
+snapshots, which lie at growing distances, is reported beside. Sparsity emerges: S stays below 0.8 of that of random
+heads, at p <= 0.05, adjusted for the number of heads at the snapshot (Benjamini and Hochberg). When it does, and when
 alignment does (functional cosine 0.8), is reported in steps after accuracy on fresh sequences first stays at 0.99.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 from matplotlib.ticker import NullFormatter
-from scipy.stats import rankdata
+from scipy.stats import false_discovery_control, rankdata
 
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, panels
@@ -33,12 +34,23 @@ from sims.lab.readings import run as read
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.tasks import TASKS
 from sims.lab.trained import Trained, Trainings, trained
-from svtheory import Head, decompose, rotation_null
+from svtheory import Head, SparsenessTest, decompose, rotation_null, sparseness_test
 from svtheory.checks import InputError, whole
 from svtheory.heads.rotations import RotationNull
 
 LEARNED, EXPLAINS, LEVEL, SPARSE = 0.99, 0.5, 0.05, 0.8
-SERIES = ("accuracy", "attention", "sparseness", "null_sparseness", "p_value", "functional_cosine", "tau")
+SERIES = (
+    "accuracy",
+    "attention",
+    "sparseness",
+    "null_sparseness",
+    "p_value",
+    "adjusted_p_value",
+    "rotated_sparseness",
+    "rotated_p_value",
+    "functional_cosine",
+    "tau",
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,8 @@ class Config(Trainings):
 
     sequences: int = 256
     """Sequences on which heads are read."""
-    draws: int = 99
-    """Random rotations."""
+    draws: int = 199
+    """Random heads of a head and snapshot."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,29 +112,35 @@ def _heads(config: Config, models: Trained) -> list[dict[str, Any]]:
 def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str, float]:
     """One head at one snapshot."""
     found = explanation(reading, reading.recipe.given.hypotheses[match], match, key, draws=1)
-    null = _sparseness(reading, match, key, draws)
+    test, rotated = _sparseness(reading, match, key, draws)
     return {
         "attention": reading.attention(match),
-        "sparseness": float(null.head_sparseness),
-        "null_sparseness": float(np.mean(null.head_null)),
-        "p_value": float(null.head_p_value),
+        "sparseness": float(test.head_sparseness),
+        "null_sparseness": float(np.mean(test.head_null, axis=-1).min()),
+        "p_value": float(test.head_p_value),
+        "rotated_sparseness": float(np.mean(rotated.head_null)),
+        "rotated_p_value": float(rotated.head_p_value),
         "functional_cosine": float(found.functional_cosine),
         "tau": float(found.time),
     }
 
 
-def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> RotationNull:
-    """S of relative attention to the right key and its null, over sequences, at the last query that always decides."""
+def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> tuple[SparsenessTest, RotationNull]:
+    """S of relative attention to the right key, over sequences, at the last query that always decides; its nulls."""
     tokens = np.moveaxis(reading.reads, 2, 0).swapaxes(1, 2)
     right = np.asarray(reading.sampled.right[match])
     position = np.flatnonzero((right >= 0).all(axis=1))[-1]
-    query = tokens[:, position, None]
-    return _null(reading.head, query, tokens, right[position][:, None], np.array([position]), key, draws)
+    return _tests(
+        reading.head, tokens[:, position, None], tokens, right[position][:, None], np.array([position]), key, draws
+    )
 
 
 @partial(jax.jit, static_argnums=6)
-def _null(head: Head, query: Array, keys: Array, right: Array, position: Array, key: Array, draws: int) -> RotationNull:
-    return rotation_null(decompose(head, query, keys, right, position=position), key, draws, "common")
+def _tests(
+    head: Head, query: Array, keys: Array, right: Array, position: Array, key: Array, draws: int
+) -> tuple[SparsenessTest, RotationNull]:
+    test = sparseness_test(head, query, keys, key, draws, right, position)
+    return test, rotation_null(decompose(head, query, keys, right, position=position), key, draws, "common")
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -137,8 +155,8 @@ def read_while(head: dict[str, Any], steps: np.ndarray) -> np.ndarray:
 
 
 def sparse(head: dict[str, Any]) -> np.ndarray:
-    """At which snapshots relative attention is sparser than under random rotations."""
-    return (head["p_value"] <= LEVEL) & (head["sparseness"] <= SPARSE * head["null_sparseness"])
+    """At which snapshots relative attention is sparser than that of random heads."""
+    return (head["adjusted_p_value"] <= LEVEL) & (head["sparseness"] <= SPARSE * head["null_sparseness"])
 
 
 def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
@@ -151,6 +169,8 @@ def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
 def _results(heads: list[dict[str, Any]]) -> xr.Dataset:
     """Series over snapshots, and the steps at which things emerge; members of one run share their steps."""
     steps = heads[0]["step"]
+    adjusted = false_discovery_control(np.nan_to_num([head["p_value"] for head in heads], nan=1), axis=0)
+    heads = [head | {"adjusted_p_value": p} for head, p in zip(heads, adjusted, strict=True)]
     window = [read_while(head, steps) for head in heads]
     emerged = {
         "accuracy_step": [first_kept(head["accuracy"] >= LEARNED, steps) for head in heads],
@@ -187,12 +207,13 @@ def _row(task: str, heads: xr.Dataset) -> dict[str, Any]:
         "alignment - accuracy step": _quartiles(heads.alignment_step - heads.accuracy_step),
         "S, start": heads.sparseness.isel(step=0).mean().item(),
         "S, end": last.sparseness.mean().item(),
-        "null, end": last.null_sparseness.mean().item(),
-        "sparse, p <= 0.05": f"{int((last.p_value <= LEVEL).sum())} of {heads.sizes['row']}",
+        "random heads, end": last.null_sparseness.mean().item(),
+        "sparser, p adj. <= 0.05": f"{int((last.adjusted_p_value <= LEVEL).sum())} of {heads.sizes['row']}",
+        "rotated, end": last.rotated_sparseness.mean().item(),
         "functional cos": last.functional_cosine.median().item(),
         "tau rank correlation": tau,
         "over all": heads.tau_rank_correlation_all.median().item(),
-        "holds": None if np.isnan(tau) else bool(tau > 0 and (last.p_value <= LEVEL).all()),
+        "holds": None if np.isnan(tau) else bool(tau > 0 and (last.adjusted_p_value <= LEVEL).all()),
     }
 
 
@@ -217,7 +238,9 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "mean_sparseness_start": results.sparseness.isel(step=0).mean().item(),
         "mean_sparseness_end": last.sparseness.mean().item(),
         "mean_null_sparseness_end": last.null_sparseness.mean().item(),
-        "share_sparser_than_null_end": (last.p_value <= LEVEL).mean().item(),
+        "share_sparser_than_random_heads_end": (last.adjusted_p_value <= LEVEL).mean().item(),
+        "mean_rotated_sparseness_end": last.rotated_sparseness.mean().item(),
+        "share_sparser_than_rotations_end": (last.rotated_p_value <= LEVEL).mean().item(),
         "median_sparsity_after_accuracy_steps": (results.sparsity_step - results.accuracy_step).median().item(),
         "median_alignment_after_accuracy_steps": (results.alignment_step - results.accuracy_step).median().item(),
         "median_functional_cosine_end": last.functional_cosine.median().item(),
@@ -233,7 +256,7 @@ def _training_exhibit(results: xr.Dataset) -> Exhibit:
         ("accuracy", "black", "-", "accuracy"),
         ("functional_cosine", COLOURS[0], "-", "functional cosine with the prediction (T16)"),
         ("sparseness", COLOURS[1], "-", "sparseness S of relative attention"),
-        ("null_sparseness", GREY, "--", "S, common random rotations"),
+        ("null_sparseness", GREY, "--", "S of random heads on the same tokens"),
     )
     for ax, task in zip(axes, tasks, strict=True):
         heads = results.sel(row=results.task == task)

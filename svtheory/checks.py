@@ -1,5 +1,8 @@
 """Input checks: one sentence that names the argument, the value and what is allowed."""
 
+import operator
+import warnings
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,54 +20,131 @@ def concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def real_array(name: str, x: Any, ndim: int | None = None) -> Array:
-    """`x` as a finite real array, non-empty and of `ndim` axes; floats keep their dtype, integers become floats.
+class PrecisionWarning(UserWarning):
+    """Numbers of a caller's array were rounded to float32, because x64 is off; given once a process."""
 
-    Raises TypeError for anything but real numbers and InputError for a wrong shape or a non-finite entry.
+
+def real_array(name: str, x: Any, ndim: int | None = None) -> Array:
+    """`x` as a finite real array, non-empty and of `ndim` axes.
+
+    float32 and float64 keep their dtype, shorter floats become float32, and integers become floats at once, whatever
+    their size. Where x64 is off, longer floats become float32: a PrecisionWarning says so, once a process, where that
+    changes a number. Tensors of torch are read without their gradients.
+    Raises TypeError for anything but real numbers and InputError for a wrong shape, masked entries, an entry that is
+    not finite, in the dtype it is to have, or an array that vanishes there.
     """
-    try:
-        given = x if isinstance(x, Array) else np.asarray(x)
-        numeric = jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)
-    except (TypeError, ValueError):
-        numeric = False
-    if not numeric:
-        raise TypeError(f"{name} must be an array of real numbers, got {_brief(x)}")
-    with np.errstate(over="ignore"):  # what overflows is reported below
-        array = jnp.asarray(given)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
+    if hasattr(x, "__jax_array__"):
+        x = jnp.asarray(x)
+    given = x if isinstance(x, Array) else _read(name, x)
+    if jnp.issubdtype(given.dtype, jnp.floating):
+        dtype = given.dtype if given.dtype.itemsize == 4 else jnp.float32 if given.dtype.itemsize < 4 else float
+    elif jnp.issubdtype(given.dtype, jnp.integer):
+        dtype = float
+    else:
+        raise _not_real(name, x)
+    with np.errstate(over="ignore", under="ignore"):  # what is lost is reported below
+        array = given.astype(jnp.result_type(dtype))
     if ndim is not None and array.ndim != ndim:
         raise InputError(f"{name} must have {ndim} axes, got shape {array.shape}")
     if array.size == 0:
         raise InputError(f"{name} must not be empty, got shape {array.shape}")
-    if concrete(array) and not np.isfinite(np.asarray(array)).all():
+    if concrete(array):
+        _check_values(name, x, np.asarray(given), np.asarray(array))
+    return jnp.asarray(array)
+
+
+def _read(name: str, x: Any) -> np.ndarray:
+    """`x` as numpy sees it; numbers of Python that fit no dtype of integers as float64."""
+    if _masked(x):
+        raise InputError(f"{name} must have no masked entries, got some: fill them or leave them out")
+    try:
+        # a torch.nn.Parameter gives its numbers only so
+        given = np.asarray(x.detach() if hasattr(x, "detach") else x)
+    except Exception as error:  # each library has its own
+        raise _not_real(name, x, f" ({_brief(str(error), 120)})") from error
+    numbers = given.dtype == object and all(isinstance(n, Real) and not isinstance(n, bool) for n in given.flat)
+    try:
+        return given.astype(np.float64) if numbers else given
+    except OverflowError:
+        raise InputError(f"{name} must be finite, got a number that float64 does not hold") from None
+
+
+def _masked(x: Any) -> bool:
+    if isinstance(x, list | tuple):
+        return any(map(_masked, x))
+    return isinstance(x, np.ma.MaskedArray) and bool(np.ma.getmaskarray(x).any())
+
+
+def _check_values(name: str, x: Any, given: np.ndarray, array: np.ndarray) -> None:
+    """Refuse what is not finite or vanishes in its new dtype; say once what is rounded to float32."""
+    if lost := int((~np.isfinite(array)).sum()):
+        where = f" in {array.dtype}" if np.isfinite(given.astype(np.longdouble)).all() else ""
+        raise InputError(f"{name} must be finite, got {lost} entries that are not{where}")
+    if array.dtype == given.dtype or given.dtype.itemsize < array.dtype.itemsize:
+        return
+    if np.abs(array).max() < np.finfo(array.dtype).tiny and given.any():
         raise InputError(
-            f"{name} must be finite, got {int((~np.isfinite(np.asarray(array))).sum())} entries that are not"
+            f"{name} must not vanish in {array.dtype}, got no entry above {float(np.abs(given).max()):.3g}"
         )
-    return array
+    # the floats of a list have no precision that anybody chose
+    chosen = given.ndim > 0 and not (isinstance(x, list | tuple) and given.dtype.kind == "f")
+    if chosen and array.dtype == np.float32 and (array != given).any():
+        _say_rounded(name, given.dtype)
+
+
+_rounded_said = False
+
+
+def _say_rounded(name: str, dtype: np.dtype) -> None:
+    global _rounded_said
+    if not _rounded_said:
+        _rounded_said = True
+        warnings.warn(
+            f"{name} is {dtype} and rounded to float32, as all that follows, because x64 is off; "
+            'jax.config.update("jax_enable_x64", True) keeps it',
+            PrecisionWarning,
+            stacklevel=5,
+        )
+
+
+def _not_real(name: str, x: Any, why: str = "") -> TypeError:
+    return TypeError(f"{name} must be an array of real numbers, got {_brief(repr(x))}{why}")
 
 
 def whole(name: str, x: Any, least: int) -> int:
     """`x` as an int of at least `least`; raises InputError otherwise."""
-    if isinstance(x, bool) or not isinstance(x, int | np.integer) or x < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {_brief(x)}")
-    return int(x)
+    number = _integer(x)
+    if number is None or number < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {_brief(repr(x))}")
+    return number
 
 
 def index(name: str, x: Any, size: int) -> int:
     """`x` as an index into `size` things; raises InputError when it is out of range."""
-    if isinstance(x, bool) or not isinstance(x, int | np.integer) or not 0 <= x < size:
-        raise InputError(f"{name} must be a whole number from 0 to {size - 1}, got {_brief(x)}")
-    return int(x)
+    number = _integer(x)
+    if number is None or not 0 <= number < size:
+        raise InputError(f"{name} must be a whole number from 0 to {size - 1}, got {_brief(repr(x))}")
+    return number
+
+
+def _integer(x: Any) -> int | None:
+    """`x` as an int if it is one, of Python, numpy or JAX; None for a truth value and anything else."""
+    if isinstance(x, bool):
+        return None
+    try:
+        return operator.index(x)
+    except TypeError:
+        return None
 
 
 def one_of(name: str, x: Any, allowed: tuple[str, ...]) -> str:
     """`x` if it is one of `allowed`; raises InputError otherwise."""
-    if x not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {_brief(x)}")
+    if not isinstance(x, str) or x not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {_brief(repr(x))}")
     return x
 
 
-def _brief(x: Any) -> str:
-    text = repr(x)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _brief(text: str, length: int = 60) -> str:
+    """The text on one line and not too long."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,14 +1,16 @@
 """Spectra: the singular values and vectors of a head, and the comparison of two of them."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.alignments import alignment, chance_alignment
-from svtheory.checks import InputError, real_array
+from svtheory.checks import InputError, concrete, real_array
 from svtheory.frames import exact_products
 from svtheory.pytrees import pytree
 
@@ -36,9 +38,11 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
 
     A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, another, `Omega^T Q = W_K^T (W_Q Q) = P L`, one of its
-    row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs. Each factor
-    is scaled to unit size first, so that tiny weights do not underflow on the way.
-    Raises InputError for factors that disagree in H, TypeError for anything but real matrices.
+    row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs; transpose
+    weights stored as (in, out), which is (D, H): shapes need not tell. Each factor is first divided by the power of 2
+    near its largest entry, so that no product on the way is too large or too small for its dtype.
+    Raises InputError for factors that disagree in H or whose sigma_1 is too large or too small for the dtype (infinite
+    or 0 while JAX traces), TypeError for anything but real matrices.
 
     >>> s = spectrum(jnp.array([[3.0, 0.0], [0.0, 1.0]]), jnp.eye(2))
     >>> s.values.round(4).tolist(), s.gaps.round(4).tolist()
@@ -46,23 +50,40 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_Q.shape[0] != W_K.shape[0]:
-        raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
-    (W_Q, q_size), (W_K, k_size) = _scaled(W_Q), _scaled(W_K)
-    # One factorisation feeds the next: two at once, such as QRs of both factors, can deadlock under vmap on few cores.
-    Q, _ = jnp.linalg.qr(W_Q.T)
-    V, values, Ut = tall_svd(W_K.T @ (W_Q @ Q))
-    return spectrum_of(Q @ Ut.T, values * q_size * k_size, V)
+        raise InputError(
+            f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}; "
+            "factors are (H, D): transpose weights stored as (in, out)"
+        )
+    (W_Q, q), (W_K, k) = _scaled(W_Q), _scaled(W_K)
+    left, scaled, right = factored_svd(W_Q, W_K)
+    values = _shifted(scaled, q + k)
+    if concrete(values) and not _held(np.asarray(values), np.asarray(scaled)):
+        power = math.log10(float(scaled[0])) + int(q + k) * math.log10(2)
+        raise InputError(f"W_Q and W_K must have a sigma_1 that {values.dtype} holds, got about 1e{power:.0f}")
+    return spectrum_of(left, values, right.T)
 
 
 def _scaled(W: Array) -> tuple[Array, Array]:
-    largest = jnp.abs(W).max()
-    size = jnp.where(largest > 0, largest, 1)
-    return W / size, size
+    """W over a power of 2 that brings its largest entry to between 1/2 and 1, and the exponent; 0 for zeros."""
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.abs(W).max()))
+    return _shifted(W, -exponent), exponent
+
+
+def _shifted(x: Array, exponent: Array) -> Array:
+    """`x 2^exponent`, exactly, in three factors of which the dtype holds each."""
+    third = exponent // 3
+    for power in (third, third, exponent - 2 * third):
+        x = x * jnp.ldexp(jnp.ones((), x.dtype), power)
+    return x
+
+
+def _held(values: np.ndarray, scaled: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all()) and bool(scaled[0] == 0 or values[0] >= np.finfo(values.dtype).tiny)
 
 
 def spectrum_of(left: Array, values: Array, right: Array) -> Spectrum:
     """The Spectrum of the given singular vectors (D, K) and falling values (K,), with its gaps."""
-    return Spectrum(left, values, right, value_gaps(values))
+    return Spectrum(left, values, right, _gaps(values))
 
 
 def value_gaps(values: Array) -> Array:
@@ -71,6 +92,10 @@ def value_gaps(values: Array) -> Array:
     >>> value_gaps(jnp.array([5.0, 3.0, 3.0])).tolist()
     [2.0, 0.0, 0.0]
     """
+    return _gaps(_spectral_values(values))
+
+
+def _gaps(values: Array) -> Array:
     steps = values[:-1] - values[1:]
     infinite = jnp.full((1,), jnp.inf, values.dtype)
     below = jnp.concatenate([steps, infinite])
@@ -97,27 +122,54 @@ def tall_svd(A: Array) -> tuple[Array, Array, Array]:
     return P @ U, values, Vt
 
 
+@jax.custom_jvp
+def factored_svd(W_Q: Array, W_K: Array) -> tuple[Array, Array, Array]:
+    """`safe_svd` of `W_Q^T W_K`, thin: K = min(H, D, D') triples, the derivative too without forming the product.
+
+    The QR on the way has no derivative where a factor is of deficient rank, as with a row of zeros; the SVD has.
+    """
+    # One factorisation feeds the next: two at once, such as QRs of both factors, can deadlock under vmap on few cores.
+    Q, _ = jnp.linalg.qr(W_Q.T)
+    V, values, Ut = tall_svd(W_K.T @ (W_Q @ Q))
+    return Q @ Ut.T, values, V.T
+
+
 def _svd_jvp(svd, primals, tangents):
     (A,), (dA,) = primals, tangents
-    U, s, Vt = svd(A)
+    found = U, _, Vt = svd(A)
+    return found, _svd_tangents(found, dA @ Vt.T, dA.T @ U)
+
+
+safe_svd.defjvp(partial(_svd_jvp, safe_svd))
+tall_svd.defjvp(partial(_svd_jvp, tall_svd))
+
+
+@factored_svd.defjvp
+def _factored_svd_jvp(primals, tangents):
+    (W_Q, W_K), (dQ, dK) = primals, tangents
+    found = U, _, Vt = factored_svd(W_Q, W_K)
+    right = dQ.T @ (W_K @ Vt.T) + W_Q.T @ (dK @ Vt.T)
+    left = dK.T @ (W_Q @ U) + W_K.T @ (dQ @ U)
+    return found, _svd_tangents(found, right, left)
+
+
+def _svd_tangents(found: tuple[Array, Array, Array], right: Array, left: Array) -> tuple[Array, Array, Array]:
+    """How `A = U diag(s) V^T` moves with dA, given as `dA V` and `dA^T U`."""
+    U, s, Vt = found
     V = Vt.T
-    dP = U.T @ dA @ V
-    tolerance = max(A.shape) * jnp.finfo(A.dtype).eps * s[0]
+    dP = U.T @ right
+    tolerance = max(len(U), len(V)) * jnp.finfo(s.dtype).eps * s[0]
     difference = s[None, :] - s[:, None]
     apart = jnp.abs(difference) > tolerance
     F = jnp.where(apart, 1 / jnp.where(apart, difference * (s[None, :] + s[:, None]), 1), 0)
     inverse = jnp.where(s > tolerance, 1 / jnp.where(s > tolerance, s, 1), 0)
     dU = U @ (F * (dP * s[None, :] + s[:, None] * dP.T))
     dV = V @ (F * (s[:, None] * dP + dP.T * s[None, :]))
-    if A.shape[0] > A.shape[1]:
-        dU += (dA @ V - U @ dP) * inverse[None, :]
-    if A.shape[1] > A.shape[0]:
-        dV += (dA.T @ U - V @ dP.T) * inverse[None, :]
-    return (U, s, Vt), (dU, jnp.diagonal(dP), dV.T)
-
-
-safe_svd.defjvp(partial(_svd_jvp, safe_svd))
-tall_svd.defjvp(partial(_svd_jvp, tall_svd))
+    if U.shape[0] > U.shape[1]:
+        dU += (right - U @ dP) * inverse[None, :]
+    if V.shape[0] > V.shape[1]:
+        dV += (left - V @ dP.T) * inverse[None, :]
+    return dU, jnp.diagonal(dP), dV.T
 
 
 def value_groups(values: Array, tolerance: float = 1e-3) -> Array:
@@ -126,6 +178,7 @@ def value_groups(values: Array, tolerance: float = 1e-3) -> Array:
     >>> value_groups(jnp.array([5.0, 3.0, 3.0, 0.0])).tolist()
     [0, 1, 1, 2]
     """
+    values = _spectral_values(values)
     new = values[:-1] - values[1:] > tolerance * values[0]
     return jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
 
@@ -133,13 +186,23 @@ def value_groups(values: Array, tolerance: float = 1e-3) -> Array:
 def effective_rank(values: Array) -> Array:
     """`exp(-sum p_k ln p_k)`, `p_k = sigma_k / sum sigma` (Roy and Vetterli 2007); 0 for the zero matrix.
 
+    Raises InputError for values (K,) that are negative or not finite (NaN while JAX traces).
+
     >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 4)
     2.0
     """
+    values, _ = _scaled(_spectral_values(values))
     total = values.sum()
-    p = values / jnp.where(total > 0, total, 1)
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))
-    return jnp.where(total > 0, jnp.exp(entropy), 0)
+    p = values / jnp.where(total == 0, 1, total)
+    entropy = -jnp.sum(jnp.where(p == 0, 0, p * jnp.log(jnp.where(p == 0, 1, p))))
+    return jnp.where(total == 0, 0, jnp.exp(entropy))
+
+
+def _spectral_values(values: Array) -> Array:
+    values = real_array("values", values, ndim=1)
+    if concrete(values) and (np.asarray(values) < 0).any():
+        raise InputError(f"values must be at least 0, as singular values are, got {float(values.min())}")
+    return values
 
 
 @pytree()

@@ -23,6 +23,7 @@ HOLDS, LEAD = 0.8, 0.2  # a hypothesis holds from this functional cosine on, thi
 class Reading:
     """One head of one model at work.
 
+    biased   whether it has a query bias
     reads    what it reads, (D, n, B)
     pattern  its attention, (queries, n, B); queries are the last ones of the n positions
     sampled  the sequences with their truth
@@ -33,6 +34,7 @@ class Reading:
     layer: int
     index: int
     head: Head
+    biased: bool
     reads: np.ndarray
     pattern: np.ndarray
     sampled: Batch
@@ -83,7 +85,17 @@ def run(models: Trained, member: int, sampled: Batch, snapshot: int = -1) -> Run
     trace = _trace(recipe, models.model(member, snapshot), sampled.tokens)
     weights = bundle(models, member, trace.reads, snapshot)
     heads = [
-        Reading(recipe, member, layer, h, weights.head(layer, h), np.asarray(read), np.asarray(pattern[h]), sampled)
+        Reading(
+            recipe,
+            member,
+            layer,
+            h,
+            weights.head(layer, h),
+            bool(weights.query_bias[layer, h]),
+            np.asarray(read),
+            np.asarray(pattern[h]),
+            sampled,
+        )
         for layer, (read, pattern) in enumerate(zip(trace.reads, trace.patterns, strict=True))
         for h in range(len(pattern))
     ]
@@ -117,13 +129,13 @@ def explanation(reading: Reading, hypothesis: Hypothesis, match: str, key: Array
 
 def centred(reading: Reading, hypothesis: Hypothesis) -> bool:
     """Whether the query side is centred."""
-    return reading.head.b_Q is not None and hypothesis.template.shape[0] > 1
+    return reading.biased and hypothesis.template.shape[0] > 1
 
 
 def explanations(reading: Reading, key: Array, draws: int) -> dict[str, Explanation]:
     """Every hypothesis of the task about this head, at the queries of the match that it does best.
 
-    Only that match's own hypothesis is held against permuted templates, as many as `draws`.
+    Only that match's own hypothesis is held against random heads and permuted templates, as many as `draws`.
     """
     return {
         name: explanation(reading, hypothesis, reading.match, key, draws if name == reading.match else 1)

@@ -105,6 +105,11 @@ class HeadBundle:
                 f"normalised queries and keys, got {self.scoring.query_key_norm!r}"
             )
 
+    @property
+    def query_bias(self) -> np.ndarray:
+        """Which heads have a query bias that is not zero, shape (layers, heads): they centre their queries (T6)."""
+        return np.zeros(self.W_Q.shape[:2], bool) if self.b_Q is None else (self.b_Q != 0).any(axis=-1)
+
     def head(self, layer: int, head: int) -> Head:
         """One head, with its biases and all that the metadata says of its scores (see docs/bundles.md).
 

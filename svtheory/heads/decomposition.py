@@ -92,11 +92,6 @@ class Decomposition:
         logits = self.scores / self.divisor
         return attention_weights(logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap), self.visible)
 
-    @property
-    def most_attended(self) -> Array:
-        """The visible key of the largest score, shape () or (..., T)."""
-        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
-
     @exact_products
     def over_keys(self, weights: Array) -> Array:
         """`sum_j weights_j b_j` for weights (m,) or (..., T, m), shape (K,) or (..., T, K)."""
@@ -110,6 +105,11 @@ class Decomposition:
         others = jnp.where(self.visible, 1 - chosen, 0)
         count = others.sum(axis=-1, keepdims=True)
         return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
+
+    @property
+    def most_attended(self) -> Array:
+        """The visible key of the largest score, shape () or (..., T)."""
+        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
 
     def _chosen(self) -> Array:
         return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)

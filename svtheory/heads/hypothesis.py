@@ -5,12 +5,14 @@ With `A = U diag(lam) U^T` and `B = U' diag(mu) U'^T` the moments of what querie
 `(U^T Omega_P U')_ab = M_ab (1 - e^{-lam_a mu_b tau})/(lam_a mu_b)`. In whitened coordinates this is a plain product:
 `A^{1/2} Omega_P B^{1/2}` has entries `C_ab (1 - e^{-lam_a mu_b tau})`, C the correlations of the features with the
 whitened inputs, joined by the template.
+
+Chance is a random head of the same size: `A^{1/2} O B^{1/2}` turned at random on both sides, or O itself.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,8 @@ from svtheory.frames import exact_products, numerical_rank_tolerance
 from svtheory.pytrees import pytree
 from svtheory.spectra import Spectrum, safe_svd, spectrum, spectrum_of
 
+TIMES = 33
+"""Training times on the grid."""
 VISITED = 1e-4
 """The least eigenvalue of an input moment, of its mean, that counts as visited."""
 
@@ -38,9 +42,12 @@ class Explanation:
                        the eigenvalues of A and B exceed 1e-4 of their mean, a hundredth in spread
     predicted          spectrum of the prediction, its values scaled to the head's logits by least squares
     measured           spectrum of the head
-    null               functional cosines of the template with its columns deranged, each at its own best time, (draws,)
-    p_value            share of null and hypothesis that reach the hypothesis' functional cosine; with few key features
-                       not below one in the number of templates that there are
+    null               functional cosines of the hypothesis with random heads, each at its own best time, (2, draws):
+                       the head's whitened form turned at random, then the head itself
+    p_value            share of random heads and head that the hypothesis explains as well as the head: the larger of
+                       the two nulls' shares, of which `1/(1 + draws)` is the least
+    rivals             functional cosines of the head with permuted templates, each at its own best time, (draws,): once
+                       each template that differs from the hypothesis, NaN for the rest
     """
 
     functional_cosine: Array
@@ -51,6 +58,12 @@ class Explanation:
     measured: Spectrum
     null: Array
     p_value: Array
+    rivals: Array
+
+    @property
+    def rank(self) -> Array:
+        """The place of the hypothesis among its permuted templates, 1 for the first."""
+        return 1 + (self.rivals >= self.functional_cosine[..., None]).sum(axis=-1)
 
     def overlap(self, k: int) -> tuple[Array, Array]:
         """How much of the head's top-k left and right singular subspaces the prediction's cover: `|U_k^T U'_k|_F^2/k`.
@@ -65,13 +78,13 @@ class Explanation:
         )
 
     def margin(self, *rivals: "Explanation") -> Array:
-        """The lead in functional cosine over the best competitor: every deranged template, and any rival hypotheses.
+        """The lead in functional cosine over the best competitor: every permuted template, and any rival hypotheses.
 
-        A rival can share structure with the truth: a hypothesis is preferred by its margin.
+        A rival can share structure with the truth: a hypothesis is preferred by its margin. NaN without a competitor.
         """
-        best = self.null.max(axis=-1)
+        best = jnp.nanmax(self.rivals, axis=-1)
         for rival in rivals:
-            best = jnp.maximum(best, rival.functional_cosine)
+            best = jnp.fmax(best, rival.functional_cosine)
         return self.functional_cosine - best
 
 
@@ -96,15 +109,21 @@ def explain(
     """Predict a trained head from samples of what it reads and a hypothesis; say how much of the head that explains.
 
     Keys are always centred, queries iff the head has a query bias (T6). Eigenvalues of A and B are divided by their
-    mean, trace/D; tau is the best on a log grid, refined (T16). The null permutes the template's columns, the key
-    features, by random derangements and gives each the same freedom; its cost is some 60 evaluations of a (D, D')
-    filter a draw.
+    mean, trace/D; tau is the best on a log grid, refined (T16).
+
+    Chance is a head that has nothing to do with the features: `draws` random heads, twice. Once the head's whitened
+    form `A^{1/2} Omega B^{1/2}` between independent Haar rotations of the ranges of A and B, which keep what its data
+    see of its spectrum; once Omega itself between rotations of all D and D' dimensions, which keep its singular values.
+    The p-value is the larger of the two, and holds its level for random heads of either kind. What else the template
+    might have been is another question: up to `draws` random derangements of its columns, the key features, are the
+    hypothesis' rivals. Random heads and rivals have the hypothesis' own freedom, the best time. The cost is some 40
+    products of (D, D') matrices a draw.
 
     W_Q (H, D), W_K (H, D'); query_inputs (n, D) and key_inputs (n', D'), one sample a row, treated as independent
     draws: take as queries the positions where the head's decision matters; query_features (n, N) and key_features
-    (n', M), the candidate features' values at these samples; template (N, M); draws of the null. All follow the dtype
-    of W_Q. Works under jit and vmap, `centre_query` and `draws` static.
-    Raises InputError for shapes that disagree, fewer than 2 samples or 2 key features.
+    (n', M), the candidate features' values at these samples; template (N, M); draws of chance and of
+    rivals. All follow the dtype of W_Q. Works under jit and vmap, `centre_query` and `draws` static.
+    Raises InputError for shapes that disagree or fewer than 2 samples.
     """
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_K.shape[0] != W_Q.shape[0]:
@@ -116,8 +135,6 @@ def explain(
         raise InputError(
             f"template must have shape {(query[1].shape[1], keys[1].shape[1])}, query by key features, got {T.shape}"
         )
-    if T.shape[1] < 2:
-        raise InputError("key_features must hold at least 2 features, for the null to permute, got 1")
     whole("draws", draws, 1)
     return _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, T, key, bool(centre_query), draws)
 
@@ -166,25 +183,27 @@ def _explain(
     centre_query: bool,
     draws: int,
 ) -> Explanation:
-    q, k = _side(*query, centre_query), _side(*keys, True)
+    q = _side(*query, centre_query)
+    k = _side(_after(q, keys[0]), keys[1], True)
     # products of tiny weights would underflow
     q_size, k_size = _positive(jnp.abs(W_Q).max()), _positive(jnp.abs(W_K).max())
-    omega = (W_Q / q_size).T @ (W_K / k_size)
+    unit = W_Q / q_size, W_K / k_size
+    omega = unit[0].T @ unit[1]
     T = T / _positive(jnp.abs(T).max())
     read = q.basis.T @ omega @ k.basis
     x = q.values[:, None] * k.values[None, :]
     O = jnp.sqrt(x) * read
 
-    def best(T):
-        """A template's functional cosine at its best time, that time, and its whitened prediction there."""
-        C = q.readout @ T @ k.readout.T
-        time = _best_time(C, x, O)
-        F = _filtered(C, x, time)
-        return _cosine(F, O), time, F
-
-    functional_cosine, time, F = best(T)
-    null = lax.map(lambda key: best(T[:, _derangement(key, T.shape[1])])[0], jax.random.split(key, draws))
-    reached = (1 + (null >= functional_cosine).sum()) / (1 + draws)
+    C = q.readout @ T @ k.readout.T
+    time = _best_time(C, x, O)
+    F = _filtered(C, x, time)
+    functional_cosine = _cosine(F, O)
+    learnt = jax.vmap(lambda t: -jnp.expm1(-x * jnp.exp(t)))(_log_times(x)).reshape(TIMES, x.size)
+    of_random, of_permuted = jax.random.split(key)
+    measured = spectrum(_after(k, W_Q), W_K)
+    null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], q, k, C, learnt)
+    # where few turns are possible many heads tie: what rounding alone sets apart counts as reached
+    least = _at_best_time(C, O, learnt) - 100 * jnp.finfo(null.dtype).eps
     weights = F * _inverse_root(x)
     scale = q_size * k_size * (F * O).sum() / _positive((F**2).sum())
     return Explanation(
@@ -192,11 +211,79 @@ def _explain(
         cosine=(weights * read).sum() / _positive(_norm(weights) * _norm(omega)),
         time=time,
         unvisited=_unvisited(q, k, omega, read),
-        predicted=_spectrum(q.basis, scale * weights, k.basis, min(W_Q.shape)),
-        measured=spectrum(W_Q, W_K),
+        predicted=_spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape)),
+        measured=measured,
         null=null,
-        p_value=jnp.maximum(reached, 1 / (1 + _derangements(T.shape[1]))).astype(T.dtype),
+        p_value=((1 + (null >= least).sum(axis=1).max()) / (1 + draws)).astype(T.dtype),
+        rivals=_permuted(of_permuted, draws, T, q, k, O, learnt),
     )
+
+
+def _after(done: Any, x: Array) -> Array:
+    """`x`, computed after `done`: two batches of factorisations at once can deadlock on few cores."""
+    last = jax.tree.leaves(lax.stop_gradient(done))[-1]
+    return jnp.where(jnp.isnan(last).any(), jnp.nan, x)
+
+
+def _random_heads(
+    key: Array, draws: int, factors: Sequence[Array], q: _Side, k: _Side, C: Array, learnt: Array
+) -> Array:
+    """How well the hypothesis explains random heads, (2, draws): the whitened head turned, and the head itself."""
+    (W_Q, W_K), q, k = lax.stop_gradient((factors, q, k))
+    q_root, k_root = (jnp.sqrt(side.values)[:, None] for side in (q, k))
+    raw = spectrum(W_Q, W_K).values
+    seen = spectrum(_after(raw, W_Q) @ (q.basis * q_root.T), W_K @ (k.basis * k_root.T)).values
+    q_all, k_all = (jnp.ones_like(side.basis[:, :1]) for side in (q, k))
+    spaces = (jnp.sign(q_root), jnp.sign(k_root), q_all, k_all)
+    dim = max(len(q_all), len(k_all))
+    inside = jnp.stack([jnp.pad(space, ((0, dim - len(space)), (0, 0))) for space in spaces])
+    inside = _after(seen, inside)
+
+    def draw(key):
+        P, Q, U, V = _frames(key, inside, len(raw))
+        whitened = (P[: len(q_root), : len(seen)] * seen[None, :]) @ Q[: len(k_root), : len(seen)].T
+        # any coordinates are as good as those in the eigenbasis
+        turned = (q_root * U[: len(q_root)] * raw[None, :]) @ (k_root * V[: len(k_root)]).T
+        return jnp.stack([_at_best_time(C, O, learnt) for O in (whitened, turned)])
+
+    return lax.map(draw, jax.random.split(key, draws), batch_size=_together(C)).T
+
+
+def _frames(key: Array, inside: Array, pairs: int) -> Array:
+    """Haar frames (n, D, pairs) of the coordinates where `inside` (n, D, 1) is 1; any columns beyond their number."""
+    Q, R = jnp.linalg.qr(inside * jax.random.normal(key, (*inside.shape[:2], pairs), inside.dtype))
+    return Q * jnp.sign(jnp.diagonal(R, axis1=1, axis2=2))[:, None, :]
+
+
+def _permuted(key: Array, draws: int, T: Array, q: _Side, k: _Side, O: Array, learnt: Array) -> Array:
+    """Functional cosines of different templates among random derangements of the columns, NaN for repetitions."""
+    if T.shape[1] < 2:
+        return jnp.full(draws, jnp.nan, T.dtype)
+    of_orders, of_codes = jax.random.split(key)
+    orders = jax.vmap(lambda key: _derangement(key, T.shape[1]))(jax.random.split(of_orders, draws))
+    rivals = lax.map(
+        lambda order: _at_best_time(q.readout @ T[:, order] @ k.readout.T, O, learnt), orders, batch_size=_together(O)
+    )
+    return jnp.where(_new(of_codes, T, orders), rivals, jnp.nan)
+
+
+def _new(key: Array, T: Array, orders: Array) -> Array:
+    """Whether `T[:, order]` is neither T nor that of an earlier order, for orders (n, M), shape (n,).
+
+    Templates are told apart by codes of 64 random bits: equal ones share theirs, others do so once in `2^64/n^2`.
+    """
+    first_like = lax.map(lambda column: (column[:, None] == T).all(axis=0).argmax(), T.T)
+    of_column, of_place = jax.random.bits(key, (2, len(first_like), 2))
+    orders = jnp.concatenate([jnp.arange(len(first_like))[None], orders])
+    codes = (of_column[first_like][orders] * of_place[None]).sum(axis=1)
+    order = jnp.lexsort(codes.T)  # stable: the hypothesis itself, then earlier orders, come first among equals
+    repeated = (codes[order][1:] == codes[order][:-1]).all(axis=1)
+    return jnp.ones(len(orders), bool).at[order[1:]].set(~repeated)[1:]
+
+
+def _together(C: Array) -> int:
+    """How many draws at once keep the working set near four million numbers."""
+    return 1 + 2**22 // C.size
 
 
 def _unvisited(q: _Side, k: _Side, omega: Array, read: Array) -> Array:
@@ -210,12 +297,17 @@ def _filtered(C: Array, x: Array, tau: Array) -> Array:
     return -C * jnp.expm1(-x * tau)
 
 
-def _best_time(C: Array, x: Array, O: Array) -> Array:
-    """The tau of largest functional cosine, on a log grid from a linear to a flat filter, then refined."""
-    C, x, O = lax.stop_gradient((C, x, O))
+def _log_times(x: Array) -> Array:
+    """Logarithms of the times that are tried, evenly from a linear to a flat filter, (TIMES,)."""
     first = jnp.log(0.01 / _positive(x.max()))
     last = jnp.log(100 / jnp.min(jnp.where(x > 0, x, jnp.inf)))
-    grid, distance = jnp.linspace(first, jnp.clip(last, first + 1, first + 37), 33, retstep=True)
+    return jnp.linspace(first, jnp.clip(last, first + 1, first + 37), TIMES)
+
+
+def _best_time(C: Array, x: Array, O: Array) -> Array:
+    """The tau of largest functional cosine, on the grid of times, then refined."""
+    C, x, O = lax.stop_gradient((C, x, O))
+    grid = _log_times(x)
 
     def best(times):
         # as many at once as keep the working set near a million numbers
@@ -226,7 +318,7 @@ def _best_time(C: Array, x: Array, O: Array) -> Array:
         t, distance = state
         return best(t + jnp.array([0, -1, 1], t.dtype) * distance / 2), distance / 2
 
-    return jnp.exp(lax.fori_loop(0, 8, refine, (best(grid), distance))[0])
+    return jnp.exp(lax.fori_loop(0, 8, refine, (best(grid), grid[1] - grid[0]))[0])
 
 
 def _derangement(key: Array, n: int) -> Array:
@@ -240,9 +332,15 @@ def _derangement(key: Array, n: int) -> Array:
     return lax.while_loop(lambda state: (state[1] == jnp.arange(n)).any(), again, (key, jnp.arange(n)))[1]
 
 
-def _derangements(n: int) -> float:
-    """How many derangements n >= 2 things have: n!/e to the nearest whole number."""
-    return float(round(math.factorial(n) / math.e)) if n < 20 else math.inf
+def _at_best_time(C: Array, O: Array, learnt: Array) -> Array:
+    """The functional cosine of `C_ab learnt_ab` and O at its best time, between the times of `learnt` by a parabola."""
+    C, O, learnt = lax.stop_gradient((C, O, learnt))
+    cosines = (learnt @ (C * O).ravel()) / _positive(jnp.sqrt(learnt**2 @ (C**2).ravel()) * _norm(O))
+    top = jnp.clip(cosines.argmax(), 1, TIMES - 2)
+    before, here, after = cosines[top - 1], cosines[top], cosines[top + 1]
+    bend = 2 * here - before - after
+    peak = here + jnp.where(bend > 0, (after - before) ** 2 / (8 * _positive(bend)), 0)
+    return jnp.where(jnp.abs(after - before) < 2 * bend, jnp.minimum(peak, 1), cosines.max())
 
 
 def _spectrum(left: Array, core: Array, right: Array, K: int) -> Spectrum:

@@ -77,7 +77,7 @@ def test_the_largest_score_takes_the_largest_inputs(with_inputs):
 
 def test_moments_and_bounds_by_hand(with_inputs):
     given, outcome, _ = with_inputs
-    assert outcome.results.centred.values.tolist() == [False, True]
+    assert outcome.results.centred.values.tolist() == [[False, True]] * LAYERS
     for layer in range(LAYERS):
         flat = given.attn_in[layer].reshape(-1, D).astype(float)
         extremes = {}
@@ -153,6 +153,18 @@ def test_coarser_weights_name_less(tmp_path):
     assert single.results.named.values.all()
 
 
+def test_scores_are_divided_layer_by_layer_and_normalised_queries_are_refused(tmp_path):
+    by_layer = ", ".join(str(2.0**layer) for layer in range(LAYERS))
+    save_heads(tmp_path / "a.safetensors", bundle(metadata={"score_divisor": by_layer}))
+    save_heads(tmp_path / "b.safetensors", bundle(metadata={"score_divisor": "1"}))
+    found, one = (run(tmp_path / f"{n}.safetensors", tmp_path / n).results.largest_score.values for n in "ab")
+    np.testing.assert_allclose(found, one / 2.0 ** np.arange(LAYERS)[:, None], rtol=1e-6)
+    norm = {"query_key_norm": "per head", "query_key_epsilon": "1e-6"}
+    save_heads(tmp_path / "c.safetensors", bundle(metadata=norm))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "c.safetensors", tmp_path / "c")
+
+
 def test_numerically_zero_is_a_matter_of_scores(tmp_path):
     """sigma_1 = 1e-8: zero for unit inputs, not for inputs of norm 100; never a direction."""
     tiny = bundle((1e-8, 5e-9, 2e-9, 1e-9))
@@ -184,12 +196,31 @@ def test_tokens_on_a_subspace_have_the_condition_number_of_their_range(tmp_path)
     assert float(condition) == pytest.approx(values[-1] / values[1], rel=1e-3)
 
 
-def test_a_query_bias_centres_the_queries(tmp_path):
-    given = bundle(attn_in=tokens(20.0), b_Q=np.zeros((LAYERS, HEADS, H), np.float32))
-    save_heads(tmp_path / "a.safetensors", given)
-    results = run(tmp_path / "a.safetensors", tmp_path).results
-    assert results.centred.values.tolist() == [True, True]
-    assert np.array_equal(results.condition.sel(side="query"), results.condition.sel(side="key"))
+def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head(tmp_path):
+    """All heads of layer 0 have one, in layer 1 only the last."""
+    b_Q = np.zeros((LAYERS, HEADS, H), np.float32)
+    b_Q[0, :, 1] = b_Q[1, -1, 0] = 0.1
+    save_heads(tmp_path / "a.safetensors", bundle(attn_in=tokens(20.0), b_Q=b_Q))
+    outcome = run(tmp_path / "a.safetensors", tmp_path)
+    condition = outcome.results.condition
+    assert outcome.results.centred.values.tolist() == [[True, True], [False, True]]
+    assert condition.sel(layer=0, side="query") == condition.sel(layer=0, side="key")
+    assert condition.sel(layer=1, side="query") > 10 * condition.sel(layer=1, side="key")
+    same = {(row["layer"], row["head"]): row["kappa, query"] == row["kappa, key"] for row in outcome.rows}
+    assert same == {(i, j): bool(b_Q[i, j].any()) for i in range(LAYERS) for j in range(HEADS)}
+
+
+def test_a_bound_below_chance_is_called_so(tmp_path):
+    read = tokens(20.0)
+    read[1, ..., 0] *= 1000
+    save_heads(tmp_path / "a.safetensors", bundle(attn_in=read))
+    outcome = run(tmp_path / "a.safetensors", tmp_path)
+    assert outcome.summary["layers_and_sides"] == 2 * LAYERS
+    assert outcome.summary["layers_and_sides_bounded_below_chance"] == 2
+    below = {
+        (row["layer"], side) for row in outcome.rows for side in ("query", "key") if "chance" in row[f"bound, {side}"]
+    }
+    assert below == {(1, "query"), (1, "key")}
 
 
 # trained heads of others

@@ -8,7 +8,15 @@ from scipy.stats import false_discovery_control
 
 from sims import sad
 from sims.lab.models import MODELS
-from svtheory import HeadBundle, count_vectors, decompose, relative_attention, save_heads, treves_rolls
+from svtheory import (
+    HeadBundle,
+    count_vectors,
+    decompose,
+    relative_attention,
+    save_heads,
+    sparseness_test,
+    treves_rolls,
+)
 
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
@@ -59,16 +67,29 @@ def test_a_zero_head_is_no_finding(made):
     _, outcome, _ = made
     assert [row["sparser than chance"] for row in outcome.rows][1] == "no: numerically zero"
     assert outcome.summary["heads_numerically_zero"] == 1
-    assert np.isnan(outcome.results.p_value.sel(head=1)).all()
-    p = outcome.results.p_value.sel(null="common", layer=0).fillna(1).values
+    assert float(outcome.results.p_value.sel(layer=0, head=1)) == 1
+    p = outcome.results.p_value.values[0]
     assert outcome.results.adjusted_p_value.values[0] == pytest.approx(false_discovery_control(p))
+
+
+def test_p_values_are_those_of_random_heads_of_the_layer(made):
+    """The first round of draws, up to where enough of them are as sparse (here all 19, at most)."""
+    given, outcome, _ = made
+    here = outcome.results.sel(layer=0, head=0)
+    tokens = given.attn_in[0, :4]
+    alone = sparseness_test(given.head(0, 0), tokens, tokens, jax.random.key(1), 400)
+    # another 400 random heads: the means agree within the standard error of 19
+    for null, name in zip(alone.head_null, ("raw", "balanced"), strict=True):
+        assert abs(float(here.null_mean.sel(null=name)) - null.mean()) < 4 * null.std() / np.sqrt(19)
+    assert int(here.draws) <= 19
+    assert 0.05 <= float(here.p_value) <= 1
 
 
 def test_the_run_folder(made):
     _, outcome, folder = made
     assert json.loads((folder / "summary.json").read_text())["heads"] == len(outcome.rows) == HEADS
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
-        assert stored.decision_p_value.dims == ("layer", "head", "null", "sequence", "query")
+        assert stored.decision_p_value.dims == ("layer", "head", "sequence", "query")
     assert {path.name for path in (folder / "figures").iterdir()} == {"sad.png", "sad.pdf"}
     assert "sparser than chance" in (folder / "report.html").read_text()
 
@@ -79,10 +100,31 @@ def test_a_public_language_model(tmp_path):
     assert len(outcome.rows) == outcome.summary["heads"] == 16
     assert outcome.summary["score_error_relative_to_largest"] < 1e-4
     assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
-    assert all(0 < row["p"] <= 1 and row["sparser than chance"] in ("yes", "no") for row in outcome.rows)
-    # head 1.1 stands out, most do not
-    assert outcome.rows[5]["p"] <= 0.05
-    assert sum(row["p"] > 0.05 for row in outcome.rows) >= 8
+    words = {"yes", "no", "no: rotations only"}
+    assert all(0 < row["p"] <= 1 and row["sparser than chance"] in words for row in outcome.rows)
+    # head 1.1 stands out among its rotations; random heads as the data see them are as sparse
+    assert float(outcome.results.diagnostic_p_value.sel(layer=1, head=1, kind="common")) <= 0.05
+    assert outcome.rows[5]["sparser than chance"] == "no: rotations only"
+    assert outcome.summary["heads_sparser_than_random_heads"] == 0
+
+
+def test_heads_that_match_nothing_are_not_found_and_a_head_of_features_is(tmp_path):
+    """Where rotations reject everything: iid weights. Beside them a head whose singular vectors are the tokens."""
+    rng = np.random.default_rng(5)
+    wide, heads = 16, 6
+    tokens = np.eye(wide)[rng.integers(0, wide, (1, 10, 12))]
+    W_Q, W_K = rng.normal(size=(2, 1, heads, H, wide))
+    W_Q[0, 2] = W_K[0, 2] = np.diag([2.0, 1.8, 1.6, 1.4]) @ np.eye(H, wide)
+    made = HeadBundle(*(x.astype(np.float32) for x in (W_Q, W_K)), attn_in=tokens.astype(np.float32))
+    save_heads(tmp_path / "mixed.safetensors", made)
+    outcome = run(tmp_path / "mixed.safetensors", tmp_path, "--draws", "999")
+    verdicts = [row["sparser than chance"] for row in outcome.rows]
+    assert verdicts[2] == "yes"
+    assert "yes" not in verdicts[:2] + verdicts[3:]
+    assert outcome.summary["heads_sparser_than_random_heads"] == 1
+    # draws went on for the one that might be found, and no longer than it took
+    draws = outcome.results.draws.values[0]
+    assert draws[2] == draws.max() > 99
 
 
 def test_bad_input_leaves_nothing(tmp_path, capsys):

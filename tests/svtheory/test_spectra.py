@@ -363,3 +363,106 @@ def test_spectra_that_cannot_be_compared():
         compare(s, make_spectrum([3.0, 2.0]))
     with pytest.raises(InputError, match=r"at least 3 pairs in dimension 6, got shape \(5, 3\)"):
         compare(s, make_spectrum([3.0, 2.0, 1.0], D=5))
+
+
+def numpy_values(W_Q, W_K):
+    return np.linalg.svd(np.asarray(W_Q, np.float64).T @ np.asarray(W_K, np.float64), compute_uv=False)
+
+
+@pytest.mark.parametrize("zero", ["row of W_Q", "column of W_Q", "row of W_K", "both", "W_Q", "equal values"])
+def test_the_gradient_of_a_spectrum_where_factors_are_deficient(dtype, eps, zero):
+    """`sum_k sigma_k^2 = |W_Q^T W_K|_F^2` has the gradients `2 W_K W_K^T W_Q` and `2 W_Q W_Q^T W_K` everywhere."""
+    rng = np.random.default_rng(0)
+    W_Q, W_K = rng.normal(size=(3, 5)), rng.normal(size=(3, 4))
+    if zero in ("row of W_Q", "both"):
+        W_Q[1] = 0
+    if zero in ("row of W_K", "both"):
+        W_K[2] = 0
+    if zero == "column of W_Q":
+        W_Q[:, 3] = 0
+    if zero == "W_Q":
+        W_Q[:] = 0
+    if zero == "equal values":
+        W_Q, W_K = np.eye(3, 5), np.eye(3, 4)
+    given = jnp.asarray(W_Q, dtype), jnp.asarray(W_K, dtype)
+    found = jax.grad(lambda *W: (spectrum(*W).values ** 2).sum(), argnums=(0, 1))(*given)
+    scale = np.abs(W_Q).max() + np.abs(W_K).max()
+    for gradient, wanted in zip(found, (2 * W_K @ W_K.T @ W_Q, 2 * W_Q @ W_Q.T @ W_K), strict=True):
+        assert np.allclose(gradient, wanted, atol=200 * eps * scale**3)
+
+
+def test_the_gradient_of_vectors_where_a_row_is_zero(dtype, eps):
+    """Of the projections on the first left and right vector, against central differences in float64."""
+    rng = np.random.default_rng(1)
+    W_Q, W_K = rng.normal(size=(3, 5)), rng.normal(size=(3, 4))
+    W_Q[1] = 0
+    a, b, d = rng.normal(size=5), rng.normal(size=4), rng.normal(size=W_Q.shape)
+
+    def reference(W):
+        U, _, Vt = np.linalg.svd(W.T @ W_K)
+        return (a @ U[:, 0]) ** 2 + (b @ Vt[0]) ** 2
+
+    def read(W):
+        s = spectrum(W, jnp.asarray(W_K, dtype))
+        return (jnp.asarray(a, dtype) @ s.left[:, 0]) ** 2 + (jnp.asarray(b, dtype) @ s.right[:, 0]) ** 2
+
+    wanted = (reference(W_Q + 1e-5 * d) - reference(W_Q - 1e-5 * d)) / 2e-5
+    gradient = jax.grad(read)(jnp.asarray(W_Q, dtype))
+    assert np.sum(np.asarray(gradient) * d) == pytest.approx(wanted, rel=1e-7 + 500 * eps)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1e30, 1e-30), (1e37, 1.0), (1e18, 1e18), (1e-30, 1e25), (1e-18, 1e-18), (3e38, 1e-36)]
+)
+def test_no_product_of_weights_leaves_float32_on_the_way(sizes):
+    rng = np.random.default_rng(0)
+    given = [(np.clip(rng.normal(size=(2, 3)), -1, 1) * size).astype(np.float32) for size in sizes]
+    found, wanted = spectrum(*given), numpy_values(*given)[:2]
+    assert np.allclose(found.values, wanted, rtol=1e-5)
+    assert np.allclose(found.gaps, [wanted[0] - wanted[1], min(wanted[1], wanted[0] - wanted[1])], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "power"), [(1e30, 60), (1e-30, -60)])
+def test_values_that_float32_does_not_hold_are_refused(size, power):
+    W = np.full((1, 1), size, np.float32)
+    with pytest.raises(InputError, match=f"^W_Q and W_K must have a sigma_1 that float32 holds, got about 1e{power}$"):
+        spectrum(W, W)
+    with jax.enable_x64(True):
+        assert spectrum(W.astype(float), W.astype(float)).values[0] == pytest.approx(size**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [[[3_000_000_000]], np.array([[3_000_000_000]]), np.array([[2**63]], np.uint64)])
+def test_whole_numbers_of_any_size(dtype, given):
+    assert spectrum(given, [[1]]).values[0] == float(np.asarray(given)[0, 0])
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_weights_of_half_precision(kind):
+    rng = np.random.default_rng(0)
+    W_Q, W_K = (np.asarray(rng.normal(size=(3, 5)), kind) for _ in range(2))
+    for given in ((W_Q, W_K), (jnp.asarray(W_Q), jnp.asarray(W_K))):
+        found = spectrum(*given)
+        assert found.values.dtype == jnp.float32
+        assert np.allclose(found.values, numpy_values(W_Q, W_K)[:3], rtol=1e-5)
+    assert jax.jit(spectrum)(jnp.asarray(W_Q), jnp.asarray(W_K)).left.dtype == jnp.float32
+
+
+def test_weights_stored_as_in_by_out_are_told_so():
+    with pytest.raises(
+        InputError, match=r"W_K must have 8 rows.*got shape \(6, 2\).*transpose weights stored as \(in, out\)$"
+    ):
+        spectrum(np.ones((8, 2)), np.ones((6, 2)))
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1.0], [np.inf, 1.0], [2.0, -1.0]])
+@pytest.mark.parametrize("function", [effective_rank, value_gaps, value_groups])
+def test_what_no_singular_values_can_be_is_refused(function, values):
+    with pytest.raises(InputError, match=r"^values must be"):
+        function(np.array(values))
+
+
+def test_effective_rank_under_jit_and_at_the_end_of_the_numbers():
+    assert jnp.isnan(jax.jit(effective_rank)(jnp.array([jnp.nan, 1.0])))
+    assert effective_rank(np.float32([3e38, 3e38, 0])) == pytest.approx(2)
+    assert effective_rank(np.float32([0, 0])) == 0
+    assert jnp.isfinite(jax.grad(effective_rank)(jnp.array([2.0, 1.0, 0.0]))).all()

@@ -1,5 +1,6 @@
 """T11 for any head: terms against the matrix of each convention, and sums against the scores that a head computes."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -127,6 +128,54 @@ def test_sequences_and_stacked_heads_in_one_call(dtype):
         for sequence, one in zip(x, found, strict=True):
             expected = decompose(h, sequence, sequence, None).terms
             np.testing.assert_allclose(one, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def turned_far_by_its_biases(rows, width, seed):
+    """A head of condition 100 with rotated biases of norm 300, its tokens, and its scores in float64."""
+    rng = np.random.default_rng(seed)
+    basis = lambda n: np.linalg.qr(rng.normal(size=(n, rows)))[0]  # noqa: E731
+    W_Q, W_K = (basis(rows) @ np.diag(np.geomspace(1, 0.01, rows)) @ basis(width).T for _ in range(2))
+    b_Q, b_K = (300 * b / np.linalg.norm(b) for b in rng.normal(size=(2, rows)))
+    theta = 10_000.0 ** -(np.arange(0, rows, 2) / rows)
+    x = rng.normal(size=(12, width))
+    arrays = W_Q, W_K, b_Q, b_K, x = [a.astype(np.float32) for a in (W_Q, W_K, b_Q, b_K, x)]
+    exact = [a.astype(float) for a in arrays]
+    turn = np.exp(1j * np.arange(12)[:, None] * theta[None])
+    q, k = (exact[4] @ W.T + b[None] for W, b in (exact[::2][:2], exact[1::2][:2]))
+    q, k = (turn * (z[:, : rows // 2] + 1j * z[:, rows // 2 :]) for z in (q, k))
+    return Head(W_Q, W_K, b_Q, b_K, theta, divisor=100.0), x, (q @ k.conj().T).real
+
+
+@pytest.mark.parametrize(("rows", "width"), [(16, 64), (64, 768)])
+@pytest.mark.parametrize("convention", TOGETHER)
+def test_large_rotated_biases_lose_no_score(rows, width, convention):
+    """In float32; where the bias is in the factor, attention was off by up to 1."""
+    h, x, scores = turned_far_by_its_biases(rows, width, seed=0)
+    d = decompose(h, x, x, None, convention)
+    logits = np.where(np.tril(np.ones((12, 12), bool)), scores / 100, -np.inf)
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert np.abs(scores).max() > 5000
+    np.testing.assert_allclose(d.attention, expected, atol=3e-3)
+    np.testing.assert_allclose(d.scores, scores, atol=2e-5 * np.abs(scores).max())
+    assert d.error.shape == (12,)
+    assert (np.asarray(d.error) <= 4e-5 * np.abs(scores).max()).all()
+
+
+def test_what_terms_do_not_hold_is_measured_for_every_decision(dtype):
+    """A head of more rows than inputs, rotated: no input reaches its queries. `error` against sums in numpy."""
+    rng = np.random.default_rng(3)
+    h = Head(*jnp.asarray(rng.normal(size=(2, 6, 2)), dtype), frequencies=np.array([1.0, 0.5, 0.1]))
+    x = jnp.asarray(rng.normal(size=(5, 2)), dtype)
+    scores = direct_scores(h, x)
+    for causal in (True, False):
+        d = decompose(dataclasses.replace(h, causal=causal), x, x, None)
+        off = np.abs(np.asarray(d.terms).sum(axis=-1) - scores)
+        expected = np.where(np.tril(np.ones((5, 5), bool)) if causal else True, off, 0).max(axis=1)
+        assert expected[-1] > 0.1
+        np.testing.assert_allclose(d.error, expected, atol=1e-5)
+    alone = decompose(h, x[3], x, None, position=3)
+    np.testing.assert_allclose(alone.error, off[3, :4].max(), atol=1e-5)
 
 
 def test_equal_values_are_flagged(dtype):

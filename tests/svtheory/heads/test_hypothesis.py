@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp, ortho_group
 
 from svtheory import InputError, compare, explain, load_heads
-from svtheory.heads.hypothesis import _derangement
+from svtheory.heads.hypothesis import _derangement, _frames
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 60
@@ -110,8 +111,8 @@ def test_a_head_that_training_made_is_explained_whole(tau):
     np.testing.assert_allclose(found.overlap(1), 1, atol=100 * tolerance)
 
 
-def test_the_null_is_the_template_with_its_columns_deranged():
-    """With three key features there are two derangements; each null cosine is one of the two by definition."""
+def test_rivals_are_the_template_with_its_columns_deranged():
+    """With three key features there are two derangements; each rival cosine is one of the two by definition."""
     rng = np.random.default_rng(3)
     data = setting(3)
     data[3], data[4] = data[3][:, :3] + data[3][:, 3:], data[4][:, :3]
@@ -122,11 +123,117 @@ def test_the_null_is_the_template_with_its_columns_deranged():
         for order in ([1, 2, 0], [2, 0, 1])
     ]
     expected = sorted(float(rival.functional_cosine) for rival in rivals)
-    np.testing.assert_allclose(np.unique(np.round(found.null, 9)), np.round(expected, 9))
-    # however many draws, three templates give no p-value below 1/3
-    assert found.p_value >= 1 / 3
-    np.testing.assert_allclose(found.margin(), found.functional_cosine - expected[1], rtol=1e-9)
-    np.testing.assert_allclose(found.margin(found), min(0, found.functional_cosine - expected[1]), atol=1e-12)
+    np.testing.assert_allclose(np.sort(found.rivals)[:2], expected, atol=1e-3)  # a parabola between times
+    assert np.isnan(np.sort(found.rivals)[2:]).all()
+    np.testing.assert_allclose(found.margin(), found.functional_cosine - expected[1], atol=1e-3)
+    np.testing.assert_allclose(found.margin(found), min(0, found.functional_cosine - expected[1]), atol=1e-3)
+    assert found.rank == 1 + sum(x > found.functional_cosine for x in expected)
+
+
+@pytest.mark.parametrize(
+    ("template", "others"),
+    [
+        (np.repeat(np.eye(2), 2, axis=1), 5),  # six arrangements of two columns twice
+        (np.eye(4), 9),  # derangements of four
+        (np.outer(np.eye(2)[0], np.eye(6)[2]), 5),  # one pair in six
+        (np.outer([1, -1], np.ones(3)), 0),  # nothing asked of keys
+        (np.ones((2, 1)), 0),
+    ],
+)
+def test_rivals_are_counted_once_each_and_without_the_hypothesis(template, others):
+    rng = np.random.default_rng(11)
+    x, y = rng.normal(size=(2, SAMPLES, D))
+    f, g = (rng.normal(size=(SAMPLES, n)) for n in template.shape)
+    found = explain(*rng.normal(size=(2, D, D)), x, f, y, g, template, jax.random.key(0), draws=400)
+    rivals = np.asarray(found.rivals)
+    assert (~np.isnan(rivals)).sum() == others
+    assert len(np.unique(np.round(rivals[~np.isnan(rivals)], 9))) == others
+    assert np.isnan(found.margin()) == (others == 0)
+    assert 1 <= found.rank <= 1 + others
+    np.testing.assert_allclose(
+        found.margin(found) if others == 0 else 0, 0, atol=1e-12
+    )  # another hypothesis still competes
+
+
+def haar(rng, dim, pairs):
+    return ortho_group.rvs(dim, random_state=rng)[:, :pairs]
+
+
+def test_chance_is_random_heads_by_the_definition():
+    """The head's own spectrum between random rotations, whitened and raw, each at its best time; keys in a subspace."""
+    rng = np.random.default_rng(12)
+    x, f, y, g, T = (np.asarray(a) for a in setting(12))
+    y = np.pad(y[:, : D - 1], ((0, 0), (0, 2)))
+    W_Q, W_K = rng.normal(size=(2, 3, D)), rng.normal(size=(3, D + 1))
+    W_Q = W_Q[0] * np.geomspace(3, 0.1, D)
+    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(1), draws=400)
+    A, B = np.cov(x.T, bias=True), np.cov(y.T, bias=True)
+    (lam, U), (mu, V) = np.linalg.eigh(A), np.linalg.eigh(B)
+    mu, V = mu[2:], V[:, 2:]  # the range
+    M = U.T @ ((x - x.mean(0)).T @ (f - f.mean(0))) @ T @ ((y - y.mean(0)).T @ (g - g.mean(0))).T @ V
+    times = np.geomspace(1e-4, 1e8, 400) / (lam.mean() * np.linalg.eigvalsh(B).mean())
+    filters = -np.expm1(-np.outer(lam, mu)[None] * times[:, None, None]) / np.sqrt(np.outer(lam, mu))[None]
+    F = (M[None] * filters).reshape(len(times), -1)
+    F /= np.linalg.norm(F, axis=1, keepdims=True)
+
+    def best(O):
+        return (F @ O.ravel() / np.linalg.norm(O)).max()
+
+    omega = W_Q.T @ W_K
+    seen = np.linalg.svd(root(A) @ omega @ root(B), compute_uv=False)[:3]
+    raw = np.linalg.svd(omega, compute_uv=False)[:3]
+    whitened = [best(haar(rng, D, 3) * seen @ haar(rng, D - 1, 3).T) for _ in range(1000)]
+    turned = [
+        best(np.sqrt(lam)[:, None] * (U.T @ haar(rng, D, 3) * raw @ haar(rng, D + 1, 3).T @ V) * np.sqrt(mu))
+        for _ in range(1000)
+    ]
+    for null, expected in zip(found.null, (whitened, turned), strict=True):
+        assert ks_2samp(np.asarray(null), expected).pvalue > 1e-3
+    assert ks_2samp(whitened, turned).pvalue < 1e-3  # the two differ here
+    reached = [(1 + (null >= found.functional_cosine).sum()) / 401 for null in found.null]
+    np.testing.assert_allclose(found.p_value, max(reached), atol=2 / 401)
+
+
+def test_frames_are_haar_also_of_fewer_dimensions_than_columns():
+    inside = jnp.array([1.0, 0, 1, 1, 0])[:, None]
+    frames = np.asarray(_frames(jax.random.key(0), jnp.broadcast_to(inside, (4000, 5, 1)), 2))
+    np.testing.assert_allclose(frames.swapaxes(1, 2) @ frames, np.broadcast_to(np.eye(2), (4000, 2, 2)), atol=1e-12)
+    assert (frames[:, [1, 4]] == 0).all()
+    moments = np.einsum("nik,njk->kij", frames, frames) / 4000
+    np.testing.assert_allclose(moments[:, [0, 2, 3]][:, :, [0, 2, 3]], np.stack([np.eye(3) / 3] * 2), atol=0.02)
+    np.testing.assert_allclose(frames.mean(axis=0), 0, atol=0.04)
+    crowded = np.asarray(_frames(jax.random.key(0), inside[None], 4)[0])
+    np.testing.assert_allclose(crowded[:, :3] @ crowded[:, :3].T, np.diag(inside[:, 0]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "template", [np.eye(6), np.outer(np.eye(6)[1], np.eye(6)[4]), np.kron(np.eye(2), np.ones((3, 3)))]
+)
+def test_a_random_head_is_explained_by_chance_alone_as_often_as_claimed(template):
+    """One set of six features of unequal frequencies for queries and keys, where permuted templates were no null."""
+    rng = np.random.default_rng(13)
+    X, often = rng.normal(size=(8, 6)), 1 / np.arange(1, 7)
+    f, g = (np.eye(6)[rng.choice(6, 100, p=often / often.sum())] for _ in range(2))
+    repetitions = 400
+
+    def p_value(key):
+        head, key = jax.random.split(key)
+        W_Q, W_K = jax.random.normal(head, (2, 4, 8))
+        return explain(W_Q, W_K, f @ X.T, f, g @ X.T, g, template, key, draws=99).p_value
+
+    p = np.asarray(jax.jit(jax.vmap(p_value))(jax.random.split(jax.random.key(0), repetitions)))
+    for level in (0.05, 0.2):
+        assert (p <= level).mean() <= level + 3 * np.sqrt(level * (1 - level) / repetitions)
+    assert (p <= 0.5).mean() > 0.3  # nor is it never small
+
+
+def test_where_chance_leaves_two_heads_no_p_value_is_small():
+    """Two one-hot features a side, nothing else: a whitened head is one number, right half of the time."""
+    rng = np.random.default_rng(14)
+    f, g = (np.eye(2)[rng.integers(0, 2, SAMPLES)] for _ in range(2))
+    found = explain(rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), f, f, g, g, np.eye(2), jax.random.key(0))
+    np.testing.assert_allclose(np.abs(found.functional_cosine), 1, rtol=1e-12)
+    assert found.p_value > 0.4
 
 
 def test_derangements_are_uniform_and_fix_nothing():
@@ -157,7 +264,7 @@ def test_what_the_cosines_do_not_depend_on(seed):
         other = explain(*same, jax.random.key(0), draws=DRAWS)
         np.testing.assert_allclose(other.functional_cosine, found.functional_cosine, atol=1e-7)
         np.testing.assert_allclose(other.cosine, found.cosine, atol=1e-5)
-        np.testing.assert_allclose(other.null, found.null, atol=1e-7)
+        np.testing.assert_allclose(other.rivals, found.rivals, atol=1e-6)
     opposite = explain(-W_Q, W_K, x, f, y, g, -T, jax.random.key(0), draws=DRAWS)
     np.testing.assert_allclose(opposite.functional_cosine, found.functional_cosine, atol=1e-9)
 
@@ -187,9 +294,10 @@ def test_both_precisions_tiny_weights_and_zero_heads(dtype):
     with jax.enable_x64(True):
         wide = explain(*(np.asarray(a, float) for a in (W_Q, W_K, *data)), jax.random.key(0), draws=DRAWS)
     np.testing.assert_allclose(found.functional_cosine, wide.functional_cosine, atol=1e-4)
-    np.testing.assert_allclose(found.null, wide.null, atol=1e-4)
+    np.testing.assert_allclose(found.rivals, wide.rivals, atol=1e-4)
     tiny = explain(W_Q * 1e-17, W_K * 1e-17, *data, jax.random.key(0), draws=DRAWS)
     np.testing.assert_allclose(tiny.functional_cosine, found.functional_cosine, rtol=1e-5)
+    np.testing.assert_allclose(tiny.null, found.null, atol=1e-5)
     np.testing.assert_allclose(tiny.predicted.values, found.predicted.values * 1e-34, rtol=1e-4, atol=1e-38)
     zero = explain(0 * W_Q, W_K, *data, jax.random.key(0), draws=DRAWS)
     assert zero.functional_cosine == zero.cosine == 0
@@ -201,13 +309,13 @@ def test_jit_vmap_grad_and_one_trace():
     W_Q, W_K = np.random.default_rng(6).normal(size=(2, 4, D, D))
     key = jax.random.key(0)
     explained = jax.jit(jax.vmap(lambda W_Q, W_K: explain(W_Q, W_K, *data, key, draws=DRAWS)))(W_Q, W_K)
-    assert explained.null.shape == (4, DRAWS)
-    assert explained.margin().shape == explained.overlap(2)[0].shape == (4,)
+    assert explained.null.shape == (4, 2, DRAWS)
+    assert explained.margin().shape == explained.rank.shape == explained.overlap(2)[0].shape == (4,)
     first = explain(W_Q[1], W_K[1], *data, key, draws=DRAWS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6),
-        (explained.functional_cosine, explained.null, explained.predicted.values),
-        (first.functional_cosine, first.null, first.predicted.values),
+        (explained.functional_cosine, explained.null, explained.rivals, explained.predicted.values),
+        (first.functional_cosine, first.null, first.rivals, first.predicted.values),
     )
     with jax.no_tracing():
         explain(W_Q[2], W_K[2], *data, key, draws=DRAWS)
@@ -228,7 +336,6 @@ def test_jit_vmap_grad_and_one_trace():
         ({"query_inputs": np.ones((SAMPLES, D + 1))}, "query_inputs must have 5 columns"),
         ({"key_features": np.ones((SAMPLES - 1, M))}, "key_inputs and key_features must have one row a sample"),
         ({"template": np.ones((M, N))}, r"template must have shape \(4, 6\), query by key features, got \(6, 4\)"),
-        ({"key_features": np.ones((SAMPLES, 1)), "template": np.ones((N, 1))}, "at least 2 features"),
         ({"draws": 0}, "draws must be a whole number of at least 1"),
         ({"key_inputs": np.full((SAMPLES, D), np.nan)}, "key_inputs must be finite"),
     ],
@@ -279,10 +386,12 @@ def test_a_public_induction_head_is_explained_by_previous_token_is_current_token
 
     previous, own = explained_by(tokens[:, 0:6]), explained_by(tokens[:, 1:7])
     assert previous.functional_cosine >= 0.98
-    assert previous.p_value <= 0.002
+    assert previous.p_value == pytest.approx(1 / 1000)
+    assert previous.rank == 1
     assert previous.margin(own) >= 0.2
     assert own.functional_cosine < 0.5
     assert min(previous.overlap(4)) > 0.95
     np.testing.assert_allclose(previous.cosine, 0.947, atol=0.01)
     np.testing.assert_allclose(previous.unvisited, 0.011, atol=0.004)
-    assert abs(previous.null.mean()) < 0.05
+    assert abs(np.nanmean(previous.rivals)) < 0.05
+    assert previous.null.max() < 0.5

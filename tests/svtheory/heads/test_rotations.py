@@ -95,10 +95,49 @@ def test_a_head_whose_singular_vectors_are_the_features_is_sparser_than_chance()
         assert null.head_sparseness < 0.12 < 0.3 < null.head_null.min()
 
 
+def test_gaussian_inputs_have_the_moments_and_choose_their_key():
+    """Against numpy: Gaussian inputs of the pooled mean and covariance, in the head's own singular vectors."""
+    rng = np.random.default_rng(6)
+    values = np.linspace(2, 0.5, K)
+    x = jnp.asarray(0.3 + rng.exponential(size=(5, T, D)) * np.geomspace(1, 0.1, D), np.float32)
+    d = decompose(made(rng, values), x, x, None)
+    found = rotation_null(d, jax.random.key(0), 400, "gaussian")
+    np.testing.assert_allclose(found.sparseness[:, 1:], treves_rolls(relative_attention(d))[:, 1:])
+    sides = [np.asarray(side, float).reshape(-1, K) for side in (d.query, d.keys)]
+
+    def drawn():
+        a, b = (rng.multivariate_normal(s.mean(0), np.cov(s.T, bias=True), size=(5, T), method="eigh") for s in sides)
+        S = []
+        for queries, keys in zip(a, b, strict=True):
+            for i in range(1, T):
+                terms = queries[i] * keys[: i + 1]
+                j = terms.sum(axis=1).argmax()
+                c = np.abs(terms[j] - np.delete(terms, j, axis=0).mean(axis=0))
+                S.append(c.mean() ** 2 / (c**2).mean())
+        return np.mean(S)
+
+    expected = [drawn() for _ in range(200)]
+    error = np.sqrt(np.var(expected) / 200 + np.var(found.head_null) / 400)
+    assert abs(found.head_null.mean() - np.mean(expected)) < 4 * error
+
+
+def test_decisions_that_are_only_rounding_are_left_out():
+    """A query that the head does not read has terms of rounding; their sparseness is nobody's."""
+    rng = np.random.default_rng(7)
+    basis = haar(rng, D)
+    head = Head(*(jnp.asarray(W @ basis[:, :K].T, np.float32) for W in rng.normal(size=(2, K, K))))
+    x = rng.normal(size=(T, D)) @ basis.T
+    x[3] = basis[:, K:] @ rng.normal(size=D - K)
+    x = jnp.asarray(x, np.float32)
+    null = rotation_null(decompose(head, x, x, None), jax.random.key(0), 19, "common")
+    assert np.isnan(null.sparseness).tolist() == [True, False, False, True, False, False]
+    assert np.isnan(null.p_value[3])
+
+
 def test_bad_input_is_named():
     x = jnp.ones((T, D))
     d = decompose(made(np.random.default_rng(5)), x, x, None)
     with pytest.raises(InputError, match="draws must be a whole number of at least 1, got 0"):
         rotation_null(d, jax.random.key(0), 0, "common")
-    with pytest.raises(InputError, match="kind must be one of 'common', 'independent', got 'haar'"):
+    with pytest.raises(InputError, match="kind must be one of 'common', 'independent', 'gaussian', got 'haar'"):
         rotation_null(d, jax.random.key(0), 9, "haar")

@@ -79,6 +79,65 @@ def test_heads_stack_under_vmap(dtype):
         np.testing.assert_allclose(one, head.queries(x, jnp.arange(4)), rtol=1e-5)
 
 
+FAR = 131_072
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "half-split"])
+def test_angles_are_right_at_131072_positions(dtype, eps, pairing):
+    """Against float64, in compiled code too; in float32, position times frequency is off by 4e-3."""
+    rows, theta = 64, 10_000.0 ** -(np.arange(0, 64, 2) / 64)
+    head = Head(np.ones((rows, 1), dtype), np.ones((rows, 1), dtype), frequencies=theta, pairing=pairing)
+    p = np.append(np.random.default_rng(0).integers(-FAR, FAR + 1, 999), FAR)
+    z = np.random.default_rng(1).normal(size=(rows // 2, 2))
+    rows_of = (lambda z: z.ravel()) if pairing == "adjacent" else (lambda z: z.T.ravel())
+    turned = z @ [1, 1j] * np.exp(1j * p[:, None] * theta[None])
+    expected = np.stack([rows_of(np.stack([t.real, t.imag], axis=1)) for t in turned])
+    x = jnp.broadcast_to(jnp.asarray(rows_of(z), dtype), (len(p), rows))
+    tolerance = 4e-5 * np.linalg.norm(z, axis=1).max() if dtype == np.float32 else 1e-9
+    for read in (Head.rotated, jax.jit(Head.rotated)):
+        np.testing.assert_allclose(read(head, x, jnp.asarray(p)), expected, atol=tolerance)
+
+
+def test_attention_is_right_at_131072_positions():
+    """A query at the end and keys all along, in float32, to 1e-4 of a softmax in float64."""
+    rng = np.random.default_rng(2)
+    theta = 10_000.0 ** -(np.arange(0, 64, 2) / 64)
+    W_Q, W_K = (0.6 * rng.normal(size=(2, 64, 8))).astype(np.float32)
+    keys, at = rng.normal(size=(512, 8)).astype(np.float32), np.sort(rng.integers(0, FAR, 512))
+    query = rng.normal(size=8).astype(np.float32)
+    head = Head(W_Q, W_K, frequencies=theta)
+    logits = np.asarray(head.keys(keys, at) @ head.queries(query, FAR), float) / 8
+    q, k = (x.astype(float) @ W.T.astype(float) for x, W in ((query, W_Q), (keys, W_K)))
+    q, k = (x[..., :32] + 1j * x[..., 32:] for x in (q, k))
+    exact = (k * np.exp(1j * (at - FAR)[:, None] * theta[None]) @ q.conj()).real / 8
+    found, expected = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (logits, exact))
+    assert expected.max() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_half_precision_rounds_no_position(kind):
+    """2,049 is 2,048 in float16: positions and angles are float32, and so are the weights of a head."""
+    W_Q, W_K, b_Q, b_K = (x.astype(kind) for x in weights(np.float32))
+    head = Head(W_Q, W_K, b_Q, b_K, np.array([1.0]))
+    assert {x.dtype for x in (head.W_Q, head.W_K, head.b_Q, head.b_K)} == {np.dtype(np.float32)}
+    vectors = jnp.zeros((1, H), kind).at[0, 0].set(1)
+    turned = head.rotated(vectors, jnp.asarray([2049]))
+    assert turned.dtype == kind
+    np.testing.assert_allclose(
+        turned[0, :2].astype(float), [np.cos(2049), np.sin(2049)], atol=float(jnp.finfo(kind).eps)
+    )
+    tokens = jnp.asarray(np.random.default_rng(1).normal(size=(3, D)), kind)
+    exact = np.asarray(tokens, float) @ np.asarray(W_Q, float).T + np.asarray(b_Q, float)
+    np.testing.assert_allclose(Head(W_Q, W_K, b_Q).queries(tokens, 0), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_lists_make_a_head():
+    head = Head([[1, 2], [3, 4]], [[1.0, 0.0], [0.0, 1.0]], [0, 1], frequencies=[0.5])
+    np.testing.assert_allclose(head.queries(jnp.asarray([1.0, 1.0]), 0), [3, 8])
+    assert Head([[2.0]], [[3.0]]).divisor == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -88,6 +147,13 @@ def test_heads_stack_under_vmap(dtype):
         ({"frequencies": np.ones(5)}, "frequencies must be at most 4, one for two of the 8 rows, got 5"),
         ({"pairing": "odd"}, "pairing must be one of 'adjacent', 'half-split', got 'odd'"),
         ({"divisor": 0.0}, "divisor must be a positive number, got 0.0"),
+        ({"divisor": True}, "divisor must be a positive number, got True"),
+        ({"folded": "False"}, "folded must be True or False, got 'False'"),
+        ({"causal": 0}, "causal must be True or False, got 0"),
+        ({"cap": -1.0}, "cap must be a positive number, got -1.0"),
+        ({"window": 0}, "window must be a whole number of at least 1, got 0"),
+        ({"window": 3, "causal": False}, "window must be None for a head that is not causal, got 3"),
+        ({"frequencies": np.ones(2, np.float16)}, "frequencies must be float32 or float64, got float16"),
     ],
 )
 def test_bad_heads_are_named(change, message):

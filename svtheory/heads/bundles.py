@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from svtheory.checks import InputError, index
 from svtheory.heads.scoring import VERSION, Scoring, check_version, read_scoring
-from svtheory.heads.weights import Head, full_precision
+from svtheory.heads.weights import Head
 
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 REQUIRED = ("W_Q", "W_K")
@@ -159,7 +159,8 @@ def _checked(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
         raise InputError(f"{name} must have {ndim} non-empty axes, got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise InputError(f"{name} must hold real floating-point numbers, got {array.dtype}")
-    array = array.astype(full_precision(array.dtype), copy=False)
+    if jnp.finfo(array.dtype).bits < 32:
+        array = array.astype(jnp.result_type(float))
     if not np.isfinite(array).all():
         raise InputError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} entries that are not")
     return array

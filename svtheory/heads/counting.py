@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from svtheory.checks import one_of
 from svtheory.frames import exact_products
-from svtheory.heads.decomposition import Decomposition, attention_weights, relative_attention
+from svtheory.heads.decomposition import Decomposition, attention_weights, capped, relative_attention
 
 RULES = ("sad2024", "acc2025", "accpp2026")
 STEPS = 64  # of the trapezoid behind accpp2026
@@ -67,7 +67,7 @@ def _first(reached: Array, defined: Array) -> Array:
 
 
 def _ablated_until_below(d: Decomposition) -> Array:
-    count = partial(_ablations, divisor=d.divisor)
+    count = partial(_ablations, divisor=d.divisor, cap=d.cap)
     if d.query.ndim > 1:
         count = jax.vmap(count, in_axes=(0, None, 0, 0))
     for _ in range(d.query.ndim - 2):
@@ -76,35 +76,36 @@ def _ablated_until_below(d: Decomposition) -> Array:
 
 
 @exact_products
-def _ablations(a: Array, b: Array, visible: Array, index: Array, divisor: float) -> Array:
+def _ablations(a: Array, b: Array, visible: Array, index: Array, divisor: float, cap: float | None) -> Array:
     """accpp2026 of one query a (K,) with keys b (m, K)."""
     b = b / divisor
     logits = b @ a
-    order = jnp.argsort(-integrated_gradients(a, b, visible, index))
+    order = jnp.argsort(-integrated_gradients(a, b, visible, index, cap))
 
     def ablated(logits, k):
         logits = logits - a[k] * b[:, k]
-        return logits, attention_weights(logits, visible)[index]
+        return logits, attention_weights(capped(logits, cap), visible)[index]
 
-    weights = jnp.append(attention_weights(logits, visible)[index], lax.scan(ablated, logits, order)[1])
+    weights = jnp.append(attention_weights(capped(logits, cap), visible)[index], lax.scan(ablated, logits, order)[1])
     below = weights < jnp.minimum(1, EXCESS / visible.sum().astype(a.dtype))
     return jnp.where(below.any(), below.argmax().astype(a.dtype), jnp.nan)
 
 
 @exact_products
-def integrated_gradients(a: Array, b: Array, visible: Array, index: Array) -> Array:
+def integrated_gradients(a: Array, b: Array, visible: Array, index: Array, cap: float | None = None) -> Array:
     """What each singular vector gives to the softmax weight w of key `index`, shape (K,); their sum is w - 1/n.
 
     `a_k int_0^1 w (b_index - sum_j w_j b_j)_k dx`, the weights w_j at logits `x b a`, by a trapezoid of 64 steps. One
-    query a (K,), keys b (m, K), divided by the divisor, visible (m,).
+    query a (K,), keys b (m, K), divided by the divisor, visible (m,); with a cap, its slope is in the integral.
     """
     logits = b @ a
     own = jax.nn.one_hot(index, len(b), dtype=b.dtype)
 
     def gradient(total, node):
         x, dx = node
-        w = attention_weights(x * logits, visible)
-        return total + dx * w[index] * (own - w), None
+        w = attention_weights(capped(x * logits, cap), visible)
+        slope = 1 if cap is None else 1 - jnp.tanh(x * logits / cap) ** 2
+        return total + dx * w[index] * (own - w) * slope, None
 
     nodes = jnp.linspace(0, 1, STEPS + 1, dtype=a.dtype)
     steps = jnp.full(STEPS + 1, 1 / STEPS, a.dtype).at[jnp.array([0, STEPS])].divide(2)

@@ -89,8 +89,7 @@ class Decomposition:
     @property
     def attention(self) -> Array:
         """Softmax of `scores / divisor`, capped where there is a cap, over the visible keys, (m,) or (..., T, m)."""
-        logits = self.scores / self.divisor
-        return attention_weights(logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap), self.visible)
+        return attention_weights(capped(self.scores / self.divisor, self.cap), self.visible)
 
     @exact_products
     def over_keys(self, weights: Array) -> Array:
@@ -113,6 +112,11 @@ class Decomposition:
 
     def _chosen(self) -> Array:
         return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
+
+
+def capped(logits: Array, cap: float | None) -> Array:
+    """`cap tanh(logits / cap)`, or the logits themselves."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def attention_weights(logits: Array, visible: Array) -> Array:

@@ -13,7 +13,7 @@ from svtheory.frames import exact_products
 from svtheory.pytrees import pytree
 from svtheory.rotary import PAIRINGS
 
-BASE = 64  # of the digits in which positions are written: a digit times an angle keeps its fraction in float32
+BASE = 4096  # of the two digits of a position
 
 
 @pytree("pairing", "divisor", "folded", "causal", "window", "cap")
@@ -31,12 +31,11 @@ class Head:
     causal       whether a query sees only the keys up to its own position
     window       how many of those it sees, its own among them: keys `p' > p - window`; None is all of them
     cap          of what is softmaxed, `cap tanh(score / divisor / cap)`; None is no cap
-    turns        what `rotated` computes with: frequencies in turns a position, a turn being 2 pi, times 1, BASE and
-                 BASE^2, less whole turns, shape (3, R/2); not an argument
+    turns        frequencies as `rotated` needs them, made here, (2, 2, R/2)
 
-    All arrays follow the dtype of W_Q, half precision becoming float32 (float64 where that is on); frequencies keep
-    the digits they are given with, which count at large positions. Heads stack: a leading axis on every array is many
-    heads, for vmap and lax.map.
+    All arrays follow the dtype of W_Q, half precision becoming float32; frequencies keep the digits they are given
+    with, which count at large positions. Heads stack: a leading axis on every array is many heads, for vmap and
+    lax.map.
     Raises InputError for shapes that disagree, numbers that are not finite, frequencies in half precision, an unknown
     pairing, a divisor or cap that is not positive, flags that are not True or False, or a window without a mask.
     """
@@ -56,7 +55,6 @@ class Head:
 
     def __post_init__(self):
         W_Q = real_array("W_Q", self.W_Q, ndim=2)
-        W_Q = W_Q.astype(full_precision(W_Q.dtype))
         H, dtype = W_Q.shape[0], W_Q.dtype
         given = {"W_K": 2, "b_Q": 1, "b_K": 1}
         found: dict[str, Any] = {"W_Q": W_Q} | {
@@ -86,17 +84,17 @@ class Head:
     def rotated(self, vectors: Array, positions: Array) -> Array:
         """`R_p x` for vectors x (..., H) at positions p, (...) or its last axes; x itself without rotation.
 
-        Angles are taken in float32 at least. A position is written in digits, `p = p_0 + BASE p_1 + BASE^2 p_2`, and
-        of the angle that each turns by the whole turns are dropped: an angle is right to 4e-5 up to p = BASE^3.
+        Angles are taken in float32 at least, and right to 3e-6 up to position 2^24: a position is written as
+        `p_0 + BASE p_1`, and whole turns are dropped from what either turns by.
         """
         if self.turns is None:
             return vectors
-        dtype, planes = full_precision(vectors.dtype), self.turns.shape[-1]
+        dtype, planes = vectors.dtype if vectors.dtype.itemsize >= 4 else jnp.dtype("float32"), self.turns.shape[-1]
         turned, rest = vectors[..., : 2 * planes], vectors[..., 2 * planes :]
         axis, shape = (-1, (planes, 2)) if self.pairing == "adjacent" else (-2, (2, planes))
         a, b = jnp.moveaxis(turned.reshape(*turned.shape[:-1], *shape).astype(dtype), axis, 0)
         p = jnp.broadcast_to(jnp.asarray(positions).astype(dtype), vectors.shape[:-1])
-        angle = 2 * np.pi * _total_turns(self.turns.astype(dtype), p)
+        angle = _angles(self.turns.astype(dtype), p)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         both = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis).astype(vectors.dtype)
         return jnp.concatenate([both.reshape(turned.shape), rest], axis=-1)
@@ -112,39 +110,39 @@ class Head:
         return self.rotated(affine(self.W_K, self.b_K, jnp.asarray(tokens).astype(self.W_K.dtype)), positions)
 
 
-def full_precision(dtype: Any) -> Any:
-    """`dtype`, half precision replaced by the default of floats: float32, or float64 where that is on."""
-    return jnp.result_type(float) if jnp.finfo(dtype).bits < 32 else dtype
-
-
 def _frequencies(given: Any, H: int) -> Array | np.ndarray:
     """Checked frequencies; with all their digits, as numpy's float64, unless JAX traces them."""
-    given = given if isinstance(given, Array) else np.asarray(given)
+    if not isinstance(given, Array):
+        given = np.asarray(given.detach() if hasattr(given, "detach") else given)
     checked = real_array("frequencies", given.astype(np.float32) if given.dtype == np.float64 else given, ndim=1)
-    if jnp.finfo(checked.dtype).bits < 32:
-        raise InputError(f"frequencies must be float32 or float64, got {checked.dtype}, whose rounding turns heads")
+    if given.dtype.itemsize < 4:
+        raise InputError(f"frequencies must be float32 or float64, got {given.dtype}, whose rounding turns heads")
     if 2 * checked.size > H:
         raise InputError(f"frequencies must be at most {H // 2}, one for two of the {H} rows, got {checked.size}")
-    return np.asarray(given, np.float64) if concrete(given) else given
+    return np.asarray(given, np.float64) if concrete(given) else checked
 
 
 def _turns(frequencies: Array | np.ndarray) -> Array | np.ndarray:
-    """`BASE^i theta / 2 pi` less whole turns, i = 0, 1, 2, shape (3, R/2); powers of BASE move no digit."""
+    """Turns a position, times 1 and BASE, less whole turns: multiples of 1/BASE and the rests, shape (2, 2, R/2)."""
     xp = np if isinstance(frequencies, np.ndarray) else jnp
-    turns = [frequencies / (2 * np.pi)]
-    for _ in range(2):
-        turns.append(BASE * (turns[-1] - xp.round(turns[-1])))
-    return xp.stack([t - xp.round(t) for t in turns])
+    once = frequencies / (2 * np.pi)
+    turns = [turn - xp.round(turn) for turn in (once, BASE * (once - xp.round(once)))]
+    coarse = [xp.round(BASE * turn) / BASE for turn in turns]
+    return xp.stack([xp.stack([c, turn - c]) for c, turn in zip(coarse, turns, strict=True)])
 
 
-def _total_turns(turns: Array | np.ndarray, p: Array) -> Array:
-    """The turns that positions p (...) make, shape (..., R/2), but for whole ones."""
+def _angles(turns: Array | np.ndarray, p: Array) -> Array:
+    """The angles, from -pi to pi, that positions p (...) turn planes by, shape (..., R/2).
+
+    With digits and coarse turns below BASE = 2^12, their products are exact in float32 up to position 2^24, and whole
+    turns leave no rounding behind.
+    """
+    above = jnp.floor(p / BASE)
     total = jnp.zeros((*p.shape, turns.shape[-1]), p.dtype)
-    for i, turn in enumerate(turns):
-        above = jnp.floor(p / BASE) if i < len(turns) - 1 else jnp.zeros_like(p)
-        made = (p - BASE * above)[..., None] * turn.reshape((1,) * p.ndim + turn.shape)
-        total, p = total + made - jnp.round(made), above
-    return total
+    for digit, parts in zip((p - BASE * above, above), turns, strict=True):
+        coarse, rest = (digit[..., None] * part.reshape((1,) * p.ndim + part.shape) for part in parts)
+        total = total + (coarse - jnp.round(coarse)) + rest
+    return 2 * np.pi * (total - jnp.round(total))
 
 
 def _positive(name: str, x: Any) -> float:

@@ -139,3 +139,31 @@ def test_a_context_is_counted_query_by_query(dtype):
 def test_an_unknown_rule_is_named():
     with pytest.raises(InputError, match="rule must be one of 'sad2024', 'acc2025', 'accpp2026', got 'sad'"):
         count_vectors(of_terms([[1.0]], 0), "sad")
+
+
+def test_a_cap_is_in_the_weights_that_ablation_lowers():
+    """accpp2026 with `2 tanh(logit / 2)`, written out in float64."""
+    rng = np.random.default_rng(4)
+    W_Q, W_K = rng.normal(size=(2, 4, 6))
+    x = rng.normal(size=(7, 6))
+    d = decompose(Head(W_Q, W_K, divisor=1.5, cap=2.0), x[-1], x, None)
+    terms, j = np.asarray(d.terms, float) / 1.5, int(d.index)
+
+    def attended(logits):
+        e = np.exp(2 * np.tanh(logits / 2))
+        return e / e.sum()
+
+    slopes = []
+    for t in np.linspace(0, 1, 2001):
+        w, logits = attended(t * terms.sum(axis=1)), t * terms.sum(axis=1)
+        slopes.append(terms.T @ (w[j] * (np.eye(7)[j] - w) * (1 - np.tanh(logits / 2) ** 2)))
+    gradients = np.trapezoid(slopes, dx=1 / 2000, axis=0)
+    found = integrated_gradients(d.query, d.keys / 1.5, d.visible, d.index, 2.0)
+    np.testing.assert_allclose(found, gradients, atol=2e-3 * np.abs(gradients).max())
+    logits, weights = terms.sum(axis=1), []
+    for k in (None, *np.argsort(-gradients)):
+        logits = logits if k is None else logits - terms[:, k]
+        weights.append(attended(logits)[j])
+    below = np.flatnonzero(np.array(weights) < 2.5 / 7)
+    assert weights[0] > 2.5 / 7
+    assert count_vectors(d, "accpp2026") == (below[0] if below.size else nan)

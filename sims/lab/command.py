@@ -140,7 +140,7 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
         runs.finish(folder, outcome, time.perf_counter() - began)
         page = report(folder, str(run.__globals__["__doc__"]), outcome)
         with runs.atomic(folder / "report.html") as path:
-            path.write_text(page)
+            path.write_text(page, encoding="utf-8")
     if leads():
         show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
     return outcome

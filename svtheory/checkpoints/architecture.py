@@ -54,7 +54,7 @@ class Place(NamedTuple):
 Places = dict[str, Any]
 
 
-def all_places(places: Places | list[Place] | Place) -> Iterator[Place]:
+def all_places(places: Any) -> Iterator[Place]:
     """Every Place among them."""
     if isinstance(places, Place):
         yield places

@@ -11,7 +11,7 @@ import numpy as np
 from svtheory.checkpoints import gpt2, llama, neox
 from svtheory.checkpoints.architecture import Architecture, Place, Places, all_places
 from svtheory.checkpoints.settings import flag, refuse_others
-from svtheory.checkpoints.tensors import Tensors, read_json
+from svtheory.checkpoints.tensors import FLOATS, Tensors, read_json
 from svtheory.checks import InputError, index, one_of
 from svtheory.heads.weights import Head, fold_layer_norm, fold_rms_norm
 
@@ -47,6 +47,12 @@ class Checkpoint:
         for place in places:
             self._tensors.check(place)
         self._refuse_unread({place.name for place in places})
+
+    @property
+    def weights_dtype(self) -> str:
+        """The coarsest precision in which queries' and keys' weights are stored: their rounding, wherever they go."""
+        read = [self._layer(i)[name] for i in range(self.architecture.layers) for name in ("W_Q", "W_K")]
+        return min(map(self._tensors.dtype, all_places(read)), key=[*FLOATS.values()].index)
 
     def layer(self, layer: int) -> dict[str, Any]:
         """All weights of one layer by role, matrices (out, in).

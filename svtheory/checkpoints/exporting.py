@@ -29,6 +29,7 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
         "causal": "True",
         "norm": f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}",
         "folded": str(folded),
+        "weights_dtype": checkpoint.weights_dtype,
         "positional": "rope" if a.frequencies else "learned absolute",
     }
     if a.frequencies:

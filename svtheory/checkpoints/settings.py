@@ -27,8 +27,9 @@ SILENT: Mapping[str, tuple[Any, ...]] = {
 
 def refuse_others(config: Config) -> None:
     """Raise InputError for a setting of attention, scores or logits that the readers here would have to ignore."""
-    if kinds := [kind for kind in entry(config, "layer_types", []) if kind != "full_attention"]:
-        raise InputError(f"layer_types of config.json must all be 'full_attention', got {kinds[0]!r}")
+    kinds = entry(config, "layer_types", [])
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise InputError(f"layer_types of config.json must all be 'full_attention', got {kinds!r:.60}")
     for name, silent in SILENT.items():
         if name == "sliding_window" and config.get("use_sliding_window") is False:
             continue

@@ -17,7 +17,7 @@ from svtheory.checks import InputError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PREFIXES = ("transformer.", "gpt_neox.", "model.")  # present where the folder also holds an unembedding or a classifier
 ADAPTER = "adapter_config.json"
-FLOATS = ("F16", "BF16", "F32", "F64")
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # from coarse to fine
 
 
 class Tensors:
@@ -56,6 +56,10 @@ class Tensors:
             raise InputError(f"{place.name} must have shape {place.shape}, as config.json says, got {shape}")
         if dtype not in FLOATS:
             raise InputError(f"{place.name} must hold floating-point numbers, got {dtype}")
+
+    def dtype(self, place: Place) -> str:
+        """The name of the precision in which the weight at `place` is stored."""
+        return FLOATS[self._found[place.name][-1]]
 
     def read(self, place: Place) -> np.ndarray:
         """The weight at `place`, (out, in), in float32, or float64 where JAX has x64 on.

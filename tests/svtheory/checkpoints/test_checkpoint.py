@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from small_models import CONFIGS, GPT2, LLAMA, NEOX, D, V, weights, write
+from small_models import CONFIGS, GPT2, LLAMA, NEOX, D, V, naive, weights, write
 
+from svtheory import decompose
 from svtheory.checkpoints import Checkpoint, bundle_heads, forward
 from svtheory.checks import InputError
 from svtheory.heads import load_heads, save_heads
@@ -295,3 +296,34 @@ def test_a_bundle_keeps_the_divisor_of_every_layer(tmp_path):
     save_heads(tmp_path / "heads.safetensors", bundle_heads(Checkpoint(folder)))
     bundle = load_heads(tmp_path / "heads.safetensors")
     assert [bundle.head(layer, 0).divisor for layer in range(2)] == pytest.approx([8**0.5, 2 * 8**0.5])
+
+
+def test_a_saved_bundle_attends_as_the_model(small, tmp_path):
+    """Its heads, decomposed, pay the attention of a forward pass in float64, in every layer, divided by layer too."""
+    config, tensors, checkpoint = small
+    exact = naive(config, tensors, TOKENS[0])[-1]
+    if config is GPT2:
+        by_layer = {**GPT2, "scale_attn_by_inverse_layer_idx": True}
+        checkpoint = Checkpoint(write(tmp_path / "by_layer", by_layer, tensors))
+        same = {name: x.copy() for name, x in tensors.items()}
+        for part in ("weight", "bias"):  # the queries of the second layer, halved
+            same[f"transformer.h.1.attn.c_attn.{part}"][..., :D] /= 2
+        exact = naive(config, same, TOKENS[0])[-1]
+    for folded in (False, True):
+        save_heads(tmp_path / "heads.safetensors", bundle_heads(checkpoint, TOKENS, folded))
+        bundle = load_heads(tmp_path / "heads.safetensors")
+        for layer, head in np.ndindex(bundle.W_Q.shape[:2]):
+            read = jnp.asarray(bundle.attn_in[layer, 0])
+            found = decompose(bundle.head(layer, head), read, read, None).attention
+            assert np.abs(found - exact[layer, head]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_a_bundle_says_how_its_weights_were_stored(tmp_path, kind):
+    tensors = weights(LLAMA)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    write(tmp_path, LLAMA, tensors | {name: tensors[name].astype(jnp.dtype(kind))})
+    stored = "float32" if kind == "float64" else kind  # the coarsest counts
+    bundle = bundle_heads(Checkpoint(tmp_path))
+    assert bundle.metadata["weights_dtype"] == stored
+    assert bundle.epsilon == float(jnp.finfo(stored).eps)

@@ -269,6 +269,13 @@ def test_settings_that_would_be_ignored_are_refused_by_name(tmp_path, kind, name
         Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("given", ["full_attention", 3, {"0": "full_attention"}])
+def test_layer_types_that_are_no_list(tmp_path, given):
+    write(tmp_path, {**LLAMA, "layer_types": given}, weights(LLAMA))
+    with pytest.raises(InputError, match=r"^layer_types of config.json must all be 'full_attention', got [^\n]*$"):
+        Checkpoint(tmp_path)
+
+
 def test_a_window_that_is_switched_off(tmp_path):
     Checkpoint(write(tmp_path, {**LLAMA, "sliding_window": 4, "use_sliding_window": False}, weights(LLAMA)))
 

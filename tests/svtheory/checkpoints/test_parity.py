@@ -4,12 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rope_cases
 from test_folders import OTHERS
 
-from svtheory import load_heads
+from svtheory import decompose, load_heads
 from svtheory.checkpoints import Checkpoint, bundle_heads, forward, read_layers
 from svtheory.checks import InputError
 
@@ -144,6 +145,20 @@ def test_rotary_settings_mean_the_same(tmp_path, case):
     error = max(np.abs(x.attention - attention[i]).max() for i, x in enumerate(read_layers(checkpoint, tokens)))
     print(case, json.dumps({"attention": float(error)}))
     assert error <= 1e-5
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "past" not in case])
+def test_a_bundle_attends_as_the_model(tmp_path, case):
+    kind, settings, length = CASES[case]
+    model = reference(kind, settings)
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(0).integers(0, V, size=(2, length))
+    *_, attention = run_reference(kind, model, tokens)
+    bundle = bundle_heads(Checkpoint(tmp_path), tokens, folded=True)
+    for layer, head in np.ndindex(bundle.W_Q.shape[:2]):
+        read = jnp.asarray(bundle.attn_in[layer])
+        found = decompose(bundle.head(layer, head), read, read, None).attention
+        assert np.abs(found - attention[layer, :, head]).max() <= 1e-4
 
 
 CHANGES = {

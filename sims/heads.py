@@ -102,6 +102,9 @@ def _heads(bundle: HeadBundle) -> xr.Dataset:
         return s, nameable(s, error), (s.values > error).sum(), effective_rank(s.values)
 
     found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
+    if (lost := ~np.isfinite(found.values).all(axis=1)).any():
+        where = ".".join(map(str, np.unravel_index(np.argmax(lost), (layers, heads))))
+        raise InputError(f"W_Q and W_K must have singular values that float32 holds, got larger ones in head {where}")
     norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
     by_head = partial(np.reshape, shape=(layers, heads))
     divisors = np.array(bundle.scoring.divisors)

@@ -79,7 +79,9 @@ def alignment_p_value(cosine: Array | float, dim: int, comparisons: int = 1) -> 
     whole("comparisons", comparisons, 1)
     cosine = jnp.minimum(jnp.abs(real_array("cosine", cosine)), 1)
     # the complement, taken as such, keeps its digits where the cosine is near 1
-    tail = jax.scipy.special.betainc((dim - 1) / 2, 0.5, (1 - cosine) * (1 + cosine))
+    apart = cosine > 0  # at 0 the tail has a peak, and no derivative
+    complement = jnp.where(apart, (1 - cosine) * (1 + cosine), 0.5)
+    tail = jnp.where(apart, jax.scipy.special.betainc((dim - 1) / 2, 0.5, complement), 1)
     return jnp.minimum(comparisons * tail, 1)
 
 

@@ -5,6 +5,7 @@ from jax import Array
 
 from svtheory.checks import real_array
 from svtheory.frames import condition_number, numerical_rank_tolerance, unit_columns
+from svtheory.spectra import safe_svd
 
 
 def kantorovich_bound(condition: Array | float) -> Array:
@@ -38,11 +39,11 @@ def local_alignment_bound(X: Array) -> Array:
     give 1.
     """
     X = real_array("X", X, ndim=2)
-    _, s, Pt = jnp.linalg.svd(X, full_matrices=False)
+    _, s, Pt = safe_svd(X)
     inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
     s = jnp.where(inside, s[:, None], 1)
     # S^+ q in the eigenbasis of S, from the right singular vectors: forming S would lose half the digits
     weights = unit_columns(jnp.where(inside, s * Pt, 0))
     rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
-    tangent = jnp.linalg.norm(weights * (1 - rho / s**2), axis=0)
-    return 1 / jnp.sqrt(1 + tangent**2)
+    squared_tangent = ((weights * (1 - rho / s**2)) ** 2).sum(axis=0)
+    return 1 / jnp.sqrt(1 + squared_tangent)

@@ -291,6 +291,10 @@ BAD = {
         lambda path: save_heads(path, bundle(attn_in=np.stack([tokens(2.0)[0], np.ones((30, 20, D), np.float32)]))),
         "attn_in must hold tokens that differ, got equal ones in layer 1",
     ),
+    "too large": (
+        lambda path: save_arrays(path, W_Q=W * 1e30, W_K=W * 1e30),
+        "W_Q and W_K must have singular values that float32 holds, got larger ones in head 0.0",
+    ),
     "whole numbers": (lambda path: save_arrays(path, W_Q=W, W_K=W.astype(int)), "W_K must hold real floating-point"),
 }
 

@@ -143,3 +143,8 @@ def test_bad_counts(f):
         f(1)
     with pytest.raises(InputError, match="comparisons must be a whole number of at least 1, got 0"):
         f(5, 0)
+
+
+def test_a_p_value_has_a_derivative_at_no_alignment():
+    assert jax.grad(lambda c: alignment_p_value(c, 5))(0.0) == 0
+    assert alignment_p_value(0.0, 5) == 1

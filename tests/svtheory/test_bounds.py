@@ -152,3 +152,23 @@ def test_the_bound_holds_at_every_training_time(seed, t):
     cosines = (u * X).sum(axis=0) / np.linalg.norm(u, axis=0) / np.linalg.norm(X, axis=0)
     bound = kantorovich_bound(training_condition_number(lam[0], lam[-1], t))
     assert np.all(cosines >= float(bound) - 1e-5)
+
+
+@pytest.mark.parametrize("frame", ["zero feature", "orthonormal", "tight", "zero", "one dimension", "generic"])
+def test_the_gradient_of_the_local_bound(frame):
+    """Against central differences of its formula in numpy, `1/sqrt(1 + |S^+ q|^2)`."""
+    X = np.random.default_rng(0).normal(size=(3, 5))
+    X[:, 2] *= frame != "zero feature"
+    X = {"orthonormal": np.eye(3), "tight": np.tile(np.eye(3), 2), "zero": 0 * X, "one dimension": X[:1]}.get(frame, X)
+    direction = np.random.default_rng(1).normal(size=X.shape) * (np.abs(X).sum(axis=0) > 0)
+
+    def reference(X):
+        S, lengths = X @ X.T, np.linalg.norm(X, axis=0)
+        x = X / np.where(lengths > 0, lengths, 1)
+        q = S @ x - (x * (S @ x)).sum(axis=0) * x
+        return (1 / np.sqrt(1 + ((np.linalg.pinv(S) @ q) ** 2).sum(axis=0))).sum()
+
+    with jax.enable_x64(True):
+        gradient = jax.grad(lambda X: local_alignment_bound(X).sum())(jnp.asarray(X))
+    wanted = (reference(X + 1e-5 * direction) - reference(X - 1e-5 * direction)) / 2e-5
+    assert np.sum(np.asarray(gradient) * direction) == pytest.approx(wanted, abs=1e-6)

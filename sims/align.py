@@ -13,17 +13,18 @@ K v with K the covariance of the tokens. Queries of a head without a bias, or wi
 which is then projected out of vectors and features; the share removed is reported.
 
 Chance has two levels. Isotropic: a random direction's best cosine of N (T12), its p-value corrected for all vectors and
-features of the head. Covariance-matched: heads of random directions drawn with the token covariance K, or, unwhitened,
-K times random directions, which alone turns them towards what is common in the tokens; the p-value is the share of such
-heads that have a vector as well aligned. Over all heads, p-values are adjusted by Benjamini and Hochberg's procedure.
+features of the head. Random heads, of two kinds, the larger share of those that have a vector as well aligned being the
+p-value: covariance-matched ones, random directions drawn with the token covariance K or, unwhitened, K times isotropic
+ones, which alone turns them towards what is common in the tokens; and balanced ones, which keep what data see of the
+head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, p-values are adjusted by Benjamini
+and Hochberg's procedure.
 Random heads are drawn until it is settled, at a level of 0.05, which sides are beyond chance (Besag and Clifford): p is
 what it would be at most, were the draws to go on to as many as --draws allows, or as one side alone would need.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,29 +40,26 @@ from scipy.stats import false_discovery_control
 
 from sims.lab.arrays import read_arrays
 from sims.lab.command import command
+from sims.lab.directions import (
+    READINGS,
+    ROUND,
+    SIDES,
+    balanced_heads,
+    matched_directions,
+    of_head,
+    readings,
+    token_moments,
+)
 from sims.lab.figures import COLOURS, GREY, panels
 from sims.lab.models import bundle_file
 from sims.lab.runs import Exhibit, Outcome
-from svtheory import (
-    HeadBundle,
-    alignment,
-    alignment_p_value,
-    chance_alignment,
-    load_heads,
-    nameable,
-    spectrum,
-    unwhiten,
-)
+from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
 from svtheory.checks import InputError, whole
-from svtheory.heads.unwhitening import remove_direction
-from svtheory.laws import symmetric_root
 from svtheory.sequential import sequential_p_values
 
 LEVEL = 0.05
-ROUND = 50  # random heads drawn at once
-SIDES = ("query", "key")
 AXES = ("layer", "head", "side", "reading")
-READINGS = ("raw", "unwhitened")
+CHANCE = ("matched", "balanced")  # kinds of random heads
 LABELS = 24  # heads named below the figure, at most
 
 
@@ -74,7 +72,7 @@ class Config:
     features: Annotated[str, tyro.conf.arg(metavar="FILE")] = "W_E"
     """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
     draws: int = 999
-    """Heads of random directions behind a covariance-matched p-value, at most, or as many as one side alone needs."""
+    """Random heads of a kind behind a p-value, at most, or as many as one side alone needs."""
     seed: int = 0
     """Seed of the random directions."""
 
@@ -143,9 +141,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
     results = labelled(found, features, moments)
     if moments is not None:
-        results = results.merge(
-            matched(results.largest_cosine, results.sizes["pair"], biased, features, moments, key, draws)
-        )
+        results = results.merge(chance(results.largest_cosine, weights, biased, features, moments, key, draws))
     for name in nulls(results):
         p = results[f"{name}_p"].values
         adjusted = false_discovery_control(p.reshape(-1, p.shape[-1]), axis=0)
@@ -153,107 +149,58 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     return results
 
 
-def token_moments(tokens: Array) -> tuple[Array, Array]:
-    """Covariance (D, D) and mean (D,) of tokens (n, D)."""
-    mean = tokens.mean(axis=0)
-    centred = tokens - mean[None, :]
-    return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
-
-
-def of_head(weights: list[Array], biased: Array, features: Array, moments: Any) -> dict[str, Array]:
-    """Of one head: its values, which vectors can be named, and the best feature of each by side and reading."""
-    s = spectrum(*weights)
-    vectors = {"query": s.left, "key": s.right}
-
-    def read(side, reading):
-        table, removed = aligned(reading, vectors[side], features, moments, biased | (side == "key"))
-        return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
-
-    return {"singular_value": s.values, "named": nameable(s), **by(read, SIDES, moments)}
-
-
-def readings(moments: Any) -> tuple[str, ...]:
-    """Vectors are unwhitened where the tokens are known."""
-    return READINGS[:1] if moments is None else READINGS
-
-
-def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) -> Any:
-    """What `read(kind, reading)` gives, stacked to (kind, reading, ...)."""
-    stack = partial(jax.tree.map, lambda *x: jnp.stack(x))
-    return stack(*(stack(*(read(kind, reading) for reading in readings(moments))) for kind in kinds))
-
-
-def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
-    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share of each that was the mean token, (K,).
-
-    Unwhitened vectors that are not centred, and the features beside them, lose the mean token.
-    """
-    removed = jnp.zeros(vectors.shape[1], vectors.dtype)
-    alive = (features != 0).any(axis=0)
-    if reading == "unwhitened":
-        covariance, mean = moments
-        mean = jnp.where(centred, 0, mean)
-        vectors, removed = unwhiten(vectors, covariance, mean)
-        features = remove_direction(features, mean)
-    return jnp.where(alive[None, :], alignment(vectors, features), -1), removed
-
-
-@partial(jax.jit, static_argnums=1)
-def random_heads(key: Array, pairs: int, features: Array, moments: Any) -> Array:
-    """Largest and mean best |cos| of the vectors of ROUND random heads, shape (ROUND, centred or not, reading, 2)."""
-    root = symmetric_root(moments[0])
-
-    def draw(key):
-        g = jax.random.normal(key, (len(features), pairs), features.dtype)
-        vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
-
-        def read(centred, reading):
-            best = aligned(reading, vectors[reading], features, moments, centred)[0].max(axis=1)
-            return jnp.stack([best.max(), best.mean()])
-
-        return by(read, (False, True), moments)
-
-    return jax.lax.map(draw, jax.random.split(key, ROUND))
-
-
-def matched(
-    largest: xr.DataArray, pairs: int, biased: np.ndarray, features: Array, moments: Any, key: Array, draws: int
+def chance(
+    largest: xr.DataArray,
+    weights: list[Array],
+    biased: np.ndarray,
+    features: Array,
+    moments: Any,
+    key: Array,
+    draws: int,
 ) -> xr.Dataset:
-    """Covariance-matched chance of every side of a head, drawn until its verdicts at LEVEL are settled."""
+    """What random heads of both kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
     layers, heads, sides, _ = largest.shape
     tests = layers * heads * sides
     most = max(draws, math.ceil(2 * tests / LEVEL) - 1)  # with fewer, no side by itself could be beyond chance
     centred = np.stack([biased, np.ones_like(biased)], axis=2).astype(int)
-    drawn: list[list[np.ndarray]] = [[] for _ in range(layers)]
 
-    def null(layer, number):
-        """Random heads of a layer in a round, (ROUND, head, side, reading, 2); both readings look at the same."""
-        if number == len(drawn[layer]):
-            at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
-            drawn[layer].append(np.asarray(random_heads(at, pairs, features, [x[layer] for x in moments])))
-        return drawn[layer][number][:, centred[layer]]
+    @cache
+    def matched(layer: int, number: int) -> np.ndarray:
+        """Covariance-matched directions of a layer in a round, (ROUND, head, side, reading, 2)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
+        drawn = matched_directions(at, weights[0].shape[2], features, [x[layer] for x in moments])
+        return np.asarray(drawn)[:, centred[layer]]
 
-    def p_value(reading):
-        def draw(number, wanted):
-            reached = np.zeros((layers, heads, sides, ROUND), bool)
-            for layer in np.flatnonzero(wanted.reshape(layers, -1).any(axis=1)):
-                of_a_head = np.moveaxis(null(layer, number)[..., reading, 0], 0, -1)
-                reached[layer] = of_a_head >= largest.values[layer, :, :, reading, None]
-            return reached.reshape(tests, 1, ROUND)
+    def balanced(layer: int, number: int, wanted: np.ndarray) -> np.ndarray:
+        """Heads of balanced spectra, (ROUND, head, side, reading)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, layers + layer), number)
+        of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
+        return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, [x[layer] for x in moments]))
 
-        tally = sequential_p_values(draw, tests, 1, LEVEL, most)
-        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.reshape(largest.shape[:-1])
+    def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
+        def draw(number: int, wanted: np.ndarray) -> np.ndarray:
+            reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
+            wanted = wanted.reshape(layers, heads, sides).any(axis=2)
+            for layer in np.flatnonzero(wanted.any(axis=1)):
+                of_a_head = matched(layer, number)[..., 0], balanced(layer, number, wanted[layer])
+                random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
+                reached[layer] = random >= largest.values[layer, :, :, reading, None, None]
+            return reached.reshape(tests, len(CHANCE), ROUND)
+
+        tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)
+        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.max(axis=1).reshape(largest.shape[:-1])
 
     p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
-    everything = [np.concatenate(rounds)[:, centred[layer]] for layer, rounds in enumerate(drawn)]
-    means = np.stack([x.mean(axis=0) for x in everything])
-    errors = np.stack([x[..., 0].std(axis=0, ddof=1) / len(x) ** 0.5 for x in everything])
+    first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
+    others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
     columns = {
-        "matched_chance": means[..., 1],
-        "matched_chance_of_a_head": means[..., 0],
-        "matched_chance_of_a_head_standard_error": errors,
-        "matched_p": p,
-        "matched_draws": count,
+        "matched_chance": first[..., 1].mean(axis=0),
+        "matched_chance_of_a_head": first[..., 0].mean(axis=0),
+        "matched_chance_of_a_head_standard_error": first[..., 0].std(axis=0, ddof=1) / ROUND**0.5,
+        "balanced_chance_of_a_head": others.mean(axis=0),
+        "balanced_chance_of_a_head_standard_error": others.std(axis=0, ddof=1) / ROUND**0.5,
+        "random_p": p,
+        "random_draws": count,
     }
     return xr.Dataset({name: (AXES, x) for name, x in columns.items()} | {"draws_at_most": most})
 
@@ -287,7 +234,7 @@ def labelled(found: dict[str, np.ndarray], features: Array, moments: Any) -> xr.
 
 def nulls(results: xr.Dataset) -> list[str]:
     """The kinds of chance that were computed."""
-    return [name for name in ("isotropic", "matched") if f"{name}_p" in results]
+    return [name for name in ("isotropic", "random") if f"{name}_p" in results]
 
 
 def row(here: xr.Dataset) -> dict[str, Any]:
@@ -329,7 +276,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         if "matched_chance" in here:
             found[f"{reading}_matched_chance_cosine"] = float(here.matched_chance.mean())
             found[f"{reading}_matched_chance_cosine_of_a_head"] = float(here.matched_chance_of_a_head.mean())
-            found[f"{reading}_random_heads_drawn"] = int(here.matched_draws.max())
+            found[f"{reading}_random_heads_drawn"] = int(here.random_draws.max())
     return found
 
 
@@ -351,7 +298,7 @@ def exhibit(results: xr.Dataset) -> Exhibit:
 
 
 def draw(ax: Axes, here: xr.Dataset) -> None:
-    """One reading: points by head; isotropic chance dotted, covariance-matched chance as steps."""
+    """One reading: points by head; isotropic chance dotted, that of random heads, the larger of two, as steps."""
     layers, heads = here.sizes["layer"], here.sizes["head"]
     x = np.arange(layers * heads).reshape(layers, heads)
     p = np.maximum.reduce([here[f"{name}_adjusted_p"] for name in nulls(here)])
@@ -363,9 +310,10 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
         ax.plot(at[~beyond], y[~beyond], marker, color=COLOURS[i], markerfacecolor="none")
         ax.plot([], [], marker, color=COLOURS[i], label={"query": "queries, u", "key": "keys, v"}[side])
         if "matched_chance_of_a_head" in here:
-            level = np.repeat(here.matched_chance_of_a_head.sel(side=side).values, 2)
+            kinds = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in CHANCE]
+            level = np.repeat(np.maximum(*kinds), 2)
             edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
-            ax.plot(edges, level, "--", color=COLOURS[i], label=f"covariance-matched chance, {side}")
+            ax.plot(edges, level, "--", color=COLOURS[i], label=f"random heads, {side}")
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")
     names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
     some = slice(None, None, max(1, -(-len(names) // LABELS)))

@@ -1,0 +1,315 @@
+"""Calibration: how often does each p-value of this package reject heads that match nothing?
+
+Heads are drawn that have no relation to what they read: Gaussian weights, Haar singular vectors of given singular
+values ("raw"), and Haar modes of given values as the tokens see them ("balanced"). Tokens are isotropic, of condition
+number 1e4 with a mean, or one feature at a time, equally often or as 1/rank; templates match 8, 20 or 3 features, one
+pair in 8, or two blocks of 4. On each the p-values that verdicts rest on may not fall below 0.05 and 0.01 more often
+than that. The other p-values say less, and are held to that under the null that their docstring names. Power: how often
+heads are found that were planted to match, part of each factor's square being noise.
+
+Rules, set before the run: the rate at 0.05 and at 0.01 is not above it, judged by the lower Clopper-Pearson bound,
+family-wise 99 % over the whole table; heads planted with half of it noise are found at 0.05 by at least 0.8. For
+sparseness that was asked too much: a first run found no such heads, since noise fills terms that should be 0, so that
+there the rule is about heads without noise, of equal strengths on one-hot tokens; what noise leaves of it is shown.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+from rich.progress import track
+from scipy.stats import beta
+
+from sims.lab.command import command
+from sims.lab.figures import COLOURS, panels
+from sims.lab.runs import Exhibit, Outcome, atomic, checkpoints
+from sims.lab.tables import shown
+from sims.lab.worlds import HEADS, TOKENS, World, random_head, tokens, world
+from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, single_pair, sparseness_test
+from svtheory.checks import InputError, whole
+
+LEVELS = (0.05, 0.01)
+FAMILY_WISE, POWER = 0.99, 0.8
+PLANTED = {"planted": 0.0, "planted, 10 % noise": 0.1, "planted, 50 % noise": 0.5}
+FOUND = {("explain", "planted, 50 % noise"), ("sparseness_test, head", "planted")}  # by POWER
+LABELS = ("p-value", "asked", "tokens", "heads")
+CHOICES = ("attended key", "first key")
+STATISTICS = ("rate", "low", "high")
+D, H, CONTEXT = 12, 8, 12
+BLOCKS = np.kron(np.eye(2), np.ones((4, 4)))
+VALUES = 1 / np.arange(1, H + 1)  # singular values of random heads: falling, as in trained ones
+ROUND = 25  # repetitions between two looks at the progress bar
+
+
+@dataclass(frozen=True)
+class Config:
+    """Size of the table."""
+
+    repetitions: int = 40
+    """Heads of each kind."""
+    draws: int = 99
+    """Random members behind a p-value."""
+    contexts: int = 8
+    """Contexts of 12 tokens that queries and keys are read from."""
+    table: str = ""
+    """Markdown file to write the table to; none by default."""
+    seed: int = 0
+    """Random seed."""
+
+    def __post_init__(self):
+        for name, least in (("repetitions", 20), ("draws", 99), ("contexts", 4)):
+            whole(f"--{name}", getattr(self, name), least)
+        if not Path(self.table).parent.is_dir():
+            raise InputError(f"--table must be a file in a folder that exists, got {self.table!r}")
+
+
+SCALES = {"quick": Config(), "paper": Config(repetitions=500), "full": Config(repetitions=5000, draws=999)}
+
+
+class Case(NamedTuple):
+    """A kind of head on a kind of token: the world, the head's number among HEADS, and a template of the features."""
+
+    world: World
+    head: Array
+    template: Array
+
+
+class Group(NamedTuple):
+    """Cases of one shape: `draw(case, key)` gives p-values by name; a label for each case, and the cases stacked."""
+
+    draw: Callable[[Case, Array], dict[str, Array]]
+    labels: list[dict[str, str]]
+    cases: Case
+
+
+def run(config: Config, folder: Path) -> Outcome:
+    """Draw every kind of head on every kind of token, and count how often each p-value is small."""
+    labels, columns = [], []
+    for number, (name, group) in enumerate(groups(config).items()):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        found = repeated(group, key, config.repetitions, checkpoints(folder) / f"{name}.npz", name)
+        labels += [{"p-value": p_value, **label} for p_value in found for label in group.labels]
+        columns += [column for p in found.values() for column in p.T]
+    results = labelled(labels, np.stack(columns))
+    rows = [row(results.isel(case=i)) for i in range(len(labels))]
+    if config.table:
+        with atomic(Path(config.table)) as path:
+            path.write_text(page(config, rows))
+    return Outcome(summary(results), results, {"calibration": exhibit(results)}, rows)
+
+
+def groups(config: Config) -> dict[str, Group]:
+    """All cases, those of one program together."""
+    matches = {
+        3: {"3 matched": jnp.eye(3)},
+        8: {"8 matched": jnp.eye(8), "a pair of 8": single_pair(8, 8, 0, 1), "2 blocks of 4": BLOCKS},
+        20: {"20 matched": jnp.eye(20)},
+    }
+    found = {f"explain-{N}": cases(partial(explained, config), N, asked) for N, asked in matches.items()}
+    found["explain-planted"] = cases(partial(explained, config, head=planted), 8, matches[8], heads=list(PLANTED)[-1:])
+    for choice in CHOICES:
+        found[f"sparse-{choice}"] = cases(partial(sparse, config, choice), 8, {choice: jnp.eye(8)})
+    test = partial(sparse, config, CHOICES[0], head=planted)
+    found["sparse-planted"] = cases(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), PLANTED)
+    nulls = dict.fromkeys(["under its own null"], jnp.eye(8))
+    found["rotations"] = cases(partial(rotated, config), 8, nulls, ("isotropic", "zipf"), ("raw",))
+    found["cosines"] = cases(partial(cosine, config), 8, nulls, ("isotropic",), ("raw",))
+    return found
+
+
+def cases(
+    draw: Any, N: int, asked: Mapping[str, Array], kinds: Sequence[str] = TOKENS, heads: Sequence[str] = HEADS
+) -> Group:
+    """Every head on every kind of token, asked for every template."""
+    worlds = {kind: world(kind, D, N, jax.random.key(N)) for kind in kinds}
+    labels = [dict(zip(LABELS[1:], cell, strict=True)) for cell in product(asked, kinds, heads)]
+    numbers = [(*HEADS, *PLANTED).index(label["heads"]) for label in labels]
+    made = [
+        Case(worlds[label["tokens"]], jnp.asarray(number), asked[label["asked"]])
+        for label, number in zip(labels, numbers, strict=True)
+    ]
+    return Group(draw, labels, jax.tree.map(lambda *leaves: jnp.stack(leaves), *made))
+
+
+def unrelated(case: Case, queries: tuple[Array, Array], keys: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
+    """Factors of a random head, whatever the features."""
+    return random_head(case.head, queries[0], keys[0], VALUES, key)
+
+
+def planted(case: Case, queries: tuple[Array, Array], keys: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
+    """Factors of a head early in its training for the template (T17), part of the square of each being noise."""
+    (x, f), (y, g) = queries, keys
+    pulled = f.T @ (x - x.mean(axis=0)[None, :]), case.template @ (g.T @ (y - y.mean(axis=0)[None, :]))
+    share = jnp.array(list(PLANTED.values()))[case.head - len(HEADS)]
+    noise = jax.random.normal(key, (2, H, D)) * jnp.sqrt(share / (1 - share) / (H * D))
+    return tuple(W / jnp.linalg.norm(W) + other for W, other in zip(pulled, noise, strict=True))
+
+
+def explained(config: Config, case: Case, key: Array, head: Any = unrelated) -> dict[str, Array]:
+    """A head, explained by the template."""
+    first, second, third, fourth = jax.random.split(key, 4)
+    queries, keys = (tokens(case.world, k, config.contexts * CONTEXT) for k in (first, second))
+    weights = head(case, queries, keys, third)
+    return {"explain": explain(*weights, *queries, *keys, case.template, fourth, draws=config.draws).p_value}
+
+
+def sparse(config: Config, choice: str, case: Case, key: Array, head: Any = unrelated) -> dict[str, Array]:
+    """The decisions of a head on contexts of 12 tokens: of the whole head, and the last of one context."""
+    first, second, third = jax.random.split(key, 3)
+    read = tokens(case.world, first, config.contexts * CONTEXT)
+    contexts = read[0].reshape(-1, CONTEXT, D)
+    chosen = "attended" if choice == CHOICES[0] else jnp.zeros(contexts.shape[:2], int)
+    found = sparseness_test(Head(*head(case, read, read, second)), contexts, contexts, third, config.draws, chosen)
+    return {"sparseness_test, head": found.head_p_value, "sparseness_test, decision": found.p_value[0, -1]}
+
+
+def rotated(config: Config, case: Case, key: Array) -> dict[str, Array]:
+    """Terms that are rotated as each diagnostic null says."""
+    first, second, third, fourth = jax.random.split(key, 4)
+    read = tokens(case.world, first, config.contexts * CONTEXT)
+    contexts = read[0].reshape(-1, CONTEXT, D)
+    d = decompose(Head(*unrelated(case, read, read, second)), contexts, contexts, None)
+    Q, other = (jax.random.orthogonal(k, H) for k in jax.random.split(third))
+    root = jnp.sqrt(d.spectrum.values)
+    a, b = d.query / root, d.keys / root
+    nulls = {
+        "common": replace(d, query=d.query @ Q, keys=d.keys @ Q),
+        "independent": replace(d, query=(a @ Q) * root, keys=(b @ other) * root),
+    }
+    found = {kind: rotation_null(null, fourth, config.draws, kind) for kind, null in nulls.items()}
+    heads = {f"rotation_null, {kind}, head": null.head_p_value for kind, null in found.items()}
+    return heads | {f"rotation_null, {kind}, decision": null.p_value[0, -1] for kind, null in found.items()}
+
+
+def cosine(config: Config, case: Case, key: Array) -> dict[str, Array]:
+    """A random direction with one feature, and the best of H orthonormal ones with all features."""
+    vectors = jax.random.orthogonal(key, D)[:, :H]
+    table = alignment(vectors, case.world.features)
+    return {
+        "alignment_p_value, one cosine": alignment_p_value(table[0, 0], D),
+        "alignment_p_value, best of all": alignment_p_value(table.max(), D, table.size),
+    }
+
+
+def repeated(group: Group, key: Array, repetitions: int, file: Path, label: str) -> dict[str, np.ndarray]:
+    """p-values of all cases by name, each (repetitions, cases); read from `file` where they have been drawn before."""
+    if file.exists():
+        with np.load(file) as kept:
+            return dict(kept)
+
+    @jax.jit
+    def some(keys):
+        def once(key):
+            keys = jax.random.split(key, len(group.labels))
+            return jax.lax.map(lambda given: group.draw(*given), (group.cases, keys))
+
+        return jax.lax.map(once, keys)
+
+    keys = jax.random.split(key, repetitions)
+    rounds = [keys[first : first + ROUND] for first in range(0, repetitions, ROUND)]
+    parts = [jax.tree.map(np.asarray, some(keys)) for keys in track(rounds, label)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    file.parent.mkdir(exist_ok=True)
+    with atomic(file) as path, path.open("wb") as stream:
+        np.savez(stream, **found)
+    return found
+
+
+def labelled(labels: list[dict[str, str]], p: np.ndarray) -> xr.Dataset:
+    """p-values (cases, repetitions), their rates, and intervals that all hold at once with 99 %."""
+    repetitions = p.shape[1]
+    small = np.stack([(p <= level).sum(axis=1) for level in LEVELS], axis=1)
+    tail = (1 - FAMILY_WISE) / (2 * small.size)
+    low = np.where(small > 0, beta.ppf(tail, small, repetitions - small + 1), 0)
+    high = np.where(small < repetitions, beta.isf(tail, small + 1, repetitions - small), 1)
+    data = {"p": (("case", "repetition"), p)}
+    data |= {name: (("case", "level"), x) for name, x in (("rate", small / repetitions), ("low", low), ("high", high))}
+    coordinates = {name: ("case", [label.get(name, "") for label in labels]) for name in labels[0]}
+    return xr.Dataset(data, {**coordinates, "level": list(LEVELS)})
+
+
+def row(here: xr.Dataset) -> dict[str, Any]:
+    """One case: how often its p-value is small, with the interval of the whole table, and whether that is allowed."""
+    rates = {
+        f"P(p <= {level:g})": "{:.3f} ({:.3f} to {:.3f})".format(*(float(here[x].sel(level=level)) for x in STATISTICS))
+        for level in LEVELS
+    }
+    return {**{name: here[name].item() for name in LABELS}, **rates, "rule": rule(here), "holds": holds(here)}
+
+
+def rule(here: xr.Dataset) -> str:
+    """What is asked of a case; nothing of planted heads that are shown only."""
+    if here.heads.item() not in PLANTED:
+        return "not above its level"
+    return f"at least {POWER:g} at {LEVELS[0]:g}" if (here["p-value"].item(), here.heads.item()) in FOUND else ""
+
+
+def holds(here: xr.Dataset) -> bool | None:
+    """Whether a planted head is found often enough, or any other head no more often than the level."""
+    if here.heads.item() in PLANTED:
+        return float(here.rate[0]) >= POWER if rule(here) else None
+    return bool((here.low <= here.level).all())
+
+
+def summary(results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures."""
+    null = ~results.heads.isin(list(PLANTED))
+    held = [x for i in range(results.sizes["case"]) if (x := holds(results.isel(case=i))) is not None]
+    found = {
+        "rules": len(held),
+        "rules_held": sum(held),
+        "repetitions": results.sizes["repetition"],
+        "p_values_undefined": int(results.p.isnull().sum()),
+    }
+    for level in LEVELS:
+        found[f"highest_rate_at_{level:g}"] = float(results.rate.sel(level=level).where(null).max())
+    return found
+
+
+def page(config: Config, rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown, with what it shows and how it was made."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([shown(row[name]) for name in names] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    made = f"`python -m sims calibration --scale paper --table {config.table}`"
+    facts = (
+        f"{config.repetitions} heads a row, {config.draws} random members behind a p-value, {D} dimensions, {H} modes"
+    )
+    title, _, about = str(__doc__).partition("\n")
+    return f"# {title}\n{about}\nMade by {made}: {facts}, seed {config.seed}. In brackets the interval.\n\n{table}\n"
+
+
+def exhibit(results: xr.Dataset) -> Exhibit:
+    """Rates over their levels, by p-value."""
+    names = list(dict.fromkeys(results["p-value"].values))
+    figure, axes = panels(len(LEVELS), width=6.0, height=1.2 + 0.3 * len(names))
+    null = results.where(~results.heads.isin(list(PLANTED)), drop=True)
+    for ax, level in zip(axes[0], LEVELS, strict=True):
+        for i, name in enumerate(names):
+            here = null.where(null["p-value"] == name, drop=True).sel(level=level)
+            y = i + np.linspace(-0.3, 0.3, here.sizes["case"])
+            error = np.abs(np.stack([here.low, here.high]) - here.rate.values[None, :])
+            ax.errorbar(here.rate, y, xerr=error, fmt="o", color=COLOURS[0], markersize=3, alpha=0.6, elinewidth=0.6)
+        ax.axvline(level, color=COLOURS[1], label=f"level {level:g}")
+        ax.set(xlabel=f"rate of p <= {level:g}", xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
+        ax.set_yticks(range(len(names)), names if ax is axes[0, 0] else [""] * len(names))
+        ax.legend(loc="lower right")
+    caption = (
+        "How often heads that match nothing fall below a level (points, a kind of head on a kind of token each, with "
+        "the interval that holds for the whole table), and the level (line)."
+    )
+    return Exhibit(figure, caption)
+
+
+main = command(run, SCALES)
+
+if __name__ == "__main__":
+    main()

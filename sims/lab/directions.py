@@ -1,0 +1,134 @@
+"""Directions: a head's singular vectors beside features, raw and unwhitened (T15), and what chance gives them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
+from svtheory.frames import exact_products
+from svtheory.heads.unwhitening import remove_direction
+from svtheory.laws import symmetric_root
+
+SIDES = ("query", "key")
+READINGS = ("raw", "unwhitened")
+ROUND = 50  # random heads drawn at once
+
+
+def token_moments(tokens: Array) -> tuple[Array, Array]:
+    """Covariance (D, D) and mean (D,) of tokens (n, D)."""
+    mean = tokens.mean(axis=0)
+    centred = tokens - mean[None, :]
+    return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
+
+
+def of_head(weights: list[Array], biased: Array, features: Array, moments: Any) -> dict[str, Array]:
+    """Of one head: its values, which vectors can be named, and the best feature of each by side and reading."""
+    s = spectrum(*weights)
+    return {"singular_value": s.values, "named": nameable(s), **of_vectors(s, biased, features, moments)}
+
+
+def of_vectors(s: Spectrum, biased: Array, features: Array, moments: Any) -> dict[str, Array]:
+    """The best feature of each singular vector by side and reading, (side, reading, K)."""
+    vectors = {"query": s.left, "key": s.right}
+
+    def read(side, reading):
+        table, removed = aligned(reading, vectors[side], features, moments, biased | (side == "key"))
+        return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
+
+    return by(read, SIDES, moments)
+
+
+def readings(moments: Any) -> tuple[str, ...]:
+    """Vectors are unwhitened where the tokens are known."""
+    return READINGS[:1] if moments is None else READINGS
+
+
+def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) -> Any:
+    """What `read(kind, reading)` gives, stacked to (kind, reading, ...)."""
+    stack = partial(jax.tree.map, lambda *x: jnp.stack(x))
+    return stack(*(stack(*(read(kind, reading) for reading in readings(moments))) for kind in kinds))
+
+
+def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
+    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share of each that was the mean token, (K,).
+
+    Unwhitened vectors that are not centred, and the features beside them, lose the mean token.
+    """
+    removed = jnp.zeros(vectors.shape[1], vectors.dtype)
+    alive = (features != 0).any(axis=0)
+    if reading == "unwhitened":
+        covariance, mean = moments
+        mean = jnp.where(centred, 0, mean)
+        vectors, removed = unwhiten(vectors, covariance, mean)
+        features = remove_direction(features, mean)
+    return jnp.where(alive[None, :], alignment(vectors, features), -1), removed
+
+
+@partial(jax.jit, static_argnums=1)
+def matched_directions(key: Array, pairs: int, features: Array, moments: Any) -> Array:
+    """Largest and mean best |cos| of `pairs` random directions, ROUND times, shape (ROUND, centred or not, reading, 2).
+
+    Raw ones are drawn with the token covariance K, unwhitened ones are K times isotropic ones.
+    """
+    root = symmetric_root(moments[0])
+
+    def draw(key):
+        g = jax.random.normal(key, (len(features), pairs), features.dtype)
+        vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
+
+        def read(centred, reading):
+            best = aligned(reading, vectors[reading], features, moments, centred)[0].max(axis=1)
+            return jnp.stack([best.max(), best.mean()])
+
+        return by(read, (False, True), moments)
+
+    return jax.lax.map(draw, jax.random.split(key, ROUND))
+
+
+@jax.jit
+@exact_products
+def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, moments: Any) -> Array:
+    """Largest best |cos| of random heads that keep a head's balanced spectrum (T22), (ROUND, head, side, reading).
+
+    `A^{+1/2} P Sigma~ P'^T B^{+1/2}`, Sigma~ the singular values of the head as its data see it and P, P' Haar frames:
+    where some directions of tokens hardly vary, singular vectors of such heads lie along those, whatever they match.
+    heads holds W_Q and W_K (heads, H, D) and whether each has a query bias; those not wanted cost nothing, and give 0.
+    """
+    covariance, mean = moments
+    second_moment = covariance + mean[:, None] * mean[None, :]
+    uncentred, centred = (_root(A) for A in (second_moment, covariance))
+
+    def of_head(given):
+        (W_Q, W_K, biased), wanted, key = given
+        sides = jax.tree.map(lambda a, b: jnp.where(biased, a, b), centred, uncentred), centred
+        values = spectrum(*(W @ (U * s[None, :]) for W, (U, s) in zip((W_Q, W_K), sides, strict=True))).values
+
+        def draw(key):
+            factors = [_balanced(k, values, *side) for k, side in zip(jax.random.split(key), sides, strict=True)]
+            best = of_vectors(spectrum(*factors), biased, features, moments)
+            return best["best_cosine"].max(axis=-1)
+
+        none = jnp.zeros((ROUND, len(SIDES), len(READINGS)), features.dtype)
+        return jax.lax.cond(wanted, lambda: jax.lax.map(draw, jax.random.split(key, ROUND)), lambda: none)
+
+    drawn = jax.lax.map(of_head, (heads, wanted, jax.random.split(key, len(wanted))))
+    return jnp.moveaxis(drawn, 0, 1)
+
+
+def _root(A: Array) -> tuple[Array, Array]:
+    """Eigenvectors of a moment, and the roots of its eigenvalues, exactly 0 outside its range."""
+    values, U = jnp.linalg.eigh(A)
+    inside = values > len(A) * jnp.finfo(A.dtype).eps * values[-1]
+    return U, jnp.sqrt(jnp.where(inside, values, 0))
+
+
+def _balanced(key: Array, values: Array, U: Array, s: Array) -> Array:
+    """A factor (H, D) of the random head: `(A^{+1/2} P Sigma~^{1/2})^T` with A = U diag(s^2) U^T."""
+    inside = s > 0
+    P, _ = jnp.linalg.qr(jnp.where(inside[:, None], jax.random.normal(key, (len(s), len(values)), s.dtype), 0))
+    inverse = jnp.where(inside, 1 / jnp.where(inside, s, 1), 0)
+    return (U @ (inverse[:, None] * P * jnp.sqrt(values)[None, :])).T

@@ -9,6 +9,7 @@ from scipy.stats import false_discovery_control
 from sims import sad
 from sims.lab.models import MODELS
 from svtheory import (
+    Head,
     HeadBundle,
     count_vectors,
     decompose,
@@ -61,6 +62,23 @@ def test_scores_are_reproduced_and_attention_is_causal(made):
     _, outcome, _ = made
     assert outcome.summary["score_error_relative_to_largest"] < 1e-4
     assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
+
+
+def test_nothing_is_counted_where_terms_miss_the_score():
+    """A rotated head of more rows than inputs: only with two biases in the factors do 3 inputs reach its 3 rows."""
+    rng = np.random.default_rng(1)
+    W_Q, W_K, b_Q, b_K = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 2), (3,), (3,)))
+    head = Head(W_Q, W_K, b_Q, b_K, frequencies=np.array([0.7]))
+    tokens = rng.normal(size=(2, 6, 2)).astype(np.float32)
+    found = sad._head(head, tokens)
+    missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"]) > 0.01, strict=True))
+    assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}
+    plain = list(sad.PUBLISHED).index("accpp2026")
+    scores = decompose(head, tokens, tokens, None)
+    seen = np.where(scores.visible, np.abs(scores.scores), 0).max(axis=-1)[:, 1:]
+    blind = np.asarray(scores.error)[:, 1:] > 1e-3 * seen
+    assert blind.any()
+    assert np.isnan(np.asarray(found["count"])[plain][blind]).all()
 
 
 def test_a_zero_head_is_no_finding(made):

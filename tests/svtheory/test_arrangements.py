@@ -114,7 +114,7 @@ def test_extremal_pair(dtype, eps):
             lambda: conditioned_frame(KEY, 3, 5, 0.5),
             "condition must be at least 1, .*got 0.5|condition must be at least 1, got 0.5",
         ),
-        (lambda: conditioned_frame(KEY, 3, 5, np.nan), "condition must be at least 1"),
+        (lambda: conditioned_frame(KEY, 3, 5, np.nan), "condition must be finite, got 1 entries that are not"),
         (lambda: conditioned_frame(KEY, 1, 5, 2.0), "condition must be .*1 in one dimension, got 2.0"),
         (lambda: extremal_pair(0.9), "condition must be at least 1, got 0.9"),
     ],

@@ -32,7 +32,7 @@ def test_strengths_may_be_traced():
         (lambda: single_pair(3, 4, 3, 0), "query must be a whole number from 0 to 2, got 3"),
         (lambda: single_pair(3, 4, 0, -1), "key must be a whole number from 0 to 3, got -1"),
         (lambda: single_pair(0, 4, 0, 0), "n_query must be a whole number of at least 1, got 0"),
-        (lambda: single_pair(3, 4, 0, 0, np.inf), "strengths must be finite, got 1 entries that are not"),
+        (lambda: single_pair(3, 4, 0, 0, np.inf), "strength must be finite, got 1 entries that are not"),
         (
             lambda: matching(3, 4, [0, 0], [1, 1], [1.0, 2.0]),
             r"must list distinct pairs, one each, got \[0, 0\], \[1, 1\]",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sims import sad_toy
-from svtheory import BernoulliUniform
+from svtheory import BernoulliUniform, Head, decompose
 
 SMALL = [
     "--members",
@@ -55,7 +55,7 @@ def test_the_decomposed_scores_are_the_heads(made):
     rng = np.random.default_rng(0)
     W_Q, W_K = jnp.asarray(rng.normal(size=(2, 3, 4)))
     tokens = jnp.asarray(rng.normal(size=(5, 1 + 6, 4)))
-    d = sad_toy._decomposed(W_Q, W_K, tokens)
+    d = decompose(Head(W_Q, W_K), *sad_toy._planted_at(tokens))
     expected = np.einsum("bd,hd,he,bje->bj", tokens[:, 0], W_Q, W_K, tokens[:, 1:])
     np.testing.assert_allclose(d.scores[:, 0], expected, rtol=1e-3, atol=1e-4)
 

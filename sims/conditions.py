@@ -76,6 +76,12 @@ def run(config: Config, folder: Path) -> Outcome:
 def loaded(path: Path) -> Mapping[str, np.ndarray]:
     """The arrays of a file; raises InputError for anything that is no such file, lacks an array or holds others."""
     arrays = read_arrays(path, REQUIRED)
+    X, Y, T = (arrays[name] for name in REQUIRED)
+    if X.ndim == Y.ndim == 2 and T.shape == (len(X), len(Y)) != (X.shape[1], Y.shape[1]):
+        raise InputError(
+            f"FILE must hold features as columns, got query_features {X.shape} and key_features {Y.shape}, which look "
+            f"transposed beside target {T.shape}"
+        )
     if unknown := sorted(set(arrays) - set(KNOWN)):
         raise InputError(f"FILE may hold {', '.join(KNOWN)}, got also {', '.join(unknown)}")
     return arrays

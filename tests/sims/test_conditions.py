@@ -102,6 +102,11 @@ def test_safetensors_laws_and_options(tmp_path, laws):
         ({"weights": np.ones(2)}, [], "got also weights"),
         ({"target": np.ones((6, 4))}, [], r"target must have shape (6, 5)"),
         ({"query_features": X * np.nan}, [], "query_features must be finite"),
+        (
+            {name: ARRAYS[name].T for name in ("query_features", "key_features")},
+            [],
+            "which look transposed beside target",
+        ),
         ({"key_features": np.array(["a", "b"])}, [], "FILE must hold real numbers, got key_features of type <U1"),
         ({"query_features": np.array([{"a": 1}], dtype=object)}, [], "FILE must hold whole arrays of numbers"),
         ({"query_mean": np.ones(6)}, [], "FILE must hold query_mean and query_covariance together"),

@@ -5,17 +5,18 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from svtheory.certainty import core_rounding
 from svtheory.checks import concrete
-from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.moments import Side, probing, pulled, sides
-from svtheory.optimum import predict
+from svtheory.frames import exact_products
+from svtheory.moments import SAFETY, Side, narrow_sides, probing, pulled, sides
+from svtheory.optimum import Optimum, mode_strengths, optimum, predict
 from svtheory.pairs import CarriedPairs, carried_pairs, pair_structure
 from svtheory.scenarios import Scenario
-from svtheory.side_criteria import View, root, side_rows
-from svtheory.spectra import safe_svd, spectrum_of
-from svtheory.tightness import sine
+from svtheory.side_criteria import View, side_rows
+from svtheory.spectra import safe_svd
+from svtheory.tightness import lengths, sine
 from svtheory.verdicts import Condition, Conditions
 
 TOLERANCE = 1e-3
@@ -26,8 +27,10 @@ def conditions(scenario: Scenario) -> Conditions:
     """Every alignment condition that applies to a scenario, with its margin, its promise and its theorem.
 
     Answers "will this head's singular vectors be features, and why (not)?"; `print` shows it as a table. A promise
-    about the fully trained head is never above the alignment that `predict` gives. Under jit and vmap the conditions
-    that do not apply are listed too, with `applies` false. Raises what `predict` raises.
+    about the fully trained head is never above the alignment that `predict` gives, and there is none for a pair whose
+    vectors `predict` does not name: those that share their value, that the head drops, or that rounding or the
+    objective leaves open. Under jit and vmap the conditions that do not apply are listed too, with `applies` false.
+    Raises what `predict` raises.
 
     >>> from svtheory import single_pair
     >>> table = str(conditions(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))))
@@ -45,13 +48,13 @@ def conditions(scenario: Scenario) -> Conditions:
 def _every_condition(scenario: Scenario) -> Conditions:
     """All conditions, whether they apply or not."""
     query, key = sides(scenario)
-    spectrum = predict(scenario)
-    pairs = carried_pairs(spectrum, scenario, probing(query), probing(key), TOLERANCE)
+    found = optimum(scenario)
+    pairs = carried_pairs(found, scenario, probing(query), probing(key), TOLERANCE)
     structure = pair_structure(scenario, TOLERANCE)
     views = _views(scenario, query, key, pairs, structure.alone & (pairs.value > 0))
     rows = [row for view in views for row in side_rows(view)]
-    rows += [_distinct_row(pairs, spectrum.values), *_rank_rows(scenario, query, key)]
-    rows += [*_decay_rows(scenario, structure.values, query, key), *_time_rows(scenario, views)]
+    rows += [_distinct_row(pairs, found.values), *_rank_rows(scenario)]
+    rows += [*_decay_rows(scenario, structure.values, query, key), *_time_rows(scenario, views, pairs)]
     return Conditions(tuple(rows), pairs, scenario.dim)
 
 
@@ -70,7 +73,7 @@ def _views(scenario: Scenario, query: Side, key: Side, pairs: CarriedPairs, sing
             probe=probing(side),
             count=matched.sum(axis=axis),
             single=single.any(axis=axis),
-            predicted=_least(cosines, matched, axis),
+            predicted=_least(cosines, pairs.gap, matched, axis),
         )
 
     X, Y = scenario.query_features, scenario.key_features
@@ -80,9 +83,15 @@ def _views(scenario: Scenario, query: Side, key: Side, pairs: CarriedPairs, sing
     )
 
 
-def _least(values: Array, where: Array, axis: int) -> Array:
-    least = jnp.where(where, values, jnp.inf).min(axis=axis)
+def _least(values: Array, gaps: Array, where: Array, axis: int) -> Array:
+    """The least of the features' values, NaN where a pair of theirs is not named or there is none."""
+    least = jnp.where(where, jnp.where(gaps > 0, values, jnp.nan), jnp.inf).min(axis=axis)
     return jnp.where(where.any(axis=axis), least, jnp.nan)
+
+
+def _most(values: Array, gaps: Array, where: Array, axis: int) -> Array:
+    """The largest of the features' sines, 1 where a pair of theirs is not named."""
+    return jnp.where(where, jnp.where(gaps > 0, values, 1), 0).max(axis=axis)
 
 
 def _both(theorem: str, statement: str, margin: Array, applies: Array | bool = True) -> Condition:
@@ -101,13 +110,12 @@ def _distinct_row(pairs: CarriedPairs, values: Array) -> Condition:
     return _both("T4", statement, jnp.where(matched, jnp.where(values[0] > 0, missing, 1), jnp.nan))
 
 
-def _rank_rows(scenario: Scenario, query: Side, key: Side) -> list[Condition]:
+def _rank_rows(scenario: Scenario) -> list[Condition]:
     """Whether the head has room for all modes, and else whether the kept ones are the only best choice (T7)."""
-    core = jnp.linalg.svd(query.readout @ scenario.target @ key.readout.T, compute_uv=False)
-    room = scenario.rank
+    core, room = mode_strengths(scenario), scenario.rank
     if room >= core.size:
         return []
-    modes = (core > numerical_rank_tolerance(core, max(scenario.target.shape))).sum()
+    modes = (core > SAFETY * core_rounding(scenario.target, *narrow_sides(scenario))).sum()
     excess = jnp.maximum(modes - room, 0)
     unique = _shortfall(core[room - 1] - core[room], TOLERANCE * core[0])
     return [
@@ -123,19 +131,27 @@ def _decay_rows(scenario: Scenario, values: Array, query: Side, key: Side) -> li
     return [_both("T8", "weight decay stays below the pair's singular value", short, scenario.weight_decay > 0)]
 
 
-def _time_rows(scenario: Scenario, views: tuple[View, View]) -> list[Condition]:
+def _time_rows(scenario: Scenario, views: tuple[View, View], pairs: CarriedPairs) -> list[Condition]:
     """What training promises at its beginning, where Omega is along M, and at its end (T17)."""
-    rows = []
+    rows, matched = [], scenario.target != 0
     if scenario.rank == scenario.dim:
         query, key = views
-        U, values, Vt = safe_svd(query.pull @ scenario.target @ key.pull.T)
-        early = carried_pairs(spectrum_of(U, values, Vt.T), scenario, query.pull, key.pull, TOLERANCE)
+        early = carried_pairs(_start(scenario, query, key), scenario, query.pull, key.pull, TOLERANCE)
         for view, cosines, axis in zip(views, (early.query, early.key), (1, 0), strict=True):
-            promise = _least(cosines, scenario.target != 0, axis)
-            margin = view.each(sine(view.pull, view.features))
+            promise = _least(cosines, early.gap, matched, axis)
+            margin = view.each(view.pulled(sine(view.pull, view.features)))
             rows.append(view.state("T17", "early in training: E[r f_i] || x_i", margin, promise))
-    for view in views:
-        cosines = jnp.where(view.count > 0, view.predicted, 1)
-        margin = view.each(root((1 - cosines) * (1 + cosines)))
+    for view, sines, axis in zip(views, (pairs.query_sine, pairs.key_sine), (1, 0), strict=True):
+        margin = view.each(_most(sines, pairs.gap, matched, axis))
         rows.append(view.state("T17", "fully trained: u || x_i", margin, view.predicted))
     return rows
+
+
+def _start(scenario: Scenario, query: View, key: View) -> Optimum:
+    """The SVD of `M = sum_ij T_ij E[r f_i] E[s f_j]^T`, and how far rounding may have moved it."""
+    U, values, Vt = safe_svd(query.pull @ scenario.target @ key.pull.T)
+    # E[r f_i] = Z R_i^T is off by the rounding of Z
+    moved = [view.side.rounding * lengths(view.side.readout) for view in (query, key)]
+    T = jnp.abs(scenario.target)
+    error = moved[0] @ T @ lengths(key.pull) + lengths(query.pull) @ T @ moved[1]
+    return Optimum(U, values, Vt.T, lax.stop_gradient(error), jnp.zeros(values.shape, bool))

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from svtheory.certainty import core_rounding
 from svtheory.checks import InputError, concrete, real_array
-from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.moments import Side, is_tight, moment_bounds, sides
-from svtheory.optimum import predict
+from svtheory.frames import exact_products
+from svtheory.moments import SAFETY, Side, is_tight, moment_bounds, sides
+from svtheory.optimum import optimum, predict
 from svtheory.scenarios import Scenario
 
 
@@ -185,9 +186,9 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     if concrete(roomy) and not roomy:
         raise InputError(f"head_dim must be at least the number of modes (T9), got {scenario.head_dim}")
     alpha_beta = (query.scale[0] * key.scale[0]) ** 2
-    optimum = predict(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay))).values
-    optimum = jnp.where(optimum > numerical_rank_tolerance(optimum, max(scenario.target.shape)), optimum, 0)
-    s = jnp.where(tight & roomy, optimum - scenario.weight_decay / alpha_beta, jnp.nan)
+    undecayed = optimum(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
+    learnt = jnp.where(undecayed.values > undecayed.error, undecayed.values, 0)
+    s = jnp.where(tight & roomy, learnt - scenario.weight_decay / alpha_beta, jnp.nan)
     return s, jnp.full_like(s, 2 * alpha_beta), _positive_start(start, s)
 
 
@@ -201,7 +202,7 @@ def _has_room(scenario: Scenario, query: Side, key: Side) -> Array:
     core = jnp.linalg.svd(query.readout @ scenario.target @ key.readout.T, compute_uv=False)
     if scenario.rank >= core.size:
         return jnp.asarray(True)
-    return core[scenario.rank] <= numerical_rank_tolerance(core, max(scenario.target.shape))
+    return core[scenario.rank] <= SAFETY * core_rounding(scenario.target, query, key)
 
 
 def _positive_start(start: Array | float, s: Array) -> Array:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, real_array, whole
 from svtheory.pytrees import pytree
@@ -30,6 +30,10 @@ class Law:
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws of f, shape (*shape, N)."""
         raise TypeError(f"{type(self).__name__} must define sample()")
+
+    def root_rounding(self) -> Array:
+        """How far `covariance_root` may be from exact beyond the rounding of its entries, spectral norm, a scalar."""
+        return jnp.zeros((), self.mean().dtype)
 
     def covariance(self) -> Array:
         """`V = E (f - mu)(f - mu)^T`, shape (N, N)."""
@@ -123,9 +127,15 @@ class OneHot(Law):
         return jnp.asarray(self.probability)
 
     def covariance_root(self) -> Array:
-        """`diag(sqrt p)(I - q q^T)` with the unit vector `q = sqrt p`, shape (N, N)."""
+        """`diag(sqrt p) Q`, shape (N, N - 1), with a basis Q of what is orthogonal to the unit vector `q = sqrt p`.
+
+        Q are the last columns of the reflection that takes q to `-e_1`. For N = 1 the root is 0.
+        """
         q = jnp.sqrt(self.mean())
-        return jnp.diag(q) - (q**2)[:, None] * q[None, :]
+        if self.size == 1:
+            return 0 * q[:, None]
+        mirror = q.at[0].add(1)  # |mirror|^2 = 2 (1 + q_1)
+        return q[:, None] * (jnp.eye(self.size, dtype=q.dtype) - mirror[:, None] * mirror[None, :] / (1 + q[0]))[:, 1:]
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, one-hot rows of shape (*shape, N)."""
@@ -155,7 +165,8 @@ class Gaussian(Law):
             raise InputError(f"scatter must have shape {(location.size,) * 2}, got {scatter.shape}")
         if concrete(scatter):
             v = np.asarray(scatter, np.float64)
-            tolerance = v.shape[0] * float(jnp.finfo(scatter.dtype).eps) * np.abs(v).max()
+            # entries of X X^T are off by up to eps |x_i| |x_j|, which adds up to eps times the trace
+            tolerance = v.shape[0] * float(jnp.finfo(scatter.dtype).eps) * np.abs(v.diagonal()).sum()
             if np.abs(v - v.T).max() > tolerance or np.linalg.eigvalsh(v).min() < -tolerance:
                 raise InputError("scatter must be symmetric and positive semi-definite, got a matrix that is not")
         object.__setattr__(self, "location", location)
@@ -171,8 +182,29 @@ class Gaussian(Law):
         return self.location
 
     def covariance_root(self) -> Array:
-        """The symmetric root of the covariance, shape (N, N)."""
-        return symmetric_root(self.scatter)
+        """`diag(d) C^{1/2}` of standard deviations d and correlations C, shape (N, N).
+
+        Rounding of C is relative to 1: small variances keep their digits beside large ones.
+        """
+        d, C = self._correlation()
+        return d[:, None] * symmetric_root(C)
+
+    def root_rounding(self) -> Array:
+        """`max d` times what the eigenvalues' rounding makes of their roots, most for the smallest that is not 0."""
+        d, C = self._correlation()
+        values = jnp.linalg.eigvalsh(lax.stop_gradient(C))
+        cut = _eigenvalue_tolerance(values)
+        inside, rounding = values > cut, cut / 8
+        kept = rounding / (2 * jnp.sqrt(jnp.where(inside, values, jnp.inf).min()))
+        dropped = jnp.sqrt(jnp.where(~inside & (values > rounding), values, 0).max())
+        return lax.stop_gradient(d.max()) * jnp.maximum(kept, dropped)
+
+    def _correlation(self) -> tuple[Array, Array]:
+        """Standard deviations (N,) and correlations (N, N); deviations below rounding beside the largest are raised."""
+        variances = jnp.diagonal(self.scatter)
+        least = variances.size * jnp.finfo(variances.dtype).eps * variances.max()
+        d = lax.stop_gradient(jnp.sqrt(jnp.where(least > 0, jnp.maximum(variances, least), 1)))
+        return d, self.scatter / (d[:, None] * d[None, :])
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape (*shape, N)."""
@@ -194,8 +226,13 @@ def symmetric_root(V: Array) -> Array:
 
 def _root_and_basis(V: Array) -> tuple[Array, Array]:
     values, Q = jnp.linalg.eigh(V)
-    inside = values > values.size * jnp.finfo(values.dtype).eps * values[-1]
+    inside = values > _eigenvalue_tolerance(values)
     return jnp.where(inside, jnp.sqrt(jnp.where(inside, values, 1)), 0), Q
+
+
+def _eigenvalue_tolerance(values: Array) -> Array:
+    """What counts as zero beside the last of rising eigenvalues."""
+    return values.size * jnp.finfo(values.dtype).eps * values[-1]
 
 
 @symmetric_root.defjvp

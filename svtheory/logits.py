@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
-from svtheory.frames import exact_products, numerical_rank_tolerance
-from svtheory.optimum import predict
+from svtheory.frames import exact_products
+from svtheory.optimum import Optimum, optimum
 from svtheory.scenarios import Scenario
-from svtheory.spectra import Spectrum
 
 NEWTON_STEPS = 100
 LEAST_STEP = 2.0**-30
@@ -52,31 +51,31 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
     if scenario.objective != "softmax":
         raise InputError(f"objective must be 'softmax' for a scale at finite logits (T6), got {scenario.objective!r}")
     whole("samples", samples, 2)
-    spectrum = predict(scenario)
-    present = spectrum.values > numerical_rank_tolerance(spectrum.values, spectrum.left.shape[0])
+    found = optimum(scenario)
+    present = found.values > found.error
     modes = max(int(present.sum()), 1) if concrete(present) else present.size
-    return _estimate(scenario, spectrum, present, key, samples, modes)
+    return _estimate(scenario, found, present, key, samples, modes)
 
 
 @partial(jax.jit, static_argnames=("samples", "modes"))
 @exact_products
 def _estimate(
-    scenario: Scenario, spectrum: Spectrum, present: Array, key: Array, samples: int, modes: int
+    scenario: Scenario, found: Optimum, present: Array, key: Array, samples: int, modes: int
 ) -> tuple[Array, Array]:
     used = jnp.tile(present[:modes], 2 if scenario.query_bias else 1)
-    sample = _sample(scenario, spectrum, used, key, samples)
+    sample = _sample(scenario, found, used, key, samples)
     scale, errors = _m_estimate(sample, used)
-    zeros = jnp.where(present, 0, 0 * spectrum.values)
+    zeros = jnp.where(present, 0, 0 * found.values)
     return zeros.at[:modes].add(scale[:modes]), zeros.at[:modes].add(errors[:modes])
 
 
-def _sample(scenario: Scenario, spectrum: Spectrum, used: Array, key: Array, samples: int) -> Sample:
+def _sample(scenario: Scenario, found: Optimum, used: Array, key: Array, samples: int) -> Sample:
     query_key, key_key = jax.random.split(key)
     f = scenario.query_law.sample(query_key, (samples,))
     g = scenario.key_law.sample(key_key, (samples, scenario.n_keys))
     modes = used.size // 2 if scenario.query_bias else used.size
-    read = f @ (scenario.query_features.T @ spectrum.left[:, :modes])
-    written = g @ (scenario.key_features.T @ spectrum.right[:, :modes])
+    read = f @ (scenario.query_features.T @ found.left[:, :modes])
+    written = g @ (scenario.key_features.T @ found.right[:, :modes])
     features = read[:, None, :] * written
     if scenario.query_bias:
         features = jnp.concatenate([features, written], axis=-1)

@@ -6,14 +6,37 @@ bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordina
 `G = (P^T R^T) T (R' P')`, and the optimum is `(U s^+) G (U' s'^+)^T`; a head of smaller rank keeps the top of G.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
 
+from svtheory.certainty import mean_outside, rounding, undecided
 from svtheory.checks import InputError, concrete
 from svtheory.frames import exact_products
-from svtheory.moments import Side, is_tight, sides
+from svtheory.moments import Side, has_query_bias, is_tight, narrow_sides, sides
 from svtheory.scenarios import Scenario
-from svtheory.spectra import Spectrum, safe_svd, spectrum_of
+from svtheory.spectra import Spectrum, safe_svd, value_gaps
+
+
+class Optimum(NamedTuple):
+    """The SVD of the optimum, and what is known of it.
+
+    left, values, right  as in Spectrum, K pairs
+    error                how far rounding may have moved the matrix, spectral norm, a scalar
+    undecided            whether each pair hangs on a choice that the objective leaves open, shape (K,): which of equal
+                         modes a narrow head keeps (T7), what is Omega and what bias (T6)
+    """
+
+    left: Array
+    values: Array
+    right: Array
+    error: Array
+    undecided: Array
+
+    def named(self) -> Array:
+        """Whether each value is apart from all others, zero included, and its vectors are decided, shape (K,)."""
+        return (value_gaps(self.values) > self.error) & ~self.undecided
 
 
 @exact_products
@@ -24,11 +47,12 @@ def optimal_omega(scenario: Scenario) -> Array:
     - squared (T5): `S_r^+ X C_r T C_s Y^T S_s^+`
     - softmax, to leading order in the logits (T6): `S_r^+ X C_r T V_s Y^T K_s^+`, and with a query bias
       `K_r^+ X V_r T V_s Y^T K_s^+`
-    - head_dim (T7), reduced-rank regression: `A^{+1/2} [A^{+1/2} M B^{+1/2}]_H B^{+1/2}`
+    - head_dim (T7), reduced-rank regression: `A^{+1/2} [A^{+1/2} M B^{+1/2}]_H B^{+1/2}`; with a query bias, which is
+      trained in the row space of W_K, on `(r; 1)` instead of r and then without its last row
     - weight_decay (T8): see `predict`
     """
-    query, key = sides(scenario)
-    omega = _undecayed(scenario, query, key)
+    query, key = trained_sides(scenario)
+    omega = _undecayed(scenario, query, key)[0]
     if concrete(scenario.weight_decay) and scenario.weight_decay == 0:
         return omega
     U, values, Vt = safe_svd(omega)
@@ -44,16 +68,35 @@ def predict(scenario: Scenario) -> Spectrum:
     objective is squared (T8); elsewhere no closed form holds: InputError, or NaN while JAX traces.
     Works under jit, vmap and grad; `vmap(predict)` reads stacked scenarios.
 
+    The gap of a pair is 0, and `nameable` refuses it, where rounding may have made its vectors (features or moments
+    near singular), where the head must drop one of equal modes (T7), and, for all pairs, where a query bias can do the
+    work of Omega: if some w has `w . r = 1` for all tokens, as for one-hot activations of independent features, then
+    `Omega + w c^T` and c less in the key-only term make the same logits, for any c (T6). What is returned there is one
+    of many optima, of least norm.
+
     >>> from svtheory import Scenario, single_pair
     >>> spectrum = predict(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0)))
     >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
     ([3.0, 0.0], [1.0, 0.0])
     """
-    query, key = sides(scenario)
-    U, values, Vt = safe_svd(_undecayed(scenario, query, key))
-    values = _soft_threshold(values, scenario, query, key)
-    K = scenario.rank
-    return spectrum_of(U[:, :K], values[:K], Vt[:K].T)
+    found = optimum(scenario)
+    gaps = value_gaps(found.values)
+    return Spectrum(found.left, found.values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
+
+
+@exact_products
+def optimum(scenario: Scenario) -> Optimum:
+    """What is known of a scenario's optimum; `predict` hides what is not behind a gap of 0."""
+    query, key = trained_sides(scenario)
+    omega, modes = _undecayed(scenario, query, key)
+    U, values, Vt = safe_svd(omega)
+    lowered = _soft_threshold(values, scenario, query, key)
+    left, right = U[:, : scenario.rank], Vt[: scenario.rank].T
+    error = rounding(scenario, query, key, modes, values[0])
+    free = undecided(scenario, query, key, modes, left, right, error)
+    if scenario.query_law is not None and has_query_bias(scenario):
+        free |= mean_outside(scenario.query_features, scenario.query_law, sides(scenario)[0]) > 0
+    return Optimum(left, lowered[: scenario.rank], right, error, free)
 
 
 @exact_products
@@ -61,14 +104,19 @@ def mode_strengths(scenario: Scenario) -> Array:
     """Singular values of `A^{+1/2} M B^{+1/2}`, falling, shape (K,), K at most D: by them a narrow head chooses (T7).
 
     A head of H dimensions keeps the first H modes, uniquely iff values H and H + 1 differ. For matched features that
-    are orthogonal and aligned, without laws, they are `|t_k| sqrt(D_i D_j)`.
+    are orthogonal and aligned, without laws, they are `|t_k| sqrt(D_i D_j)`. With a query bias A and M are those of
+    `(r; 1)`.
 
     >>> from svtheory import Scenario, single_pair
     >>> mode_strengths(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))).tolist()
     [6.0, 0.0]
     """
-    query, key = sides(scenario)
-    return jnp.linalg.svd(_core(scenario, query, key), compute_uv=False)
+    return jnp.linalg.svd(_core(scenario, *narrow_sides(scenario)), compute_uv=False)
+
+
+def trained_sides(scenario: Scenario) -> tuple[Side, Side]:
+    """The Sides whose core a head keeps, all of it or its top."""
+    return narrow_sides(scenario) if scenario.rank < scenario.dim else sides(scenario)
 
 
 def _core(scenario: Scenario, query: Side, key: Side) -> Array:
@@ -76,12 +124,14 @@ def _core(scenario: Scenario, query: Side, key: Side) -> Array:
     return query.readout @ scenario.target @ key.readout.T
 
 
-def _undecayed(scenario: Scenario, query: Side, key: Side) -> Array:
-    core = _core(scenario, query, key)
+def _undecayed(scenario: Scenario, query: Side, key: Side) -> tuple[Array, tuple[Array, Array, Array] | None]:
+    """The optimum without decay, and the SVD of its core where the head may be too narrow for all of it."""
+    core, modes = _core(scenario, query, key), None
     if scenario.head_dim is not None and scenario.head_dim < min(core.shape):
-        top = safe_svd(core)[0][:, : scenario.head_dim]
+        modes = safe_svd(core)
+        top = modes[0][:, : scenario.head_dim]
         core = top @ (top.T @ core)
-    return query.inverse @ core @ key.inverse.T
+    return query.inverse @ core @ key.inverse.T, modes
 
 
 def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -> Array:

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.alignments import alignment
+from svtheory.certainty import core_rounding
 from svtheory.checks import InputError, real_array
 from svtheory.frames import dual_frame, exact_products, unit_columns
-from svtheory.moments import Side, probing, sides
-from svtheory.optimum import predict
+from svtheory.moments import SAFETY, Side, probing
+from svtheory.optimum import Optimum, mode_strengths, predict, trained_sides
 from svtheory.scenarios import Scenario
-from svtheory.spectra import Spectrum, value_groups
-from svtheory.tightness import connected, lengths
+from svtheory.spectra import value_gaps
+from svtheory.tightness import connected, lengths, root
 
 
 class PairStructure(NamedTuple):
@@ -39,8 +40,8 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
 
     Two pairs mix when they share a feature, or when their probes (duals, without laws) are not orthogonal on some side:
     cosine above `tolerance`; mixing chains. A head whose rank drops modes must find the pairs orthogonal in whitened
-    coordinates too (T7). Values are near each other below `tolerance * sigma_1`. For linearly dependent probes pairs
-    that mix here may still come out apart by accident.
+    coordinates too, those of `(r; 1)` with a query bias (T7). Values are near each other below `tolerance * sigma_1`.
+    For linearly dependent probes pairs that mix here may still come out apart by accident.
 
     >>> from svtheory import matching
     >>> scenario = Scenario(jnp.eye(3), jnp.eye(3), matching(3, 3, [0, 1, 1], [0, 1, 2], [5.0, 3.0, 4.0]))
@@ -48,22 +49,17 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     >>> structure.labels.tolist(), structure.values.diagonal().tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
-    query, key = sides(scenario)
+    query, key = trained_sides(scenario)
     d, e = probing(query), probing(key)
     matched = scenario.target != 0
-    core = jnp.linalg.svd(query.readout @ scenario.target @ key.readout.T, compute_uv=False)
-    dropped = _first_dropped(core, scenario.head_dim)
-    truncates = dropped > tolerance * core[0]
+    modes = mode_strengths(scenario)
+    dropped = modes[scenario.rank] if scenario.rank < modes.size else jnp.zeros_like(modes[0])
+    truncates = dropped > SAFETY * core_rounding(scenario.target, query, key)
     across = _links(query, d, tolerance, truncates), _links(key, e, tolerance, truncates)
     labels, alone = _blocks(matched, *across)
-    kept = ~truncates | (_pair_sizes(scenario, query.readout, key.readout) > dropped + tolerance * core[0])
+    kept = ~truncates | (_pair_sizes(scenario, query.readout, key.readout) > dropped + tolerance * modes[0])
     values = jnp.where(alone & kept, _pair_sizes(scenario, d, e), 0)
     return PairStructure(labels, alone, values, alone & _apart(values, scenario, tolerance))
-
-
-def _first_dropped(core: Array, head_dim: int | None) -> Array:
-    """`sigma_{H+1}` of the whitened core, the first mode that the head has no room for; 0 if it has room for all."""
-    return jnp.zeros_like(core[0]) if head_dim is None or head_dim >= core.size else core[head_dim]
 
 
 def _links(side: Side, directions: Array, tolerance: float, truncates: Array) -> Array:
@@ -115,45 +111,65 @@ def star_alignment(features: Array, strengths: Array) -> Array:
 
 
 class CarriedPairs(NamedTuple):
-    """Which group of singular vectors carries each matched pair, and how well it aligns; all (N, M), NaN elsewhere.
+    """Which singular vectors carry each matched pair, and how well they align; all (N, M), NaN where nothing is asked.
 
-    query, key  |cos| of x_i, y_j with u, v; where the value is shared, with the space of all vectors that share it
-    value, gap  singular value and gap of the group, 0 and 0 where no singular pair carries the two
+    query, key    |cos| of x_i, y_j with u, v; where the value is shared, with the space of all vectors that share it
+    value, gap    the singular value, and its distance to the nearest other, 0 where it is shared
+    query_sine, key_sine  the sines of the same angles, which tell how near 1 a cosine is
+
+    Cosines, value and gap are 0, and sines 1, where no singular pair that can be named carries the two: the head drops
+    them (T7, T8), or may, or what carries them is lost in rounding.
     """
 
     query: Array
     key: Array
     value: Array
     gap: Array
+    query_sine: Array
+    key_sine: Array
 
 
 @exact_products
 def carried_pairs(
-    spectrum: Spectrum, scenario: Scenario, query_directions: Array, key_directions: Array, tolerance: float = 1e-3
+    found: Optimum, scenario: Scenario, query_directions: Array, key_directions: Array, tolerance: float = 1e-3
 ) -> CarriedPairs:
-    """For each pair the singular vectors of `spectrum` that carry most of its directions (D, N), (D, M), on both sides.
+    """For each pair the singular vectors of an optimum that carry most of its directions (D, N), (D, M), on both sides.
 
-    Values nearer than `tolerance * sigma_1` share their vectors; smaller ones carry nothing.
+    Values that rounding does not tell apart share their vectors; what it does not tell from 0 carries nothing, nor does
+    what is undecided, nor vectors whose |cos| with the directions is below `tolerance` on a side.
     """
-    labels = value_groups(spectrum.values, tolerance)
-    nonzero = spectrum.values > tolerance * spectrum.values[0]
-    groups = (labels[None, :] == jnp.arange(labels.size)[:, None]) & nonzero[None, :]
-    carried = _share(spectrum.left, query_directions, groups), _share(spectrum.right, key_directions, groups)
+    values, present = found.values, (found.values > found.error) & ~found.undecided
+    new = values[:-1] - values[1:] > found.error
+    labels = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
+    groups = (labels[None, :] == jnp.arange(labels.size)[:, None]) & present[None, :]
+    carried = [
+        _share(vectors, directions, groups)[0]
+        for vectors, directions in ((found.left, query_directions), (found.right, key_directions))
+    ]
+    carried = [jnp.where(share > tolerance, share, 0) for share in carried]
     product = carried[0][:, :, None] * carried[1][:, None, :]
-    best = jnp.argmax(product, axis=0)
-    found = product.max(axis=0) > 0
-    query = _share(spectrum.left, scenario.query_features, groups)[best, jnp.arange(best.shape[0])[:, None]]
-    key = _share(spectrum.right, scenario.key_features, groups)[best, jnp.arange(best.shape[1])[None, :]]
+    best, nowhere = jnp.argmax(product, axis=0), product.max(axis=0) == 0
+    rows, columns = jnp.arange(best.shape[0])[:, None], jnp.arange(best.shape[1])[None, :]
+    query, query_sine = (x[best, rows] for x in _share(found.left, scenario.query_features, groups))
+    key, key_sine = (x[best, columns] for x in _share(found.right, scenario.key_features, groups))
     member = jnp.argmax(groups, axis=1)[best]
+    gaps = jnp.where(found.named(), value_gaps(values), 0)
+    lost = CarriedPairs(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)  # pyright: ignore
     return CarriedPairs(
         *(
-            jnp.where(scenario.target != 0, jnp.where(found, x, 0), jnp.nan)
-            for x in (query, key, spectrum.values[member], spectrum.gaps[member])
+            jnp.where(scenario.target != 0, jnp.where(nowhere, none, x), jnp.nan)
+            for x, none in zip((query, key, values[member], gaps[member], query_sine, key_sine), lost, strict=True)
         )
     )
 
 
-def _share(vectors: Array, directions: Array, groups: Array) -> Array:
-    """|cos| of each direction (D, N) with the span of each group (G, K) of orthonormal vectors (D, K): (G, N)."""
-    squared = groups.astype(vectors.dtype) @ (vectors.T @ unit_columns(directions)) ** 2
-    return jnp.minimum(jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0), 1)
+def _share(vectors: Array, directions: Array, groups: Array) -> tuple[Array, Array]:
+    """|cos| and sin of each direction (D, N) with the span of each group (G, K) of orthonormal vectors (D, K): (G, N).
+
+    The sine is that of what lies along the other vectors and outside all, so it keeps its digits near 0.
+    """
+    unit = unit_columns(directions)
+    along = vectors.T @ unit
+    outside = ((unit - vectors @ along) ** 2).sum(axis=0)
+    inside, across = (members.astype(vectors.dtype) @ along**2 for members in (groups, ~groups))
+    return jnp.minimum(root(inside), 1), jnp.minimum(root(across + outside[None, :]), 1)

@@ -12,23 +12,30 @@ from svtheory.spectra import Spectrum
 
 
 def mixed_gaps(prediction: Spectrum, measurement: Spectrum) -> Array:
-    """`delta_k = min_{j != k} |sigma_k(Omega*) - sigma_j(Omega)|`, shape (K,); values padded with zeros to D (T14).
+    """`delta_k = min_{j != k} |sigma_k(Omega*) - sigma_j(Omega)|`, shape (K,) (T14).
 
-    K is the number of predicted pairs. Raises InputError for spectra of different D.
+    Values are padded with zeros to the larger dimension of the matrices: one that is not square has a 0 at least, whose
+    vector lies on its longer side. K is the number of predicted pairs. Raises InputError for spectra of different
+    dimensions.
     """
-    D, K = prediction.left.shape
-    if measurement.left.shape[0] != D:
-        raise InputError(f"measurement must be a spectrum in dimension {D}, got {measurement.left.shape[0]}")
+    shape, other = ((s.left.shape[0], s.right.shape[0]) for s in (prediction, measurement))
+    if shape != other:
+        raise InputError(f"measurement must be a spectrum in dimension {_named(shape)}, got {_named(other)}")
+    D, K = max(shape), prediction.values.shape[0]
     sigma = jnp.zeros(D, measurement.values.dtype).at[: measurement.values.size].set(measurement.values)
     distance = jnp.abs(prediction.values[:, None] - sigma[None, :])
     return jnp.where(jnp.arange(K)[:, None] == jnp.arange(D)[None, :], jnp.inf, distance).min(axis=1)
+
+
+def _named(shape: tuple[int, int]) -> str:
+    return str(shape[0]) if shape[0] == shape[1] else f"{shape[0]} x {shape[1]}"
 
 
 def wedin_bound(prediction: Spectrum, measurement: Spectrum, error: Array | float) -> Array:
     """`sqrt(sin^2 angle(u_k) + sin^2 angle(v_k)) <= sqrt 2 |E|_2 / delta_k`, shape (K,), at most sqrt 2 (Wedin; T14).
 
     `measurement` is the spectrum of `Omega* + E`, `prediction` that of `Omega*`, `error` the spectral norm of E and
-    delta_k the mixed gap. Raises InputError for a negative error or spectra of different D.
+    delta_k the mixed gap. Raises InputError for a negative error or spectra of different dimensions.
     """
     return math.sqrt(2) * _ratio(_size(error), mixed_gaps(prediction, measurement))
 
@@ -49,10 +56,11 @@ def wedin_own_bound(spectrum: Spectrum, error: Array | float) -> Array:
 def nameable(spectrum: Spectrum, error: Array | float | None = None) -> Array:
     """Whether each singular vector may be named: its gap is above the numerical error of its matrix, shape (K,) (T14).
 
-    `error` is the spectral norm of that error: by default the rounding of a D x D matrix, `D epsilon sigma_1`. Vectors
-    whose gap is smaller belong to a subspace only. Raises InputError for a negative error.
+    `error` is the spectral norm of that error: by default the rounding of a D x D matrix, `D epsilon sigma_1` (the
+    gaps of `predict` are 0 where the rounding of what it was computed from is larger). Vectors whose gap is smaller
+    belong to a subspace only. Raises InputError for a negative error.
     """
-    rounding = numerical_rank_tolerance(spectrum.values, spectrum.left.shape[0])
+    rounding = numerical_rank_tolerance(spectrum.values, max(spectrum.left.shape[0], spectrum.right.shape[0]))
     return spectrum.gaps > (rounding if error is None else _size(error))
 
 

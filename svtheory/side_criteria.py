@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.alignments import alignment
+from svtheory.certainty import mean_outside
 from svtheory.frames import dual_frame, exact_products, unit_columns
 from svtheory.laws import Law
 from svtheory.moments import Side, eigenbasis, moment_bounds
-from svtheory.tightness import eigenvector_residual, sine
+from svtheory.tightness import eigenvector_residual, root, sine
 from svtheory.verdicts import Condition
 
 QUERY_SYMBOLS = ("E[r", "x_i", "f_i", "X", "A", "u ||")
@@ -29,7 +30,7 @@ class View(NamedTuple):
     probe      `A^+ E[r f_i]`, shape (D, N)
     count      in how many pairs each feature is, shape (N,)
     single     whether each feature's pair is a singular pair of the head, shape (N,)
-    predicted  |cos| of each feature with its singular vector, shape (N,); NaN where it has none
+    predicted  |cos| of each feature with its singular vector, shape (N,); NaN where it has none that can be named
     """
 
     name: str
@@ -59,9 +60,16 @@ class View(NamedTuple):
         """`values` (N,) of the matched features, NaN elsewhere."""
         return jnp.where(self.count > 0, values, jnp.nan)
 
+    def pulled(self, values: Array) -> Array:
+        """`values` (N,) of the features that training pulls towards at all, 1 elsewhere."""
+        return jnp.where(self.pull.any(axis=0), values, 1)
+
     def promised(self, values: Array) -> Array:
-        """`values` (N,) of the features whose pair is a singular pair, NaN elsewhere."""
-        return jnp.where(self.single, values, jnp.nan)
+        """`values` (N,) of the features whose pair is a singular pair, NaN elsewhere; never above what is predicted.
+
+        A pair counts as a singular pair if the others are nearly orthogonal to it; near a tie they turn it even so.
+        """
+        return jnp.where(self.single, jnp.minimum(values, self.predicted), jnp.nan)
 
 
 @exact_products
@@ -71,15 +79,18 @@ def side_rows(view: View) -> list[Condition]:
 
 
 def _law_rows(view: View) -> list[Condition]:
-    """Whether the activation moment that the side sees is a multiple of the identity (T2d)."""
+    """Whether the activation moment that the side sees is c I (T2d), and no bias does the work of Omega (T6)."""
     if view.law is None:
         return []
     cone = _cone_share(view, view.law)
-    if view.centred:
-        mean = view.state(view.theorem, "a mean drops out: the tokens are centred", jnp.zeros_like(cone))
-    else:
-        mean = view.state(view.theorem, "the tokens have no mean: X mu = 0", cone)
-    return [mean, view.state(view.theorem, "the activations' covariance is c I", _anisotropy(view.law.covariance()))]
+    rows = [view.state(view.theorem, "the activations' covariance is c I", _anisotropy(view.law.covariance()))]
+    if not view.centred:
+        return [view.state(view.theorem, "the tokens have no mean: X mu = 0", cone), *rows]
+    rows = [view.state(view.theorem, "a mean drops out: the tokens are centred", jnp.zeros_like(cone)), *rows]
+    if view.name == "query":
+        apart = mean_outside(view.features, view.law, view.side)
+        rows.append(view.state("T6", "Omega and the bias are told apart: no w . r is the same for all tokens", apart))
+    return rows
 
 
 def _cone_share(view: View, law: Law) -> Array:
@@ -106,11 +117,8 @@ def _isotropic(view: View) -> Array:
 
 
 def _exact_rows(view: View) -> list[Condition]:
-    X, U, s = view.features, eigenbasis(view.side), view.side.scale
-    own = U.T @ X
-    # x_i || A^+ E[r f_i]: within the range of A, and A x_i along E[r f_i], which is not zero
-    residual = jnp.maximum(sine((U * s[None, :] ** 2) @ own, view.pull), sine(U @ own, X))
-    residual = jnp.where(view.pull.any(axis=0), residual, 1)
+    X = view.features
+    residual = view.pulled(sine(view.probe, X))
     duals = jnp.where(X.any(axis=0), _cosines(dual_frame(X), X), 1).min()
     statement = "x_i is an eigenvector of the token moment A: A x_i || E[r f_i]"
     return [
@@ -136,7 +144,10 @@ def _approximate_rows(view: View) -> list[Condition]:
     return [
         view.state("T3", "the token moment A is isotropic: spread eps = 0", spread, view.promised(whole)),
         view.state(
-            "T3", "E[r f_i] has no residual as an eigenvector: |A^+ q| = 0", view.each(slip), view.promised(local)
+            "T3",
+            "E[r f_i] has no residual as an eigenvector: |A^+ q| = 0",
+            view.each(view.pulled(slip)),
+            view.promised(local),
         ),
     ]
 
@@ -162,8 +173,3 @@ def _orthogonal_row(view: View) -> Condition:
 def _cosines(A: Array, B: Array) -> Array:
     """|cos| of the columns of A with those of B, one by one, shape (N,)."""
     return jnp.minimum(jnp.abs((unit_columns(A) * unit_columns(B)).sum(axis=0)), 1)
-
-
-def root(squared: Array) -> Array:
-    """The square root, with derivative 0 at 0."""
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)

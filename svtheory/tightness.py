@@ -13,23 +13,25 @@ def sine(A: Array, B: Array) -> Array:
     """`sin` of the angle between the lines of the columns of A and B (D, N), shape (N,); 0 where either is zero."""
     a, b = unit_columns(A), unit_columns(B)
     across = b - (a * b).sum(axis=0, keepdims=True) * a
-    squared = (across**2).sum(axis=0)
-    apart = a.any(axis=0) & (squared > 0)
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    return jnp.where(a.any(axis=0), root((across**2).sum(axis=0)), 0)
 
 
-@exact_products
+def root(squared: Array) -> Array:
+    """The square root, with derivative 0 at 0."""
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+
 def eigenvector_residual(X: Array) -> Array:
-    """How far each feature of X (D, N) is from being an eigenvector: the sine of the angle of `S_X x_i` and x_i, (N,).
+    """How far each feature of X (D, N) is from being an eigenvector: the sine of `S_X^+ x_i` with x_i, shape (N,).
 
-    Between 0 and 1 and free of scale; 0 **iff** the single pair's singular vector is the feature, `u || x_i` (T2a), and
-    0 for a zero feature.
+    Between 0 and 1 and free of scale; the sine of the angle between the single pair's singular vector and the feature:
+    0 **iff** `u || x_i` (T2a), and 0 for a zero feature. (`S_X x_i` would not do: it can be near x_i where u is not.)
 
     >>> eigenvector_residual(jnp.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [0.0, 0.0]
     """
     X = real_array("X", X, ndim=2)
-    return sine(frame_operator(X) @ X, X)
+    return sine(dual_frame(X), X)
 
 
 class TightGroups(NamedTuple):
@@ -125,4 +127,4 @@ def lengths(columns: Array, of_zero: float = 0) -> Array:
     """Lengths of columns, `of_zero` for a zero column, with derivative 0 there."""
     X = real_array("features", columns, ndim=2)
     squared = (X**2).sum(axis=0)
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), of_zero)
+    return jnp.where(squared > 0, root(squared), of_zero)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -27,7 +26,7 @@ class Condition:
     margin     how far it is from holding: 0 iff it holds exactly. A number, or one a feature of the side, (N,) or (M,),
                or one a pair, (N, M); NaN for what the target does not match
     promise    the least |cos| of singular vector and feature that it guarantees, a number or one a feature of the side;
-               NaN where it guarantees none, as for pairs that mix
+               NaN where it guarantees none, as for pairs that mix or share their value
     applies    whether its hypotheses are met, a bool scalar
     """
 
@@ -45,7 +44,8 @@ class Conditions:
     """The conditions of a scenario, and what `predict` makes of its pairs: iterate over the conditions, print a table.
 
     rows   the conditions
-    pairs  the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M)
+    pairs  the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M); for
+           pairs that share a value (gap 0), with the space of their vectors
     dim    D
     """
 
@@ -67,15 +67,39 @@ class Conditions:
         return [_entry(row) for row in self.rows if row.applies and not np.isnan(row.margin).all()]
 
     def verdict(self) -> str:
-        """One sentence: how near singular vectors come to features, and what chance would give."""
-        cosines = np.stack([self.pairs.query, self.pairs.key])
-        cosines = cosines[np.isfinite(cosines)]
-        if not cosines.size:
+        """One sentence: how near singular vectors come to features, which are not fixed, and what chance would give."""
+        asked, value, gap = (np.asarray(x) for x in (np.isfinite(self.pairs.value), self.pairs.value, self.pairs.gap))
+        if not asked.any():
             return "The target matches no pair."
+        own, shared, none = asked & (gap > 0), asked & (gap == 0) & (value > 0), asked & (value == 0)
         chance = chance_alignment(self.dim) if self.dim > 1 else 1.0
-        exact = cosines.min() >= 1 - 100 * self.dim * float(jnp.finfo(cosines.dtype).eps)
-        answer = "exactly" if exact else f"to |cos| >= {_number(cosines.min())}"
-        return f"Fully trained, singular vectors are features {answer}; chance is {_number(chance)}."
+        clauses = []
+        if own.any():
+            whose = "singular vectors" if own.sum() == asked.sum() else f"the singular vectors of {_pairs(own)}"
+            least, exact = self._least(own)
+            if exact:
+                answer = "are features exactly"
+            elif float(least[0]) > chance:
+                answer = f"have |cos| >= {_cosine(*least)} with their features"
+            else:
+                answer = f"are not all features, |cos| >= {_cosine(*least)} is no more than chance"
+            clauses.append(f"{whose} {answer}")
+        if shared.any():
+            least, exact = self._least(shared)
+            holds = "its features exactly" if exact else f"its features to |cos| >= {_cosine(*least)}"
+            clauses.append(f"the values of {_pairs(shared)} fix only a space of vectors, which holds {holds}")
+        if none.any():
+            clauses.append(f"no singular vectors can be named for {_pairs(none)}")
+        return f"Fully trained, {'; '.join(clauses)}; chance is {_number(chance)}."
+
+    def _least(self, where: np.ndarray) -> tuple[tuple[float, float], bool]:
+        """The least |cos| among some pairs and its sine, and whether it is 1 to rounding."""
+        cosines, sines = (
+            np.stack([np.asarray(query)[where], np.asarray(key)[where]])
+            for query, key in ((self.pairs.query, self.pairs.key), (self.pairs.query_sine, self.pairs.key_sine))
+        )
+        most = float(sines.max())
+        return (float(cosines.min()), most), most <= 100 * float(np.finfo(cosines.dtype).eps)
 
     def __str__(self) -> str:
         if not concrete(self.pairs.query) or self.pairs.query.ndim != 2:
@@ -87,9 +111,20 @@ class Conditions:
 
 def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
     header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|"]
-    table = [np.asarray(column) for column in (pairs.value, pairs.gap, pairs.query, pairs.key)]
-    found = np.argwhere(np.isfinite(table[0]))
-    return [header, *([f"x_{i} -> y_{j}", *(_number(column[i, j]) for column in table)] for i, j in found)]
+    value, gap, query, key, query_sine, key_sine = (
+        np.asarray(x) for x in (pairs.value, pairs.gap, pairs.query, pairs.key, pairs.query_sine, pairs.key_sine)
+    )
+    cells = (
+        [f"x_{i} -> y_{j}", _number(value[i, j]), _number(gap[i, j])]
+        + [_cosine(float(cosine[i, j]), float(sine[i, j])) for cosine, sine in ((query, query_sine), (key, key_sine))]
+        for i, j in np.argwhere(np.isfinite(value))
+    )
+    return [header, *cells]
+
+
+def _pairs(where: np.ndarray) -> str:
+    """How many pairs."""
+    return f"{where.sum()} pair{'s' if where.sum() > 1 else ''}"
 
 
 def _entry(row: Condition) -> dict[str, str | float]:
@@ -116,6 +151,12 @@ def _place(side: str, index: tuple) -> str:
 def _number(x: np.ndarray | float) -> str:
     """Four digits; rounding errors are shown as 0, NaN as a dash."""
     return "-" if np.isnan(x) else "0" if abs(x) < ROUNDING else f"{x:.4g}"
+
+
+def _cosine(cosine: float, sine: float) -> str:
+    """A cosine to four digits; near 1, by how much it is less, from its sine."""
+    below = sine**2 / (1 + cosine)
+    return f"1 - {below:.2g}" if sine > ROUNDING and below < 5e-5 else _number(cosine)
 
 
 def _columns(cells: list[list[str]]) -> list[str]:

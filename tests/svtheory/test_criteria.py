@@ -1,5 +1,7 @@
 """Criteria: every condition's margin and promise, against naive formulas and against predict."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svtheory import BernoulliUniform, Gaussian, InputError, Scenario, conditions, matching, predict
+from svtheory import (
+    BernoulliUniform,
+    Gaussian,
+    InputError,
+    OneHot,
+    Scenario,
+    conditions,
+    matching,
+    predict,
+    single_pair,
+)
 
 D, N, M = 4, 7, 6
 PAIRS = ([0, 1, 2], [2, 0, 5], [3.0, -2.0, 1.0])
@@ -64,7 +76,7 @@ def test_margins_and_promises_of_a_single_pair_are_the_textbook_numbers():
     dual = np.linalg.solve(S, x)
     aligned = cosine(dual, x)
     row = of(found, "T2", "query", "eigenvector")
-    np.testing.assert_allclose(row.margin[0], np.sqrt(1 - cosine(S @ x, x) ** 2), rtol=1e-9)
+    np.testing.assert_allclose(row.margin[0], np.sqrt(1 - aligned**2), rtol=1e-9)
     np.testing.assert_allclose(row.promise[0], aligned, rtol=1e-9)
     assert np.isfinite(row.margin).sum() == np.isfinite(row.promise).sum() == 1
     m, L = np.linalg.eigvalsh(S)[[0, -1]]
@@ -75,11 +87,9 @@ def test_margins_and_promises_of_a_single_pair_are_the_textbook_numbers():
     slip = np.linalg.norm(np.linalg.solve(S, S @ unit - (unit @ S @ unit) * unit))
     row = of(found, "T3", "query", "residual")
     np.testing.assert_allclose([row.margin[0], row.promise[0]], [slip, 1 / np.sqrt(1 + slip**2)], rtol=1e-8)
-    every = [cosine(S @ x, x) for x in X.T], [cosine(np.linalg.solve(S, x), x) for x in X.T]
+    worst = min(cosine(np.linalg.solve(S, x), x) for x in X.T)
     row = of(found, "T2", "query", "tight groups")
-    np.testing.assert_allclose(
-        [row.margin, row.promise[0]], [np.sqrt(1 - min(every[0]) ** 2), min(every[1])], rtol=1e-8
-    )
+    np.testing.assert_allclose([row.margin, row.promise[0]], [np.sqrt(1 - worst**2), worst], rtol=1e-8)
     for part, promise in (("fully trained", aligned), ("early", 1.0)):
         row = of(found, "T17", "query", part)
         np.testing.assert_allclose(row.promise[0], promise, rtol=1e-9)
@@ -232,3 +242,117 @@ def test_gradients_are_finite_even_where_conditions_hold_exactly():
 
     for X in (frame(0), tight()):
         assert jnp.isfinite(gradient(jnp.asarray(X))).all()
+
+
+def promises(found, side, feature):
+    """What the rows about the trained head promise a feature of a side."""
+    rows = [np.asarray(row.promise) for row in found if row.side == side and "early" not in row.statement]
+    return np.array([promise[feature] for promise in rows if promise.ndim])
+
+
+@given(seeds, st.sampled_from([5.0, 3.0, 1e-3, 1e-6]))
+def test_a_pair_that_a_narrow_head_drops_is_promised_nothing(seed, dropped):
+    """Orthonormal features: the head keeps the stronger pair; what it has of the other is rounding."""
+    X = np.linalg.qr(np.random.default_rng(seed).normal(size=(D, D)))[0]
+    T = np.asarray(matching(D, D, [0, 1], [1, 0], np.array([5.5, dropped])))
+    found = conditions(Scenario(X, X, T, head_dim=1))
+    for column in found.pairs[:4]:
+        assert column[1, 0] == 0
+    for side, kept, lost in (("query", 0, 1), ("key", 1, 0)):
+        assert np.isnan(promises(found, side, lost)).all()
+        np.testing.assert_allclose(promises(found, side, kept), 1, atol=1e-12)
+        np.testing.assert_allclose(of(found, "T17", side, "fully").margin[np.array([kept, lost])], [0, 1], atol=1e-12)
+    wanted = "the singular vectors of 1 pair are features exactly; no singular vectors can be named for 1 pair; chance"
+    assert found.verdict().startswith(f"Fully trained, {wanted}")
+
+
+@pytest.mark.parametrize("c", [4.95e-4, 1e-5, 1e-8])
+@pytest.mark.parametrize("gap", [1.01e-3, 1e-5, 1e-8])
+def test_near_a_tie_no_promise_exceeds_the_truth(c, gap):
+    """Two nearly orthogonal features of nearly equal strengths turn each other: the SVD by numpy says how far."""
+    X = np.array([[1, c], [c, 1]]) / np.sqrt(1 + c**2)
+    T = np.diag([5 + 5 * gap, 5])
+    U, _, Vt = np.linalg.svd(np.linalg.inv(X.T) @ T @ np.linalg.inv(X))
+    found = conditions(Scenario(X, X, T))
+    for side, vectors in (("query", U), ("key", Vt.T)):
+        cosines = np.abs(vectors.T @ X)
+        for feature in (0, 1):
+            promised = promises(found, side, feature)
+            assert (promised <= cosines[:, feature].max() + 1e-6).all()
+            assert np.isfinite(promised).all()
+            off = np.abs(np.asarray(of(found, "T17", side, "fully").promise)[feature] - cosines[:, feature])
+            assert off.min() < 1e-6
+
+
+def test_equal_strengths_fix_a_plane_and_nothing_in_it():
+    T = np.diag([5.0, 5.0, 0.0])
+    found = conditions(Scenario(np.eye(3), np.eye(3), T))
+    assert np.isnan(promises(found, "query", 0)).all()
+    np.testing.assert_allclose(found.pairs.query[[0, 1], [0, 1]], 1, rtol=1e-12)
+    wanted = "Fully trained, the values of 2 pairs fix only a space of vectors, which holds its features exactly;"
+    assert found.verdict().startswith(wanted)
+    T[2, 2] = 1
+    wanted = "Fully trained, the singular vectors of 1 pair are features exactly; the values of 2 pairs fix only a"
+    assert conditions(Scenario(np.eye(3), np.eye(3), T)).verdict().startswith(wanted)
+
+
+def test_a_tie_at_the_head_dimension_is_no_pair():
+    T = np.asarray(matching(D, D, [0, 1, 2], [0, 1, 2], np.array([5.0, 3.0, 3.0])))
+    X = np.linalg.qr(np.random.default_rng(1).normal(size=(D, D)))[0]
+    found = conditions(Scenario(X, X, T, head_dim=2))
+    np.testing.assert_allclose(found.pairs.value[[0, 1, 2], [0, 1, 2]], [5, 0, 0], atol=1e-12)
+    assert np.isfinite(promises(found, "query", 0)).all()
+    assert np.isnan([promises(found, "query", i) for i in (1, 2)]).all()
+
+
+@pytest.mark.parametrize("dim", [2, 768])
+@pytest.mark.parametrize("tilt", [1e-2, 7.4])
+def test_a_tilt_is_not_exact(dtype, dim, tilt):
+    """Two features of a plane whose first is `tilt` degrees from its singular vector: `x~_0` is orthogonal to x_1."""
+    angle = np.radians(tilt)
+    X = np.zeros((dim, 2))
+    X[0], X[1, 1] = [1, np.sin(angle)], np.cos(angle)
+    T = np.asarray(single_pair(2, 2, 0, 0, 1.0), dtype)
+    found = conditions(Scenario(jnp.asarray(X, dtype), jnp.asarray(X, dtype), T, head_dim=1))
+    np.testing.assert_allclose(found.pairs.query_sine[0, 0], np.sin(angle), rtol=1e-2)
+    assert "exactly" not in found.verdict()
+    assert ("|cos| >= 0.9917" if tilt > 1 else "|cos| >= 1 - 1.5e-08") in found.verdict()
+
+
+def test_below_chance_the_verdict_says_so():
+    """One feature nearly in the hyperplane of the others' mean direction: the cosines are no more than chance."""
+    X = frame(0)
+    X[:, 1] = X[:, 0] + 1e-2 * X[:, 1]
+    found = conditions(Scenario(X[:, :4], X[:, :4], np.asarray(single_pair(4, 4, 0, 1, 1.0))))
+    dual = np.linalg.inv(X[:, :4].T)
+    least = min(cosine(dual[:, 0], X[:, 0]), cosine(dual[:, 1], X[:, 1]))
+    assert least < 0.4
+    wanted = f"singular vectors are not all features, |cos| >= {least:.4g} is no more than chance; chance is 0.4244."
+    assert found.verdict() == f"Fully trained, {wanted}"
+
+
+@pytest.mark.parametrize("e", [1e-1, 1e-3, 1e-6])
+def test_the_margin_of_an_eigenvector_is_the_angle_of_its_probe(e):
+    """X = [[1, e], [0, e]]: S x_0 is within e^2 of x_0, while its singular vector is 45 degrees off."""
+    X = np.array([[1, e], [0, e]])
+    found = conditions(Scenario(X, np.eye(2), np.asarray(single_pair(2, 2, 0, 0, 1.0))))
+    wanted = np.sqrt(1 - cosine(np.linalg.inv(X.T)[:, 0], X[:, 0]) ** 2)
+    for part in ("eigenvector of", "tight groups"):
+        margin = np.nanmax(of(found, "T2", "query", part).margin)
+        np.testing.assert_allclose(margin, wanted if part != "tight groups" else max(wanted, margin), rtol=1e-5)
+    assert wanted == pytest.approx(np.sqrt(0.5), rel=1e-6)
+
+
+def test_a_bias_that_can_do_the_work_of_omega_is_told():
+    """One-hot queries of independent features: w . x_i = 1 for all i has a solution w."""
+    X = frame(0)
+    for columns, told in ((4, False), (3, False), (7, True)):
+        law = OneHot(columns)
+        T = np.asarray(single_pair(columns, columns, 0, 1, 2.0))
+        scenario = Scenario(X[:, :columns], X[:, :columns], T, law, law, "softmax", query_bias=True)
+        w = np.linalg.lstsq(X[:, :columns].T, np.ones(columns))[0]
+        assert np.allclose(X[:, :columns].T @ w, 1) != told
+        margin = of(conditions(scenario), "T6", "query", "told apart").margin
+        assert (margin == 0) == told
+        assert (predict(scenario).gaps[0] > 0) == told
+        assert predict(replace(scenario, query_bias=False)).gaps[0] > 0

@@ -172,3 +172,45 @@ def test_a_law_without_its_parts_says_so():
             getattr(Nameless(), part)()
     with pytest.raises(TypeError, match=r"Nameless must define sample\(\)"):
         Nameless().sample(jax.random.key(0))
+
+
+def test_every_singular_covariance_is_accepted(dtype):
+    """Of 2,000 products `B B^T` of low rank, whose smallest eigenvalues are rounding of either sign."""
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        size = rng.integers(2, 12)
+        B = (rng.normal(size=(size, rng.integers(1, size + 1))) * 10 ** rng.uniform(-2, 2, size=(size, 1))).astype(
+            dtype
+        )
+        Gaussian(jnp.zeros(size, dtype), jnp.asarray(B @ B.T))
+    with pytest.raises(InputError, match="positive semi-definite"):
+        Gaussian(jnp.zeros(2, dtype), jnp.asarray(np.array([[1, 1.001], [1.001, 1]]), dtype))
+
+
+@pytest.mark.parametrize("small", [1e-7, 1e-12, 1e-30])
+def test_a_small_variance_is_not_lost_beside_a_large_one(small, dtype, eps):
+    law = Gaussian(jnp.zeros(3, dtype), jnp.asarray(np.diag([1.0, small, 0.0]), dtype))
+    if small > 3 * eps**2:
+        root = np.asarray(law.covariance_root(), float)
+        kept = small > 2 * (3 * eps) ** 2
+        assert np.diag(root @ root.T) == pytest.approx([1, small if kept else 0, 0], rel=1e-5, abs=0)
+
+
+def test_the_root_of_one_hot_activations_has_their_rank():
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    with jax.enable_x64(True):
+        root = np.asarray(OneHot(4, p).covariance_root())
+        assert np.asarray(OneHot(1).covariance_root()) == pytest.approx(np.zeros((1, 1)))
+    assert root.shape == (4, 3)
+    assert root @ root.T == pytest.approx(np.diag(p) - np.outer(p, p), abs=1e-16)
+    assert np.linalg.matrix_rank(root) == 3
+
+
+def test_rounding_of_a_root_is_that_of_its_smallest_eigenvalue(dtype, eps):
+    """`sqrt(x + e) - sqrt x = e / (2 sqrt x)`: an eigenvalue of 1e-4 of a correlation matrix, off by eps or so."""
+    V = np.array([[1, 1 - 1e-4], [1 - 1e-4, 1]])
+    law = Gaussian(jnp.zeros(2, dtype), jnp.asarray(V, dtype))
+    assert float(law.root_rounding()) == pytest.approx(2 * (2 - 1e-4) * eps / 8 / (2 * 1e-2), rel=1e-2)
+    with jax.enable_x64(True):
+        exact = np.asarray(Gaussian(jnp.zeros(2), jnp.asarray(V)).covariance_root())
+    assert np.linalg.norm(np.asarray(law.covariance_root(), float) - exact, 2) < 4 * float(law.root_rounding())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from svtheory import BernoulliUniform, Gaussian, InputError, Scenario, matching, pair_structure, star_alignment
 from svtheory.moments import correlations, probes
-from svtheory.optimum import predict
+from svtheory.optimum import optimum, predict
 from svtheory.pairs import carried_pairs
 
 D, N, M = 4, 7, 6
@@ -180,7 +180,7 @@ def test_correlations_and_probes(objective, query_bias):
 def test_carried_pairs_use_the_whole_space_of_equal_values():
     """Two pairs of equal strength: any basis of the space is a valid SVD, and the features lie in it."""
     scenario = Scenario(orthonormal(), orthonormal(M), pairs([0, 1, 2], [3, 0, 1], [2.0, 2.0, 1.0]))
-    found = carried_pairs(predict(scenario), scenario, *probes(scenario))
+    found = carried_pairs(optimum(scenario), scenario, *probes(scenario))
     for column in (found.query, found.key):
         np.testing.assert_allclose(np.asarray(column)[[0, 1, 2], [3, 0, 1]], 1, rtol=1e-9)
         assert np.isfinite(column).sum() == 3

@@ -106,3 +106,37 @@ def test_wrong_arguments_are_named():
         mixed_gaps(spectrum, other)
     with pytest.raises(InputError, match=r"error must be at least 0, got -1\.0"):
         wedin_own_bound(spectrum, -1.0)
+
+
+def rectangular(A):
+    U, values, Vt = np.linalg.svd(A, full_matrices=False)
+    return spectrum_of(jnp.asarray(U), jnp.asarray(values), jnp.asarray(Vt.T))
+
+
+def test_a_matrix_that_is_not_square_has_a_zero_on_its_longer_side():
+    """`diag(1, 1e-3)` in 2 x 3 with 1e-3 at the third column: v_2 turns by 45 degrees, whatever the distance to 1."""
+    A, E = np.zeros((2, 3)), np.zeros((2, 3))
+    A[0, 0], A[1, 1], E[1, 2] = 1, 1e-3, 1e-3
+    with jax.enable_x64(True):
+        for before, after in ((A, A + E), (A.T, (A + E).T)):
+            clean, moved = rectangular(before), rectangular(after)
+            found = np.asarray(wedin_bound(clean, moved, 1e-3))
+            turned = np.sqrt(sine(clean.left, moved.left) ** 2 + sine(clean.right, moved.right) ** 2)
+            np.testing.assert_allclose(mixed_gaps(clean, moved)[1], 1e-3, rtol=1e-9)
+            np.testing.assert_allclose(turned[1], np.sqrt(0.5), rtol=1e-6)
+            assert (turned <= found + 1e-9).all()
+
+
+@given(seeds, st.floats(1e-4, 2), st.sampled_from([(2, 3), (5, 3), (4, 7)]))
+def test_the_mixed_bound_holds_for_rectangles(seed, size, shape):
+    rng = np.random.default_rng(seed)
+    A, E = rng.normal(size=shape), size * rng.normal(size=shape)
+    with jax.enable_x64(True):
+        clean, moved = rectangular(A), rectangular(A + E)
+        turned = np.sqrt(sine(clean.left, moved.left) ** 2 + sine(clean.right, moved.right) ** 2)
+        assert (turned <= np.asarray(wedin_bound(clean, moved, np.linalg.norm(E, 2))) + 1e-7).all()
+
+
+def test_both_dimensions_must_agree():
+    with pytest.raises(InputError, match="measurement must be a spectrum in dimension 2 x 3, got 2 x 4"):
+        mixed_gaps(rectangular(np.eye(2, 3)), rectangular(np.eye(2, 4)))

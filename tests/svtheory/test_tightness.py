@@ -168,3 +168,14 @@ def test_wrong_arguments_are_named():
         quantised_values(jnp.eye(2), jnp.ones((2, 3)), jnp.eye(2))
     with pytest.raises(TypeError, match="X must be an array of real numbers"):
         tight_groups("frame")  # pyright: ignore
+
+
+def test_the_residual_is_the_angle_of_the_dual():
+    """X = [[1, e], [0, e]]: S x_0 is within e^2 of x_0, its dual is 45 degrees off; no tight group either."""
+    with jax.enable_x64(True):
+        X = jnp.array([[1, 1e-3], [0, 1e-3]])
+        duals = np.linalg.inv(np.asarray(X).T)
+        units, features = duals / np.linalg.norm(duals, axis=0), np.asarray(X) / np.linalg.norm(X, axis=0)
+        cosines = np.abs((units * features).sum(axis=0))
+        np.testing.assert_allclose(eigenvector_residual(X), np.sqrt(1 - cosines**2), rtol=1e-9)
+        assert tight_groups(X).labels.tolist() == [-1, -1]

@@ -251,7 +251,7 @@ def _random_heads(
         whitened = (P[: len(q_root), : len(seen)] * seen[None, :]) @ Q[: len(k_root), : len(seen)].T
         # any coordinates are as good as those in the eigenbasis
         turned = (q_root * U[: len(q_root)] * raw[None, :]) @ (k_root * V[: len(k_root)]).T
-        return jnp.stack([_at_best_time(C, O, learnt) for O in (whitened, turned)])
+        return jax.vmap(lambda O: _at_best_time(C, O, learnt))(jnp.stack([whitened, turned]))
 
     return lax.map(draw, jax.random.split(key, draws), batch_size=_together(C)).T
 

@@ -215,12 +215,17 @@ def test_a_bound_below_chance_is_called_so(tmp_path):
     read[1, ..., 0] *= 1000
     save_heads(tmp_path / "a.safetensors", bundle(attn_in=read))
     outcome = run(tmp_path / "a.safetensors", tmp_path)
+    expected = set()
+    for layer, flat in enumerate(read.reshape(LAYERS, -1, D).astype(float)):
+        for side, moment in (("query", flat.T @ flat / len(flat)), ("key", np.cov(flat.T, bias=True))):
+            m, *_, L = np.linalg.eigvalsh(moment)
+            if 2 * np.sqrt(L / m) / (1 + L / m) < chance_alignment(D):
+                expected.add((layer, side))
+    assert {(1, "query"), (1, "key")} <= expected < {(i, side) for i in range(LAYERS) for side in ("query", "key")}
     assert outcome.summary["layers_and_sides"] == 2 * LAYERS
-    assert outcome.summary["layers_and_sides_bounded_below_chance"] == 2
-    below = {
-        (row["layer"], side) for row in outcome.rows for side in ("query", "key") if "chance" in row[f"bound, {side}"]
-    }
-    assert below == {(1, "query"), (1, "key")}
+    assert outcome.summary["layers_and_sides_bounded_below_chance"] == len(expected)
+    sides = [(row, side) for row in outcome.rows for side in ("query", "key")]
+    assert {(row["layer"], side) for row, side in sides if "below chance" in row[f"bound, {side}"]} == expected
 
 
 # trained heads of others

@@ -400,4 +400,3 @@ def test_a_public_induction_head_is_explained_by_previous_token_is_current_token
     np.testing.assert_allclose(previous.cosine, 0.947, atol=0.01)
     np.testing.assert_allclose(previous.unvisited, 0.011, atol=0.004)
     assert abs(np.nanmean(previous.rivals)) < 0.05
-    assert previous.null.max() < 0.5

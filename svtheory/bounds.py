@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import real_array
-from svtheory.frames import condition_number, numerical_rank_tolerance, unit_columns
+from svtheory.frames import condition_number, numerical_rank_tolerance, scaled, unit_columns
 from svtheory.spectra import safe_svd
 
 
@@ -38,7 +38,7 @@ def local_alignment_bound(X: Array) -> Array:
     `q = S x^ - rho x^` with `rho = x^^T S x^` is the residual of x_i as an eigenvector: 0 gives cosine 1. Zero features
     give 1.
     """
-    X = real_array("X", X, ndim=2)
+    X, _ = scaled(real_array("X", X, ndim=2))
     _, s, Pt = safe_svd(X)
     inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
     s = jnp.where(inside, s[:, None], 1)

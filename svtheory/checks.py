@@ -108,6 +108,18 @@ def _say_rounded(name: str, dtype: np.dtype) -> None:
         )
 
 
+def held(name: str, result: Array, given: Array | None = None) -> Array:
+    """`result`, made of the argument `name`; raises InputError where its dtype does not hold it.
+
+    That is where it is not finite, or, with a `given` that cannot give 0 unless it is 0, where it has become 0.
+    """
+    vanished = given is not None and concrete(given) and concrete(result) and not jnp.any(result) and jnp.any(given)
+    if vanished or (concrete(result) and not np.isfinite(np.asarray(result)).all()):
+        size = "small" if vanished else "large"
+        raise InputError(f"{name} must be of a size whose products {result.dtype} holds, got one too {size}")
+    return result
+
+
 def _not_real(name: str, x: Any, why: str = "") -> TypeError:
     return TypeError(f"{name} must be an array of real numbers, got {_brief(repr(x))}{why}")
 

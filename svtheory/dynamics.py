@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.certainty import core_rounding
-from svtheory.checks import InputError, concrete, real_array
+from svtheory.checks import InputError, concrete, held, real_array
 from svtheory.frames import exact_products
 from svtheory.moments import SAFETY, Side, is_tight, moment_bounds, sides
 from svtheory.optimum import optimum, predict
@@ -169,7 +169,7 @@ def mode_start(scenario: Scenario, W_Q: Array, W_K: Array) -> Array:
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_Q.shape != W_K.shape or W_Q.shape[1] != scenario.dim:
         raise InputError(f"W_Q and W_K must have shape (H, {scenario.dim}), got {W_Q.shape} and {W_K.shape}")
-    return ((W_Q @ spectrum.left + W_K @ spectrum.right) ** 2).sum(axis=0) / 4
+    return held("W_Q and W_K", ((W_Q @ spectrum.left + W_K @ spectrum.right) ** 2).sum(axis=0) / 4)
 
 
 def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Array]:
@@ -224,7 +224,7 @@ def imbalance(W_Q: Array, W_K: Array, weight_decay: Array | float = 0.0, time: A
     if W_Q.shape[0] != W_K.shape[0]:
         raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
     g, t = _non_negative("weight_decay", weight_decay, W_Q.dtype), _non_negative("time", time, W_Q.dtype)
-    return remaining(2 * g, t) * (W_Q @ W_Q.T - W_K @ W_K.T)
+    return remaining(2 * g, t) * held("W_Q and W_K", W_Q @ W_Q.T - W_K @ W_K.T)
 
 
 def _check_free(scenario: Scenario) -> None:

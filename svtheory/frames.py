@@ -1,14 +1,14 @@
 """Frames: what a set of feature vectors, the columns of X, is to linear algebra (theory: "Setting and notation").
 
 Every function takes `X` of shape (D, N) and follows its dtype; products are taken at the highest matmul precision.
-Anything but a finite real matrix raises InputError or TypeError.
+Anything but a finite real matrix raises InputError or TypeError, and so does one whose result its dtype does not hold.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import real_array
+from svtheory.checks import held, real_array
 
 exact_products = jax.default_matmul_precision("highest")
 
@@ -26,11 +26,25 @@ def unit_columns(X: Array) -> Array:
     return X / jnp.sqrt(jnp.where(squared > 0, squared, 1))
 
 
+def scaled(X: Array) -> tuple[Array, Array]:
+    """X over the power of 2 that brings its largest entry to between 1/2 and 1, and the exponent; 0 for zeros."""
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.abs(X).max()))
+    return shifted(X, -exponent), exponent
+
+
+def shifted(X: Array, exponent: Array) -> Array:
+    """`X 2^exponent`, exactly, in three factors of which the dtype holds each."""
+    third = exponent // 3
+    for power in (third, third, exponent - 2 * third):
+        X = X * jnp.ldexp(jnp.ones((), X.dtype), power)
+    return X
+
+
 @exact_products
 def frame_operator(X: Array) -> Array:
     """The frame operator `S_X = X X^T`, shape (D, D)."""
     X = real_array("X", X, ndim=2)
-    return X @ X.T
+    return held("X", X @ X.T, X)
 
 
 @exact_products
@@ -75,7 +89,7 @@ def feature_dimensionality(X: Array) -> Array:
 def frame_bounds(X: Array) -> tuple[Array, Array]:
     """The frame bounds `(m, L)`: the extreme eigenvalues of `S_X` on its range (the zero frame gives (0, 0))."""
     smallest, largest = _extreme_singular_values(X)
-    return smallest**2, largest**2
+    return held("X", smallest**2, smallest), held("X", largest**2, largest)
 
 
 def condition_number(X: Array) -> Array:
@@ -106,4 +120,4 @@ def frame_potential(X: Array) -> Array:
     3.0
     """
     X = real_array("X", X, ndim=2)
-    return ((X.T @ X) ** 2).sum()
+    return held("X", ((X.T @ X) ** 2).sum(), X)

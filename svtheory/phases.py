@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, real_array, whole
-from svtheory.frames import exact_products, frame_operator, frame_potential
+from svtheory.checks import InputError, concrete, held, real_array, whole
+from svtheory.frames import exact_products
 from svtheory.pytrees import pytree
 
 ARRANGEMENTS = ("orthogonalised", "one-sided", "collapsed", "superposed")
@@ -46,9 +46,9 @@ def phase_energy(features: Array, coupling: Array | float) -> Array:
     5.0
     """
     W = real_array("features", features, ndim=2)
-    pair = W[:, :2]
-    s_0, s_1 = (pair * (frame_operator(W) @ pair)).sum(axis=0)
-    return frame_potential(W) + real_array("coupling", coupling).astype(W.dtype) * s_0 * s_1
+    g, S, pair = real_array("coupling", coupling).astype(W.dtype), W @ W.T, W[:, :2]
+    s_0, s_1 = (pair * (S @ pair)).sum(axis=0)
+    return held("features", (S**2).sum() + g * s_0 * s_1, W)
 
 
 def orthogonalization_threshold(n_features: int, dim: int) -> float:

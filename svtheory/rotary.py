@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, one_of, real_array
+from svtheory.checks import InputError, concrete, held, one_of, real_array
 from svtheory.frames import exact_products, numerical_rank_tolerance
 from svtheory.optimum import predict
 from svtheory.pytrees import pytree
@@ -49,7 +49,7 @@ class RotaryHead:
     def omega(self, offset: Array | float) -> Array:
         """`Omega_d = Re sum_h e^{-i theta_h d} z_h w_h^T`, shape (D, D'), at one offset d."""
         W_Q, W_K = self.at(offset)
-        return W_Q.T @ W_K
+        return held("W_Q and W_K", W_Q.T @ W_K)
 
 
 def rotary_head(W_Q: Array, W_K: Array, frequencies: Array, pairing: str) -> RotaryHead:

@@ -11,7 +11,7 @@ from jax import Array
 
 from svtheory.alignments import alignment, chance_alignment
 from svtheory.checks import InputError, concrete, real_array
-from svtheory.frames import exact_products
+from svtheory.frames import exact_products, scaled, shifted
 from svtheory.pytrees import pytree
 
 
@@ -54,31 +54,17 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
             f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}; "
             "factors are (H, D): transpose weights stored as (in, out)"
         )
-    (W_Q, q), (W_K, k) = _scaled(W_Q), _scaled(W_K)
-    left, scaled, right = factored_svd(W_Q, W_K)
-    values = _shifted(scaled, q + k)
-    if concrete(values) and not _held(np.asarray(values), np.asarray(scaled)):
-        power = math.log10(float(scaled[0])) + int(q + k) * math.log10(2)
+    (W_Q, q), (W_K, k) = scaled(W_Q), scaled(W_K)
+    left, unit, right = factored_svd(W_Q, W_K)
+    values = shifted(unit, q + k)
+    if concrete(values) and not _held(np.asarray(values), np.asarray(unit)):
+        power = math.log10(float(unit[0])) + int(q + k) * math.log10(2)
         raise InputError(f"W_Q and W_K must have a sigma_1 that {values.dtype} holds, got about 1e{power:.0f}")
     return spectrum_of(left, values, right.T)
 
 
-def _scaled(W: Array) -> tuple[Array, Array]:
-    """W over a power of 2 that brings its largest entry to between 1/2 and 1, and the exponent; 0 for zeros."""
-    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.abs(W).max()))
-    return _shifted(W, -exponent), exponent
-
-
-def _shifted(x: Array, exponent: Array) -> Array:
-    """`x 2^exponent`, exactly, in three factors of which the dtype holds each."""
-    third = exponent // 3
-    for power in (third, third, exponent - 2 * third):
-        x = x * jnp.ldexp(jnp.ones((), x.dtype), power)
-    return x
-
-
-def _held(values: np.ndarray, scaled: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all()) and bool(scaled[0] == 0 or values[0] >= np.finfo(values.dtype).tiny)
+def _held(values: np.ndarray, unit: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all()) and bool(unit[0] == 0 or values[0] >= np.finfo(values.dtype).tiny)
 
 
 def spectrum_of(left: Array, values: Array, right: Array) -> Spectrum:
@@ -191,7 +177,7 @@ def effective_rank(values: Array) -> Array:
     >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 4)
     2.0
     """
-    values, _ = _scaled(_spectral_values(values))
+    values, _ = scaled(_spectral_values(values))
     total = values.sum()
     p = values / jnp.where(total == 0, 1, total)
     entropy = -jnp.sum(jnp.where(p == 0, 0, p * jnp.log(jnp.where(p == 0, 1, p))))

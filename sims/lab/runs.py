@@ -58,7 +58,7 @@ def started(out: Path, name: str, config: Any, command: str) -> Iterator[Path]:
     """
     folder = out / name
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _alone(folder):
+    with alone(folder):
         settings = as_json(config)
         _refuse_foreign(folder, settings)
         manifest, again = folder / "manifest.json", (folder / "manifest.json").exists()
@@ -83,8 +83,11 @@ def started(out: Path, name: str, config: Any, command: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder and lock it; the lock ends with the block, and with the process however that ends."""
+def alone(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it; the lock ends with the block, and with the process however that ends.
+
+    Raises InputError where it cannot be made, or another process has it.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} must be a folder, got a file; {REMEDY}")
     try:

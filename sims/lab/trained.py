@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from sims.lab.ensemble import train
-from sims.lab.runs import atomic
+from sims.lab.runs import alone, atomic
 from sims.lab.tasks import TASKS, Task, task
 from sims.lab.transformer import ROTARY_BASE, Architecture, Transformer, training
 from svtheory import HeadBundle
@@ -120,8 +120,9 @@ def trained(recipe: Recipe, out: Path) -> Trained:
     path = out / "transformers" / f"{recipe.task}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if not path.is_file():
         checkpoint = path.with_suffix(".checkpoint")
-        _keep(path, _train(recipe, checkpoint))
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        with alone(checkpoint):  # another experiment may need the same models now
+            _keep(path, _train(recipe, checkpoint))
+            shutil.rmtree(checkpoint, ignore_errors=True)
     with safe_open(path, framework="np") as file:
         seconds = json.loads(file.metadata()["seconds"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

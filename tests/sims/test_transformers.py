@@ -42,6 +42,14 @@ def test_models_are_trained_once_and_snapshots_are_those_of_one_training(out, mo
     assert (np.max(moved, axis=0) > 0).all()
 
 
+def test_models_are_trained_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """Experiments share their models: a second one that needs them now would train in, and remove, one checkpoint."""
+    recipe = Recipe("largest", members=2, steps=400)
+    monkeypatch.setattr("sims.lab.trained._train", lambda recipe, checkpoint: trained(recipe, tmp_path))
+    with pytest.raises(InputError, match=r"checkpoint must be free, got one in which another process runs"):
+        trained(recipe, tmp_path)
+
+
 def test_alignment(out, outcomes):
     outcome = outcomes["sims.transformer_align"]
     summary = json.loads((out / "transformer_align" / "summary.json").read_text())

@@ -1,3 +1,5 @@
+import re
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import svtheory
 from svtheory import (
     InputError,
     antipodal,
@@ -177,3 +180,49 @@ def test_bad_input(f):
     with pytest.raises(InputError, match="X must be finite, got 1 entries that are not"):
         f(jnp.array([[1.0, jnp.nan]]))
     assert f([[1, 0], [0, 2]]) is not None
+
+
+SIZES = [1e-30, 1e-22, 1e-12, 1e12, 1e22, 1e30]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("name", "degree"),
+    [
+        *[
+            (name, 0)
+            for name in ("leverage", "feature_dimensionality", "condition_number", "spread", "alignment_bound")
+        ],
+        *(("local_alignment_bound", 0), ("eigenvector_residual", 0), ("dual_frame", -1)),
+        *(("frame_operator", 2), ("frame_bounds", 2), ("frame_potential", 4), ("phase_energy", 4)),
+    ],
+)
+def test_frames_of_any_size_give_the_right_value_or_none(name, degree, size):
+    """Each function is homogeneous; float32 holds 1e-37 to 3e38, and nothing else may come out as if it were right."""
+    X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    extra = (1.0,) if name == "phase_energy" else ()
+    function = getattr(svtheory, name)
+    large = (X.astype(float) * size).astype(np.float32)
+    wanted = [np.asarray(x, float) * size**degree for x in jax.tree.leaves(function(X, *extra))]
+    largest = max(np.abs(x).max() for x in wanted)
+    if 1e-36 < largest < 1e38 and name != "eigenvector_residual":
+        for found, value in zip(jax.tree.leaves(function(large, *extra)), wanted, strict=True):
+            assert np.allclose(found, value, rtol=1e-3, atol=1e-4 * largest)
+    else:
+        found, refusal = None, ""
+        try:
+            found = jax.tree.leaves(function(large, *extra))
+        except InputError as error:
+            refusal = str(error)
+        if found is None:
+            assert re.match(r"(X|features) must be of a size whose products float32 holds, got one too", refusal)
+        else:  # free of scale, and no product was lost on the way
+            assert np.allclose(found[0], wanted[0], atol=1e-3)
+
+
+def test_factors_too_large_for_their_products_are_refused():
+    W = np.full((2, 2), 1e30, np.float32)
+    with pytest.raises(InputError, match=r"^W_Q and W_K must be of a size whose products float32 holds"):
+        svtheory.imbalance(W, 2 * W)
+    with pytest.raises(InputError, match=r"^W_Q and W_K must be of a size whose products float32 holds"):
+        svtheory.rotary_head(W, W, np.ones(1), "adjacent").omega(1.0)

@@ -29,7 +29,7 @@ class Scenario:
     head_dim        H, rows of W_Q and W_K; None means no less than D (T7)
     weight_decay    g >= 0 of (g/2)(|W_Q|_F^2 + |W_K|_F^2), part of the loss (T8)
     n_keys          m >= 2 keys of a softmax
-    query_bias      whether the head has a free key-only term, such as a query bias (T6)
+    query_bias      whether the head has a query bias: a key-only term (T6), in the row space of a narrow W_K (T7)
 
     Leaves of this pytree are the features, the target, the laws and weight_decay; the rest is static, so scenarios of
     one shape stack along a leading axis. The constructor validates and raises InputError or TypeError; unflattening

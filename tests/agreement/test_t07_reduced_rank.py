@@ -46,9 +46,12 @@ def test_softmax(query_bias):
         laws = [
             Gaussian(rng.normal(size=size), np.diag(rng.uniform(0.5, 2, size))) for size in (X.shape[1], Y.shape[1])
         ]
-        query = laws[0].covariance() if query_bias else laws[0].second_moment()
-        moments = np.asarray(query), np.asarray(laws[1].covariance())
-        R, Q = _root(X @ moments[0] @ X.T), _root(Y @ moments[1] @ Y.T)
-        middle = X @ moments[0] @ T @ moments[1] @ Y.T
+        moments = np.asarray(laws[0].second_moment()), np.asarray(laws[1].covariance())
+        A, middle = X @ moments[0] @ X.T, X @ moments[0] @ T @ moments[1] @ Y.T
+        if query_bias:  # the head reads (r; 1)
+            mean = np.asarray(laws[0].mean())
+            A = np.block([[A, (X @ mean)[:, None]], [(X @ mean)[None, :], np.ones((1, 1))]])
+            middle = np.vstack([middle, mean @ T @ moments[1] @ Y.T])
+        R, Q = _root(A), _root(Y @ moments[1] @ Y.T)
         scenario = Scenario(X, Y, T, *laws, objective="softmax", head_dim=1, query_bias=query_bias)
-        assert _agrees(computed(scenario), _claimed(R, Q, middle, 1), R, Q)
+        assert _agrees(computed(scenario), _claimed(R, Q, middle, 1)[: len(X)], R, Q)

@@ -6,7 +6,7 @@ import pytest
 from sims import Training, simulate
 from sims.lab import simulation
 from sims.lab.simulation import head_loss, population, sample_contexts, simulate_ensemble
-from svtheory import BernoulliUniform, Gaussian, Scenario, compare, predict, single_pair, tight_frame
+from svtheory import BernoulliUniform, Gaussian, Scenario, compare, matching, predict, single_pair, tight_frame
 
 D, N, M = 4, 6, 7
 
@@ -116,3 +116,15 @@ def test_one_trace_for_an_ensemble(monkeypatch):
 def test_bad_training(options, message):
     with pytest.raises(ValueError, match=message):
         Training(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_narrow_head_with_a_query_bias_is_the_one_predicted(seed):
+    """T7 on (r; 1), as the bias is trained: cosines of 0.9998 and 0.9983 are seen on the left, 1.0000 on the right."""
+    X, law = np.random.default_rng(seed).normal(size=(6, 12)), BernoulliUniform(0.8, 12)
+    T = matching(12, 12, [0, 2], [1, 3], np.array([0.5, 0.4]))
+    scenario = Scenario(X, X, T, law, law, "softmax", n_keys=4, query_bias=True, head_dim=1)
+    found = simulate(scenario, jax.random.key(seed), Training(steps=150, contexts=8192))
+    agreement = compare(predict(scenario), found)
+    assert min(agreement.left[0], agreement.right[0]) > 0.99

@@ -180,8 +180,8 @@ def chance(
     def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
-            wanted = wanted.reshape(layers, heads, sides).any(axis=2)
-            for layer in np.flatnonzero(wanted.any(axis=1)):
+            wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
+            for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
                 of_a_head = matched(layer, number)[..., 0], balanced(layer, number, wanted[layer])
                 random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
                 reached[layer] = random >= largest.values[layer, :, :, reading, None, None]

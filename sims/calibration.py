@@ -118,7 +118,7 @@ def groups(config: Config) -> dict[str, Group]:
     for choice in CHOICES:
         found[f"sparse-{choice}"] = cases(partial(sparse, config, choice), 8, {choice: jnp.eye(8)})
     test = partial(sparse, config, CHOICES[0], head=planted)
-    found["sparse-planted"] = cases(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), PLANTED)
+    found["sparse-planted"] = cases(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), list(PLANTED))
     nulls = dict.fromkeys(["under its own null"], jnp.eye(8))
     found["rotations"] = cases(partial(rotated, config), 8, nulls, ("isotropic", "zipf"), ("raw",))
     found["cosines"] = cases(partial(cosine, config), 8, nulls, ("isotropic",), ("raw",))
@@ -130,7 +130,7 @@ def cases(
 ) -> Group:
     """Every head on every kind of token, asked for every template."""
     worlds = {kind: world(kind, D, N, jax.random.key(N)) for kind in kinds}
-    labels = [dict(zip(LABELS[1:], cell, strict=True)) for cell in product(asked, kinds, heads)]
+    labels: list[dict[str, str]] = [dict(zip(LABELS[1:], cell, strict=True)) for cell in product(asked, kinds, heads)]
     numbers = [(*HEADS, *PLANTED).index(label["heads"]) for label in labels]
     made = [
         Case(worlds[label["tokens"]], jnp.asarray(number), asked[label["asked"]])
@@ -141,7 +141,7 @@ def cases(
 
 def unrelated(case: Case, queries: tuple[Array, Array], keys: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
     """Factors of a random head, whatever the features."""
-    return random_head(case.head, queries[0], keys[0], VALUES, key)
+    return random_head(case.head, queries[0], keys[0], jnp.asarray(VALUES), key)
 
 
 def planted(case: Case, queries: tuple[Array, Array], keys: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
@@ -157,8 +157,9 @@ def explained(config: Config, case: Case, key: Array, head: Any = unrelated) -> 
     """A head, explained by the template."""
     first, second, third, fourth = jax.random.split(key, 4)
     queries, keys = (tokens(case.world, k, config.contexts * CONTEXT) for k in (first, second))
-    weights = head(case, queries, keys, third)
-    return {"explain": explain(*weights, *queries, *keys, case.template, fourth, draws=config.draws).p_value}
+    W_Q, W_K = head(case, queries, keys, third)
+    found = explain(W_Q, W_K, *queries, *keys, case.template, fourth, draws=config.draws)
+    return {"explain": found.p_value}
 
 
 def sparse(config: Config, choice: str, case: Case, key: Array, head: Any = unrelated) -> dict[str, Array]:
@@ -184,7 +185,10 @@ def rotated(config: Config, case: Case, key: Array) -> dict[str, Array]:
         "common": replace(d, query=d.query @ Q, keys=d.keys @ Q),
         "independent": replace(d, query=(a @ Q) * root, keys=(b @ other) * root),
     }
-    found = {kind: rotation_null(null, fourth, config.draws, kind) for kind, null in nulls.items()}
+    found = {
+        "common": rotation_null(nulls["common"], fourth, config.draws, "common"),
+        "independent": rotation_null(nulls["independent"], fourth, config.draws, "independent"),
+    }
     heads = {f"rotation_null, {kind}, head": null.head_p_value for kind, null in found.items()}
     return heads | {f"rotation_null, {kind}, decision": null.p_value[0, -1] for kind, null in found.items()}
 
@@ -219,7 +223,7 @@ def repeated(group: Group, key: Array, repetitions: int, file: Path, label: str)
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     file.parent.mkdir(exist_ok=True)
     with atomic(file) as path, path.open("wb") as stream:
-        np.savez(stream, **found)
+        np.savez(stream, **found)  # pyright: ignore
     return found
 
 
@@ -269,9 +273,8 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         "repetitions": results.sizes["repetition"],
         "p_values_undefined": int(results.p.isnull().sum()),
     }
-    for level in LEVELS:
-        found[f"highest_rate_at_{level:g}"] = float(results.rate.sel(level=level).where(null).max())
-    return found
+    highest = {f"highest_rate_at_{x:g}": float(results.rate.sel(level=x).where(null).max()) for x in LEVELS}
+    return found | highest
 
 
 def page(config: Config, rows: list[dict[str, Any]]) -> str:

@@ -56,7 +56,7 @@ class Tally:
     @property
     def open(self) -> np.ndarray:
         """Which tests have not ended, shape (tests,): neither null was reached often enough, and draws are left."""
-        return ((self.reached < self.enough) & (self.draws < self.most)).all(axis=1)
+        return np.asarray(((self.reached < self.enough) & (self.draws < self.most)).all(axis=1))
 
     def settled(self, level: float) -> bool:
         """Whether no further draw can change which tests Benjamini and Hochberg reject at `level`."""

@@ -280,7 +280,7 @@ def counted(settings, draws, dtype, first=0):
 def test_five_scenarios_are_right_or_flagged(setting, dtype):
     named, clear, both = counted([setting], 5, dtype)
     assert named >= 4
-    assert both >= 0.7 * clear
+    assert both >= clear / 2  # to flag everything is no answer; of 20 settings together more are named, below
 
 
 @pytest.mark.slow

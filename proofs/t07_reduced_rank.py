@@ -18,6 +18,10 @@ largest :math:`\sigma_k^2` and the others,
 and if c exceeds the others by :math:`\delta > 0`, only :math:`p_k = 0` for k > H attains it. For an aligned
 orthogonal pair, :math:`R^+x = x/\ell` with :math:`\ell^2` the eigenvalue, so its singular value in :math:`\Gamma`
 is :math:`|t|\sqrt{D_iD_j}`.
+
+A real query bias adds :math:`\beta^Ts` to the logits, :math:`\beta = W_K^Tb_Q`, a row of :math:`(\Omega; \beta^T) =
+(W_Q, b_Q)^TW_K`, which has rank H too. Its loss is that of the tokens (r; 1), with moments :math:`(S_r, \bar r;
+\bar r^T, 1)` and :math:`S_s` and middle matrix :math:`(XCTC'Y^T; \mu^TTC'Y^T)`: the same theorem holds.
 """
 
 from __future__ import annotations
@@ -59,7 +63,10 @@ X, Y, T, F, G = (
     matrices("F", N, N),
     matrices("G", M, M),
 )
-x, y, other, u = columns("x y z u", D)
+x, y, other, u, beta = columns("x y z u beta", D)
+# a root of the moment of (f; 1): C = E E^T, mu = E a, 1 = a^T a
+E, a = matrices("E", N, K), columns("a", K)
+S_r, S_s, r_mean = X * E * E.T * X.T, Y * G * G.T * Y.T, X * E * a
 Gamma = pinv(R) * Mid * pinv(Q)
 svd = U * Sigma * V.T
 top, bottom, p, q, s, w = (table(name) for name in ("s", "r", "p", "q", "sigma2", "w"))
@@ -100,6 +107,15 @@ claim = {
         - 2 * Inner(X * F * F.T * T * G * G.T * Y.T, Omega)
         + SquaredNorm(F.T * T * G),
     ),
+    "a real query bias": equal(
+        SquaredNorm((E.T * X.T * Omega + a * beta.T) * Y * G - E.T * T * G),
+        trace(Omega.T * S_r * Omega * S_s)
+        + 2 * Inner(r_mean * beta.T * S_s, Omega)
+        + Inner(a, a) * Inner(beta, S_s * beta)
+        - 2 * Inner(X * E * E.T * T * G * G.T * Y.T, Omega)
+        - 2 * Inner(Y * G * G.T * T.T * E * a, beta)
+        + SquaredNorm(E.T * T * G),
+    ),
     "completing the square": equal(
         trace(Omega.T * R * R * Omega * Q * Q) - 2 * Inner(Mid, Omega),
         SquaredNorm(R * Omega * Q - Gamma) - SquaredNorm(Gamma),
@@ -130,6 +146,7 @@ claim = {
 def proof(claim: Claim):
     """Whitening, then Eckart and Young by projections, then which pairs survive."""
     yield from claim.conclude("the loss of T5", "the loss is quadratic with A = S_r, B = S_s")
+    yield from claim.conclude("a real query bias", "with (r; 1) for r, rank H for (Omega; b^T W_K) = (W_Q, b_Q)^T W_K")
     yield from claim.conclude("completing the square", "in whitened coordinates it is a distance from Gamma")
     at = {Omega_H: claim["optimum"].rhs}
     yield Identity("R^+ is symmetric and commutes with R", R * pinv(R) * pinv(R), pinv(R))
@@ -168,7 +185,8 @@ def _values(changes: dict) -> dict:
         right: eye(2), U: eye(2), V: eye(2), Sigma: diag(3, 2), X: eye(2), Y: diag(1, 2),
         T: ImmutableMatrix([[1, 2], [0, 1]]), F: diag(1, 2), G: ImmutableMatrix([[1, 1], [0, 1]]),
         x: ImmutableMatrix([3, 0]), y: ImmutableMatrix([0, 2]), other: ImmutableMatrix([0, 1]),
-        u: ImmutableMatrix([1, 2]), t: 5, ell: 2, m: 3, c: 4, delta: 1, top: [9], bottom: [2, 1],
+        u: ImmutableMatrix([1, 2]), beta: ImmutableMatrix([2, 1]), E: ImmutableMatrix([[1, 2], [0, 1]]),
+        a: ImmutableMatrix([1, 0]), t: 5, ell: 2, m: 3, c: 4, delta: 1, top: [9], bottom: [2, 1],
         p: [Rational(1, 2)], q: [Rational(1, 4), Rational(1, 4)], s: [9, 4],
         w: ImmutableMatrix([[1, 2], [3, 4]]),
         **changes,
@@ -179,7 +197,8 @@ def _values(changes: dict) -> dict:
 
 generic = {
     x: ImmutableMatrix([3, 1]), R: diag(1, 2), ell: 5, other: ImmutableMatrix([1, 1]), Mid: diag(1, 3), left: eye(2),
-    K: 1, U: ImmutableMatrix([0, 1]), V: ImmutableMatrix([0, 1]), Sigma: diag(3),
+    K: 1, E: ImmutableMatrix([1, 2]), a: ImmutableMatrix([1]), U: ImmutableMatrix([0, 1]), V: ImmutableMatrix([0, 1]),
+    Sigma: diag(3),
 }  # fmt: skip
 counterexamples = {
     "R^+ is the pseudo-inverse of R": _values({pinv(R): ImmutableMatrix([[Rational(1, 2), 0], [1, 0]]), left: eye(2)}),
@@ -201,7 +220,7 @@ theorem = Theorem(
         "With moments A, B and middle matrix M, the best Omega of rank H is A^{+1/2} [A^{+1/2} M B^{+1/2}]_H "
         "B^{+1/2}, [.]_H the truncated SVD; it is unique iff the bracket's sigma_H > sigma_{H+1}. With aligned "
         "orthogonal features the surviving pairs are those with the largest |t_k| sqrt(D_i D_j), not the largest "
-        "sigma_k of Omega*."
+        "sigma_k of Omega*. With a query bias to train it is the same for (r; 1) instead of r."
     ),
     hypotheses=hypotheses,
     claim=claim,
@@ -228,6 +247,15 @@ theorem = Theorem(
             },
         ),
         Control("the optimum not unwhitened", {"optimum": equal(Omega_H, left * Gamma)}),
+        Control(
+            "a bias is asked for nothing: M without its last row",
+            {
+                "a real query bias": equal(
+                    claim["a real query bias"].lhs,
+                    claim["a real query bias"].rhs + 2 * Inner(Y * G * G.T * T.T * E * a, beta),
+                )
+            },
+        ),
         Control("values not parted by c", without=("c parts the values with room delta",)),
         Control("more directions than H", without=("weights sum to at most H",)),
     ),

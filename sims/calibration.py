@@ -29,12 +29,22 @@ from rich.progress import track
 from scipy.stats import beta
 
 from sims.lab.command import command
+from sims.lab.directions import (
+    READINGS,
+    SIDES,
+    balanced_heads,
+    matched_directions,
+    of_head,
+    token_moments,
+)
+from sims.lab.directions import ROUND as SHARED
 from sims.lab.figures import COLOURS, panels
 from sims.lab.runs import Exhibit, Outcome, atomic, checkpoints
 from sims.lab.tables import shown
 from sims.lab.worlds import HEADS, TOKENS, World, random_head, tokens, world
 from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, single_pair, sparseness_test
 from svtheory.checks import InputError, whole
+from svtheory.heads.random_heads import compare_with_random_heads, read_together
 
 LEVELS = (0.05, 0.01)
 FAMILY_WISE, POWER = 0.99, 0.8
@@ -43,7 +53,7 @@ FOUND = {("explain", "planted, 50 % noise"), ("sparseness_test, head", "planted"
 LABELS = ("p-value", "asked", "tokens", "heads")
 CHOICES = ("attended key", "first key")
 STATISTICS = ("rate", "low", "high")
-D, H, CONTEXT = 12, 8, 12
+D, H, CONTEXT, FAMILY = 12, 8, 12, 8
 BLOCKS = np.kron(np.eye(2), np.ones((4, 4)))
 VALUES = 1 / np.arange(1, H + 1)  # singular values of random heads: falling, as in trained ones
 ROUND = 25  # repetitions between two looks at the progress bar
@@ -119,6 +129,8 @@ def groups(config: Config) -> dict[str, Group]:
         found[f"sparse-{choice}"] = cases(partial(sparse, config, choice), 8, {choice: jnp.eye(8)})
     test = partial(sparse, config, CHOICES[0], head=planted)
     found["sparse-planted"] = cases(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), list(PLANTED))
+    found["sparse-family"] = cases(partial(family, config), 8, {CHOICES[0]: jnp.eye(8)}, TOKENS[:2], HEADS[1:])
+    found["align"] = cases(partial(aligned, config), 8, {"8 features": jnp.eye(8)})
     nulls = dict.fromkeys(["under its own null"], jnp.eye(8))
     found["rotations"] = cases(partial(rotated, config), 8, nulls, ("isotropic", "zipf"), ("raw",))
     found["cosines"] = cases(partial(cosine, config), 8, nulls, ("isotropic",), ("raw",))
@@ -170,6 +182,39 @@ def sparse(config: Config, choice: str, case: Case, key: Array, head: Any = unre
     chosen = "attended" if choice == CHOICES[0] else jnp.zeros(contexts.shape[:2], int)
     found = sparseness_test(Head(*head(case, read, read, second)), contexts, contexts, third, config.draws, chosen)
     return {"sparseness_test, head": found.head_p_value, "sparseness_test, decision": found.p_value[0, -1]}
+
+
+def family(config: Config, case: Case, key: Array) -> dict[str, Array]:
+    """The least p-value of 8 heads that share their draws, adjusted by Benjamini and Hochberg: what a verdict needs."""
+    first, second, third = jax.random.split(key, 3)
+    read = tokens(case.world, first, config.contexts * CONTEXT)
+    contexts = read[0].reshape(-1, CONTEXT, D)
+    heads = jax.lax.map(lambda key: Head(*unrelated(case, read, read, key)), jax.random.split(second, FAMILY))
+    # the least p-value must be able to be found among 8
+    p = compare_with_random_heads(read_together(heads, contexts, contexts), third, 2 * config.draws + 1).head_p_value
+    adjusted = FAMILY * jnp.sort(p) / jnp.arange(1, FAMILY + 1)
+    return {"sparseness_test, least of 8 adjusted": adjusted.min()}
+
+
+def aligned(config: Config, case: Case, key: Array) -> dict[str, Array]:
+    """The best cosine of a head's vectors with the features, by side and reading: the larger p of all nulls."""
+    first, second, third = jax.random.split(key, 3)
+    read = tokens(case.world, first, config.contexts * CONTEXT)
+    weights = unrelated(case, read, read, second)
+    X, moments, unbiased = case.world.features, token_moments(read[0]), jnp.zeros(1, bool)
+    found = of_head(list(weights), unbiased[0], X, moments)
+    best = jnp.where(found["named"][None, None, :], found["best_cosine"], 0).max(axis=-1)
+
+    def drawn(key):
+        left, right = jax.random.split(key)
+        directions = matched_directions(left, H, X, moments)[..., 0]  # sides without a bias and with one: query, key
+        heads = (*(W[None] for W in weights), unbiased)
+        return jnp.stack([directions, balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]])
+
+    null = jnp.concatenate(list(jax.lax.map(drawn, jax.random.split(third, -(-config.draws // SHARED)))), axis=1)
+    random = (1 + (null >= best[None, None]).sum(axis=1).max(axis=0)) / (1 + null.shape[1])
+    p = jnp.maximum(random, alignment_p_value(best, D, H * X.shape[1]))
+    return {f"align, {side} {how}": p[i, j] for i, side in enumerate(SIDES) for j, how in enumerate(READINGS)}
 
 
 def rotated(config: Config, case: Case, key: Array) -> dict[str, Array]:

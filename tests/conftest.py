@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # Before numpy and scipy load them: the BLAS threads of several processes on few cores wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -28,6 +29,15 @@ def no_silent_broadcasting():
     """Operands of different rank raise; only scalars broadcast."""
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_more_programs_than_a_process_may_map():
+    """Each compiled program takes some memory maps; a process that reaches Linux's limit of them, 65,530, crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
-.PHONY: run test slow parity bench lint clean
+.PHONY: run test slow calibration parity bench lint clean
 
 run: .venv/installed
 	$(BIN)/python -m sims ledger --scale quick
@@ -11,6 +11,10 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# how often p-values reject heads that match nothing: some ten minutes
+calibration: .venv/installed
+	$(BIN)/python -m sims calibration --scale paper --table docs/calibration.md
 
 # against Hugging Face's own implementation: installs torch and transformers, the extra `bench`
 parity: .venv/installed

@@ -224,7 +224,7 @@ def rotated(config: Config, case: Case, key: Array) -> dict[str, Array]:
     contexts = read[0].reshape(-1, CONTEXT, D)
     d = decompose(Head(*unrelated(case, read, read, second)), contexts, contexts, None)
     Q, other = (jax.random.orthogonal(k, H) for k in jax.random.split(third))
-    root = jnp.sqrt(d.spectrum.values)
+    root = jnp.sqrt(d.spectrum.values)[None, None, :]
     a, b = d.query / root, d.keys / root
     nulls = {
         "common": replace(d, query=d.query @ Q, keys=d.keys @ Q),

@@ -16,22 +16,28 @@ def rounding(scenario: Scenario, query: Side, key: Side, modes: Modes | None, la
     """How far rounding may have moved the optimum, spectral norm, a scalar; `largest` is its first singular value.
 
     A side `Z` moved by d moves `(Z^T)^+ B` by at most `2 d |(Z^T)^+ B| / s_min + d |(1 - P P^T) B| / s_min^2` to first
-    order (Wedin 1973). What was dropped from Z though rounding need not have made it may belong to the optimum too; and
-    where a narrow head keeps the top of the core's `modes`, these turn by their own error over their distance to the
-    first one dropped.
+    order (Wedin 1973). Where a narrow head keeps the top of the core's `modes`, these turn by their own error over
+    their distance to the first one dropped.
     """
     T, query, key, largest = lax.stop_gradient((scenario.target, query, key, largest))
     error = max(scenario.dim, *T.shape) * jnp.finfo(T.dtype).eps * largest
     for side, columns in ((query, T @ probing(key).T), (key, T.T @ probing(query).T)):
         reach = side.reach()
         error += side.rounding * reach * (2 * largest + reach * jnp.linalg.norm(side.untold(columns)))
-        error += jnp.linalg.norm(side.doubtful @ columns)
     if modes is None:
         return error
     loose, c = core_rounding(T, query, key), lax.stop_gradient(modes[1])
     beyond = c[: scenario.rank] - c[scenario.rank]
     room = jnp.where(beyond > SAFETY * loose, beyond, jnp.inf).min()
     return error + query.reach() * key.reach() * loose * (1 + 2 * c[0] / room)
+
+
+@exact_products
+def doubt(scenario: Scenario, query: Side, key: Side) -> Array:
+    """What directions would add to the optimum that were dropped though rounding need not have made them, a scalar."""
+    T, query, key = lax.stop_gradient((scenario.target, query, key))
+    columns = T @ probing(key).T, T.T @ probing(query).T
+    return jnp.linalg.norm(query.doubtful @ columns[0]) + jnp.linalg.norm(key.doubtful @ columns[1])
 
 
 @exact_products

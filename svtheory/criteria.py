@@ -154,4 +154,4 @@ def _start(scenario: Scenario, query: View, key: View) -> Optimum:
     moved = [view.side.rounding * lengths(view.side.readout) for view in (query, key)]
     T = jnp.abs(scenario.target)
     error = moved[0] @ T @ lengths(key.pull) + lengths(query.pull) @ T @ moved[1]
-    return Optimum(U, values, Vt.T, lax.stop_gradient(error), jnp.zeros(values.shape, bool))
+    return Optimum(U, values, Vt.T, lax.stop_gradient(error), jnp.zeros_like(error), jnp.zeros(values.shape, bool))

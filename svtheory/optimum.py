@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.certainty import mean_outside, rounding, undecided
+from svtheory.certainty import doubt, mean_outside, rounding, undecided
 from svtheory.checks import InputError, concrete
 from svtheory.frames import exact_products
 from svtheory.moments import Side, has_query_bias, is_tight, narrow_sides, sides
@@ -24,6 +24,7 @@ class Optimum(NamedTuple):
 
     left, values, right  as in Spectrum, K pairs
     error                how far rounding may have moved the matrix, spectral norm, a scalar
+    doubt                what directions would add to it that are too small to tell from none, a scalar
     undecided            whether each pair hangs on a choice that the objective leaves open, shape (K,): which of equal
                          modes a narrow head keeps (T7), what is Omega and what bias (T6)
     """
@@ -32,11 +33,17 @@ class Optimum(NamedTuple):
     values: Array
     right: Array
     error: Array
+    doubt: Array
     undecided: Array
+
+    @property
+    def slack(self) -> Array:
+        """How far the matrix may be from the optimum, spectral norm, a scalar."""
+        return self.error + self.doubt
 
     def named(self) -> Array:
         """Whether each value is apart from all others, zero included, and its vectors are decided, shape (K,)."""
-        return (value_gaps(self.values) > self.error) & ~self.undecided
+        return (value_gaps(self.values) > self.slack) & ~self.undecided
 
 
 @exact_products
@@ -93,10 +100,11 @@ def optimum(scenario: Scenario) -> Optimum:
     lowered = _soft_threshold(values, scenario, query, key)
     left, right = U[:, : scenario.rank], Vt[: scenario.rank].T
     error = rounding(scenario, query, key, modes, values[0])
-    free = undecided(scenario, query, key, modes, left, right, error)
+    unknown = doubt(scenario, query, key)
+    free = undecided(scenario, query, key, modes, left, right, error + unknown)
     if scenario.query_law is not None and has_query_bias(scenario):
         free |= mean_outside(scenario.query_features, scenario.query_law, sides(scenario)[0]) > 0
-    return Optimum(left, lowered[: scenario.rank], right, error, free)
+    return Optimum(left, lowered[: scenario.rank], right, error, unknown, free)
 
 
 @exact_products

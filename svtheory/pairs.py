@@ -138,8 +138,8 @@ def carried_pairs(
     Values that rounding does not tell apart share their vectors; what it does not tell from 0 carries nothing, nor does
     what is undecided, nor vectors whose |cos| with the directions is below `tolerance` on a side.
     """
-    values, present = found.values, (found.values > found.error) & ~found.undecided
-    new = values[:-1] - values[1:] > found.error
+    values, present = found.values, (found.values > found.slack) & ~found.undecided
+    new = values[:-1] - values[1:] > found.slack
     labels = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
     groups = (labels[None, :] == jnp.arange(labels.size)[:, None]) & present[None, :]
     carried = [

@@ -113,7 +113,8 @@ def test_random_heads_keep_the_values_that_are_said():
         W_Q, W_K = (np.asarray(W, float) for W in weights)
         omega = W_Q.T @ W_K
         if kind == "balanced":
-            roots = [np.linalg.svd(np.asarray(a, float) - np.mean(a, axis=0), full_matrices=False) for a in (x, y)]
+            read = [np.asarray(a, float) for a in (x, y)]
+            roots = [np.linalg.svd(a - a.mean(axis=0), full_matrices=False) for a in read]
             A, B = ((Vt.T * s) @ Vt for _, s, Vt in roots)
             omega = A @ omega @ B / np.sqrt(len(x) * len(y))
         found = np.linalg.svd(omega)[1]

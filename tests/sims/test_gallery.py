@@ -14,6 +14,7 @@ from sims.lab.figures import panels
 from sims.lab.runs import Exhibit, Outcome
 
 REAL_HEADS = {"heads", "sad", "sad_toy", "sad_training", "explain", "conditions", "align"}
+STATISTICS = {"calibration"}
 TRANSFORMERS = {"transformer_align", "transformer_training", "ablate", "share"}
 
 
@@ -89,4 +90,4 @@ def test_wrong_scales_are_refused(tmp_path, capsys):
 
 
 def test_every_experiment_on_toys_is_in_the_gallery():
-    assert set(gallery.EXPERIMENTS) == set(experiments()) - REAL_HEADS - TRANSFORMERS
+    assert set(gallery.EXPERIMENTS) == set(experiments()) - REAL_HEADS - TRANSFORMERS - STATISTICS

@@ -218,21 +218,22 @@ def aligned(config: Config, case: Case, key: Array) -> dict[str, Array]:
 
 
 def rotated(config: Config, case: Case, key: Array) -> dict[str, Array]:
-    """Terms that are rotated as each diagnostic null says."""
+    """Terms that are drawn as each diagnostic null says."""
     first, second, third, fourth = jax.random.split(key, 4)
     read = tokens(case.world, first, config.contexts * CONTEXT)
     contexts = read[0].reshape(-1, CONTEXT, D)
-    d = decompose(Head(*unrelated(case, read, read, second)), contexts, contexts, None)
+    head = Head(*unrelated(case, read, read, second))
+    d = decompose(head, contexts, contexts, None)
     Q, other = (jax.random.orthogonal(k, H) for k in jax.random.split(third))
     root = jnp.sqrt(d.spectrum.values)[None, None, :]
     a, b = d.query / root, d.keys / root
-    nulls = {
-        "common": replace(d, query=d.query @ Q, keys=d.keys @ Q),
-        "independent": replace(d, query=(a @ Q) * root, keys=(b @ other) * root),
-    }
+    queries, keys = jax.random.normal(third, (2, *contexts.shape))
     found = {
-        "common": rotation_null(nulls["common"], fourth, config.draws, "common"),
-        "independent": rotation_null(nulls["independent"], fourth, config.draws, "independent"),
+        "common": rotation_null(replace(d, query=d.query @ Q, keys=d.keys @ Q), fourth, config.draws, "common"),
+        "independent": rotation_null(
+            replace(d, query=(a @ Q) * root, keys=(b @ other) * root), fourth, config.draws, "independent"
+        ),
+        "gaussian": rotation_null(decompose(head, queries, keys, None), fourth, config.draws, "gaussian"),
     }
     heads = {f"rotation_null, {kind}, head": null.head_p_value for kind, null in found.items()}
     return heads | {f"rotation_null, {kind}, decision": null.p_value[0, -1] for kind, null in found.items()}

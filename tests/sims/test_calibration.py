@@ -57,10 +57,10 @@ def outcome(tmp_path_factory):
 
 def test_the_run(outcome):
     found, folder = outcome
-    assert found.summary["rules_held"] == found.summary["rules"] == len(found.rows) == 2 * 4 + 2
+    assert found.summary["rules_held"] == found.summary["rules"] == len(found.rows) == 2 * 6 + 2
     assert found.summary["p_values_undefined"] == 0
     with xr.open_dataset(folder / "calibration" / "results.nc", engine="h5netcdf") as stored:
-        assert stored.p.shape == (10, 60)
+        assert stored.p.shape == (14, 60)
     table = (folder / "table.md").read_text()
     assert table.count("\n| ") == 2 + len(found.rows)
     assert f"--table {folder / 'table.md'}" in table

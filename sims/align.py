@@ -51,7 +51,7 @@ from sims.lab.directions import (
     token_moments,
 )
 from sims.lab.figures import COLOURS, GREY, panels
-from sims.lab.models import bundle_file
+from sims.lab.models import bundle_file, check_tokens_differ, check_values_held
 from sims.lab.runs import Exhibit, Outcome
 from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
 from svtheory.checks import InputError, whole
@@ -130,6 +130,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
     moments = None
     if bundle.attn_in is not None:
+        check_tokens_differ(bundle.attn_in)
         tokens = jnp.asarray(bundle.attn_in, jnp.float32).reshape(layers, -1, len(features))
         moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
 
@@ -139,6 +140,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
 
     given = ((weights, biased), moments)
     found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
+    check_values_held(found["singular_value"])
     results = labelled(found, features, moments)
     if moments is not None:
         results = results.merge(chance(results.largest_cosine, weights, biased, features, moments, key, draws))

@@ -113,7 +113,7 @@ class Head:
 def _frequencies(given: Any, H: int) -> Array | np.ndarray:
     """Checked frequencies; with all their digits, as numpy's float64, unless JAX traces them."""
     if not isinstance(given, Array):
-        given = np.asarray(given.detach() if hasattr(given, "detach") else given)
+        given = np.asanyarray(given.detach() if hasattr(given, "detach") else given)
     checked = real_array("frequencies", given.astype(np.float32) if given.dtype == np.float64 else given, ndim=1)
     if given.dtype.itemsize < 4:
         raise InputError(f"frequencies must be float32 or float64, got {given.dtype}, whose rounding turns heads")

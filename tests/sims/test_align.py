@@ -247,6 +247,23 @@ def test_a_bundle_without_the_default_dictionary_asks_for_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("size", "spread", "message"),
+    [
+        (1, 0, "attn_in must hold tokens that differ, got equal ones in layer 0"),
+        (1e20, 1, "W_Q and W_K must have singular values that float32 holds, got larger ones in head 0.0"),
+    ],
+)
+def test_heads_that_nothing_can_be_said_of_are_one_sentence(tmp_path, capsys, size, spread, message):
+    """Constant tokens give random heads no directions: whatever a vector is, it would be better aligned."""
+    W = np.random.default_rng(0).normal(size=(2, 1, 1, H, D)).astype(np.float32) * np.float32(size)
+    read = 1 + spread * tokens()[:1]
+    save_heads(tmp_path / "a.safetensors", HeadBundle(*W, attn_in=read, others={"W_E": X.T.astype(np.float32)}))
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arrays", "message"),
     [
         (None, "FILE must be an existing .npz or .safetensors file"),

@@ -88,7 +88,7 @@ def run(config: Config, folder: Path) -> Outcome:
     bundle = load_heads(bundle_file(config.bundle))
     bundle.check_bilinear()
     features = dictionary(config.features, bundle)
-    results = compared(bundle, jnp.asarray(features, jnp.float32), jax.random.key(config.seed), config.draws)
+    results = compared(bundle, jnp.asarray(unit(features, 0), jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
     results = results.assign_attrs({**bundle.metadata, **names})
     places = product(*(range(results.sizes[name]) for name in ("layer", "head", "side", "reading")))
@@ -123,6 +123,11 @@ def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
     return X
 
 
+def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
+    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
+
+
 def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
     """Best cosines of every vector with the features, and those of random heads where there are tokens."""
     layers = len(bundle.W_Q)
@@ -131,7 +136,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     moments = None
     if bundle.attn_in is not None:
         check_tokens_differ(bundle.attn_in)
-        tokens = jnp.asarray(bundle.attn_in, jnp.float32).reshape(layers, -1, len(features))
+        tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(layers, -1, len(features))
         moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
 
     def of_layer(given):
@@ -186,7 +191,7 @@ def chance(
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
                 of_a_head = matched(layer, number)[..., 0], balanced(layer, number, wanted[layer])
                 random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
-                reached[layer] = random >= largest.values[layer, :, :, reading, None, None]
+                reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
             return reached.reshape(tests, len(CHANCE), ROUND)
 
         tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)

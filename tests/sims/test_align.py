@@ -246,6 +246,20 @@ def test_a_bundle_without_the_default_dictionary_asks_for_one(tmp_path, capsys):
     assert "--features must be given, a FILE or an array of the bundle, which has no W_E, only W_Q, W_K, W_U" in error
 
 
+@pytest.mark.parametrize(("features", "read"), [(1e30, 1e22), (1e-30, 1e-25)])
+def test_the_sizes_of_features_and_tokens_do_not_matter(tmp_path, features, read):
+    """Their squares overflow or vanish in float32."""
+    found = []
+    for name, a, b in (("plain", 1, 1), ("sized", features, read)):
+        (tmp_path / name).mkdir()
+        others = {"W_E": (a * X.T).astype(np.float32)}
+        saved(tmp_path / name, random_vectors(6), random_vectors(7), attn_in=np.float32(b) * tokens(1.0), others=others)
+        found.append(run(tmp_path / name, "--draws", "19").results)
+    for name in ("best_cosine", "random_p", "matched_chance", "balanced_chance_of_a_head"):
+        np.testing.assert_allclose(found[1][name], found[0][name], atol=1e-4, err_msg=name)
+    assert found[1].best_cosine.max() <= 1 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("size", "spread", "message"),
     [

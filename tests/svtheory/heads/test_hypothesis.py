@@ -423,6 +423,6 @@ def test_weights_too_large_and_flags_that_are_none_are_refused():
     W, x, f = rng.normal(size=(3, 5)), rng.normal(size=(30, 5)), rng.normal(size=(30, 4))
     given = x, f, x, f, np.eye(4), jax.random.key(0)
     with pytest.raises(InputError, match="W_Q and W_K must be of a size"):
-        explain(1e25 * W, 1e25 * W, *given, draws=19)
+        explain(*2 * [(1e25 * W).astype(np.float32)], *given, draws=19)
     with pytest.raises(InputError, match="centre_query must be True or False, got 'False'"):
         explain(W, W, *given, centre_query="False", draws=19)

@@ -51,7 +51,7 @@ from sims.lab.directions import (
     token_moments,
 )
 from sims.lab.figures import COLOURS, GREY, panels
-from sims.lab.models import bundle_file
+from sims.lab.models import bundle_file, check_tokens_differ, check_values_held
 from sims.lab.runs import Exhibit, Outcome
 from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
 from svtheory.checks import InputError, whole
@@ -88,7 +88,7 @@ def run(config: Config, folder: Path) -> Outcome:
     bundle = load_heads(bundle_file(config.bundle))
     bundle.check_bilinear()
     features = dictionary(config.features, bundle)
-    results = compared(bundle, jnp.asarray(features, jnp.float32), jax.random.key(config.seed), config.draws)
+    results = compared(bundle, jnp.asarray(unit(features, 0), jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
     results = results.assign_attrs({**bundle.metadata, **names})
     places = product(*(range(results.sizes[name]) for name in ("layer", "head", "side", "reading")))
@@ -123,6 +123,11 @@ def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
     return X
 
 
+def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
+    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
+
+
 def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
     """Best cosines of every vector with the features, and those of random heads where there are tokens."""
     layers = len(bundle.W_Q)
@@ -130,7 +135,8 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
     moments = None
     if bundle.attn_in is not None:
-        tokens = jnp.asarray(bundle.attn_in, jnp.float32).reshape(layers, -1, len(features))
+        check_tokens_differ(bundle.attn_in)
+        tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(layers, -1, len(features))
         moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
 
     def of_layer(given):
@@ -139,6 +145,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
 
     given = ((weights, biased), moments)
     found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
+    check_values_held(found["singular_value"])
     results = labelled(found, features, moments)
     if moments is not None:
         results = results.merge(chance(results.largest_cosine, weights, biased, features, moments, key, draws))
@@ -184,7 +191,7 @@ def chance(
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
                 of_a_head = matched(layer, number)[..., 0], balanced(layer, number, wanted[layer])
                 random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
-                reached[layer] = random >= largest.values[layer, :, :, reading, None, None]
+                reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
             return reached.reshape(tests, len(CHANCE), ROUND)
 
         tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)

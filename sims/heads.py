@@ -32,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.figures import chance_line, measured, panels
-from sims.lab.models import bundle_file
+from sims.lab.models import bundle_file, check_tokens_differ, check_values_held
 from sims.lab.runs import Exhibit, Outcome
 from svtheory import (
     HeadBundle,
@@ -45,7 +45,7 @@ from svtheory import (
     spectrum,
     training_condition_number,
 )
-from svtheory.checks import InputError, whole
+from svtheory.checks import whole
 
 EPSILON = float(np.finfo(np.float32).eps)
 TIMES = np.geomspace(1e-2, 1e6, 97)
@@ -102,9 +102,7 @@ def _heads(bundle: HeadBundle) -> xr.Dataset:
         return s, nameable(s, error), (s.values > error).sum(), effective_rank(s.values)
 
     found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
-    if (lost := ~np.isfinite(found.values).all(axis=1)).any():
-        where = ".".join(map(str, np.unravel_index(np.argmax(lost), (layers, heads))))
-        raise InputError(f"W_Q and W_K must have singular values that float32 holds, got larger ones in head {where}")
+    check_values_held(np.reshape(found.values, (layers, heads, -1)))
     norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
     by_head = partial(np.reshape, shape=(layers, heads))
     divisors = np.array(bundle.scoring.divisors)
@@ -150,9 +148,7 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
     """By layer and side: condition number of the token moment and the bounds it implies, with standard errors."""
     assert bundle.attn_in is not None
     _, sequences, positions, d_model = bundle.attn_in.shape
-    constant = np.ptp(bundle.attn_in, axis=(1, 2)).max(axis=1) == 0
-    if constant.any():
-        raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
+    check_tokens_differ(bundle.attn_in)
     # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
     centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
     counts = jax.random.randint(key, (resamples, sequences), 0, sequences)

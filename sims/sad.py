@@ -41,7 +41,7 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab import sparser
 from sims.lab.command import command
 from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.models import read_heads
+from sims.lab.models import check_values_held, read_heads
 from sims.lab.runs import Exhibit, Outcome
 from sims.lab.sparser import LEVEL
 from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
@@ -110,6 +110,7 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
         name: (("layer", "head", *dims), np.stack([np.asarray(layer[name]) for layer in found]))
         for name, dims in axes.items()
     }
+    check_values_held(data["singular_value"][1])
     return xr.Dataset(data, {"rule": list(PUBLISHED), "pair": range(1, data["singular_value"][1].shape[-1] + 1)})
 
 
@@ -121,7 +122,8 @@ def _layer(heads: Head, tokens: Array) -> dict[str, Array]:
 def _head(head: Head, tokens: Array) -> dict[str, Array]:
     """One head on tokens (sequences, positions, D)."""
     d = decompose(head, tokens, tokens, None)
-    terms = jnp.abs(relative_attention(d))[:, 1:]  # the first query sees no other key
+    first = sparser.first_decision(head)
+    terms = jnp.abs(relative_attention(d))[:, first:]
     total = terms.sum(axis=-1, keepdims=True)
     largest_score = jnp.where(d.visible, jnp.abs(d.scores), 0).max(axis=-1)
     counts, errors = [], []
@@ -133,7 +135,7 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
         errors.append(error.max())
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     return {
-        "count": jnp.stack(counts)[..., 1:],
+        "count": jnp.stack(counts)[..., first:],
         "contribution": (terms / jnp.where(total > 0, total, 1)).mean(axis=(0, 1)),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
         "named": d.named,

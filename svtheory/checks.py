@@ -150,6 +150,13 @@ def _integer(x: Any) -> int | None:
         return None
 
 
+def flag(name: str, x: Any) -> bool:
+    """`x` if it is True or False; raises InputError otherwise."""
+    if not isinstance(x, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {_brief(repr(x))}")
+    return bool(x)
+
+
 def one_of(name: str, x: Any, allowed: tuple[str, ...]) -> str:
     """`x` if it is one of `allowed`; raises InputError otherwise."""
     if not isinstance(x, str) or x not in allowed:

@@ -32,6 +32,21 @@ def read_heads(name: str, text: str, sequences: int, positions: int) -> HeadBund
     return dataclasses.replace(bundle, attn_in=bundle.attn_in[:, :sequences])
 
 
+def check_tokens_differ(attn_in: np.ndarray) -> None:
+    """Raise InputError where a layer's tokens, of (layers, sequences, positions, D), are all equal: nothing varies."""
+    constant = np.ptp(attn_in, axis=(1, 2)).max(axis=1) == 0
+    if constant.any():
+        raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
+
+
+def check_values_held(values: np.ndarray) -> None:
+    """Raise InputError where singular values (layers, heads, K) have become infinite."""
+    lost = ~np.isfinite(values).all(axis=-1)
+    if lost.any():
+        where = ".".join(map(str, np.unravel_index(np.argmax(lost), lost.shape)))
+        raise InputError(f"W_Q and W_K must have singular values that float32 holds, got larger ones in head {where}")
+
+
 def _tokens(folder: str, text: str, sequences: int, positions: int) -> np.ndarray:
     if not Path(text).is_file():
         raise InputError(f"--text must be a text file for the checkpoint to read, got {text!r}")

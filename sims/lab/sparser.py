@@ -10,6 +10,7 @@ from jax import Array
 from scipy.stats import false_discovery_control
 
 from svtheory import Head, HeadBundle, decompose, rotation_null
+from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS, compare_with_random_heads, read_together
 from svtheory.heads.rotations import KINDS
 from svtheory.sequential import sequential_p_values
@@ -25,6 +26,8 @@ def layers(bundle: HeadBundle) -> list[tuple[Head, Array]]:
     """Of each layer the heads, stacked, and the tokens that they read."""
     assert bundle.attn_in is not None
     number, heads = bundle.W_Q.shape[:2]
+    if bundle.attn_in.shape[2] < 2:
+        raise InputError("attn_in must hold at least 2 positions, or no query has keys to choose from, got 1")
     return [
         (
             jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads))),
@@ -32,6 +35,11 @@ def layers(bundle: HeadBundle) -> list[tuple[Head, Array]]:
         )
         for layer in range(number)
     ]
+
+
+def first_decision(heads: Head) -> int:
+    """The first position whose query sees a key besides its own."""
+    return int(heads.causal)
 
 
 def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
@@ -53,7 +61,10 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
     heads = bundle.W_Q.shape[1]
     everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in range(len(read))]
     start = {name: np.stack([np.asarray(getattr(x, name)) for x in everyone]) for name in everyone[0]._fields}
-    zero = np.stack([np.asarray(_largest_scores(*layer)) for layer in read]) < EPSILON
+    largest = np.stack([np.asarray(_largest_scores(*layer)) for layer in read])
+    if not np.isfinite(largest).all():
+        raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
+    zero = largest < EPSILON
     S = np.where(zero, np.nan, start["head_sparseness"])
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
@@ -79,8 +90,8 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
     both, decisions = ("layer", "head"), ("layer", "head", "sequence", "query")
     return xr.Dataset(
         {
-            "sparseness": (decisions, start["sparseness"][..., 1:]),  # the first query sees no other key
-            "decision_p_value": (decisions, start["p_value"][..., 1:]),
+            "sparseness": (decisions, start["sparseness"][..., first_decision(read[0][0]) :]),
+            "decision_p_value": (decisions, start["p_value"][..., first_decision(read[0][0]) :]),
             "p_value": (both, p),
             "adjusted_p_value": (both, false_discovery_control(p.ravel()).reshape(p.shape)),
             "draws": (both, tally.draws.max(axis=1).reshape(p.shape)),

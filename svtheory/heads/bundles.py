@@ -113,6 +113,7 @@ class HeadBundle:
     def head(self, layer: int, head: int) -> Head:
         """One head, with its biases and all that the metadata says of its scores (see docs/bundles.md).
 
+        Biases that are 0 in all heads, as exporters write them, are none.
         Where metadata `positional` is "rope", plane h is rotated by the h-th of `rope_frequencies` among `others`, in
         radians a position, for all layers or by layer, else by `rope_base^(-2h/rope_dims)` (by default base 10000 and
         all rows), its rows paired as `rope_pairing` says ("half-split").
@@ -120,7 +121,7 @@ class HeadBundle:
         """
         self.check_bilinear()
         at = index("layer", layer, self.W_Q.shape[0]), index("head", head, self.W_Q.shape[1])
-        b_Q, b_K = (None if b is None else b[at] for b in (self.b_Q, self.b_K))
+        b_Q, b_K = (None if b is None or not b.any() else b[at] for b in (self.b_Q, self.b_K))
         scoring = self.scoring
         return Head(
             self.W_Q[at],

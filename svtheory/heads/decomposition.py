@@ -106,6 +106,12 @@ class Decomposition:
         return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
 
     @property
+    def size(self) -> Array:
+        """The largest term of each query with any key, shape () or (..., T)."""
+        largest = jnp.abs(self.keys).max(axis=-2, keepdims=self.query.ndim == self.keys.ndim)
+        return (jnp.abs(self.query) * largest).max(axis=-1)
+
+    @property
     def most_attended(self) -> Array:
         """The visible key of the largest score, shape () or (..., T)."""
         return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
@@ -147,9 +153,10 @@ def decompose(
     a cap acts on whole scores, after their terms are summed. The convention fixes the factors:
     "plain": `F = W`, a bias moves the input (accpp2026); "augmented-last", "augmented-first": `F = (W, b)` on tokens
     (x; 1), the coordinate of the bias last (sad2024) or first; "query-side", "key-side": augmented, last, on that side,
-    while the other side's bias moves its input (acc2025, which leaves that bias out). A missing bias adds no
-    coordinate. In these, rotary positions move the inputs too: there is one decomposition for all positions, and terms
-    depend on both positions, not on their distance alone. "offset": plain, but at the distance d of query and key
+    while the other side's bias moves its input (acc2025, which leaves that bias out). A bias that is
+    missing, or seen to be 0 (not while JAX traces it), adds no coordinate. In these, rotary positions move the inputs
+    too: there is one decomposition for all positions, and terms depend on both positions, not on their distance alone.
+    "offset": plain, but at the distance d of query and key
     `index`: `F_K = R_d^T W_K`, so that this key's own terms need no rotation.
 
     query (D,) with keys (m, D'), at `position`, by default m-1; or queries (..., T, D) with keys (..., m, D') at
@@ -173,7 +180,7 @@ def decompose(
     chosen = None if index is None else _indices(index, visible)
     if convention == "offset" and (r.ndim > 1 or chosen is None):
         raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
-    return _decompose(head, r, s, p, visible, chosen, convention)
+    return _decompose(_without_zero_biases(head), r, s, p, visible, chosen, convention)
 
 
 @partial(jax.jit, static_argnames=("convention",))
@@ -201,6 +208,11 @@ def _decompose(
     if chosen is None:
         chosen = made.most_attended
     return dataclasses.replace(made, index=chosen, error=error, cap=head.cap)
+
+
+def _without_zero_biases(head: Head) -> Head:
+    zero = [b for b in ("b_Q", "b_K") if concrete(x := getattr(head, b)) and x is not None and not np.asarray(x).any()]
+    return dataclasses.replace(head, **dict.fromkeys(zero)) if zero else head
 
 
 def _visible(head: Head, p: Array, m: int) -> Array:

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.checks import InputError, real_array, whole
-from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.checks import InputError, flag, held, real_array, whole
+from svtheory.frames import exact_products, numerical_rank_tolerance, scaled
 from svtheory.pytrees import pytree
 from svtheory.spectra import Spectrum, safe_svd, spectrum, spectrum_of
 
@@ -123,7 +123,7 @@ def explain(
     draws: take as queries the positions where the head's decision matters; query_features (n, N) and key_features
     (n', M), the candidate features' values at these samples; template (N, M); draws of chance and of
     rivals. All follow the dtype of W_Q. Works under jit and vmap, `centre_query` and `draws` static.
-    Raises InputError for shapes that disagree or fewer than 2 samples.
+    Raises InputError for shapes that disagree, fewer than 2 samples, or singular values that the dtype does not hold.
     """
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_K.shape[0] != W_Q.shape[0]:
@@ -136,7 +136,9 @@ def explain(
         hint = ", which looks transposed" if T.shape[::-1] == asked else ""
         raise InputError(f"template must have shape {asked}, query by key features, got {T.shape}{hint}")
     whole("draws", draws, 1)
-    return _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, T, key, bool(centre_query), draws)
+    found = _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, T, key, flag("centre_query", centre_query), draws)
+    held("W_Q and W_K", found.measured.values)
+    return found
 
 
 def _samples(name: str, inputs: Array, features: Array, W: Array) -> tuple[Array, Array]:
@@ -170,6 +172,8 @@ class _Side(NamedTuple):
 
 
 def _side(inputs: Array, features: Array, centre: bool) -> _Side:
+    # nothing here depends on their sizes, whose squares may not be held
+    inputs, features = scaled(inputs)[0], scaled(features)[0]
     if centre:
         inputs, features = (a - a.mean(axis=0, keepdims=True) for a in (inputs, features))
     P, s, Ut = safe_svd(inputs)
@@ -221,7 +225,7 @@ def _explain(
         predicted=_spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape)),
         measured=measured,
         null=null,
-        p_value=((1 + (null >= least).sum(axis=1).max()) / (1 + draws)).astype(T.dtype),
+        p_value=((1 + (~(null < least)).sum(axis=1).max()) / (1 + draws)).astype(T.dtype),
         rivals=_permuted(of_permuted, draws, T, q, k, O, learnt),
     )
 

@@ -197,7 +197,7 @@ def _read_together(heads: Head, r: Array, s: Array, positions: Array, given: Arr
     )
     return ReadTogether(
         heads=_Head(heads, (raw_query, raw_key), (balanced_query, balanced_key), (to_query, to_key)),
-        sparseness=jax.vmap(decision_sparseness)(relative_attention(found)),
+        sparseness=jax.vmap(lambda d: decision_sparseness(relative_attention(d), d.size))(found),
         like=jax.tree.map(lambda a: a[0], found),
         given=given,
         positions=positions,
@@ -343,7 +343,7 @@ def _sparseness(
     index = d.most_attended if together.given is None else together.given
     terms = relative_attention(dataclasses.replace(d, index=index))
     # singular values that a lower dimension of the tokens makes 0 are terms too
-    return decision_sparseness(terms) * (terms.shape[-1] / together.like.query.shape[-1])
+    return decision_sparseness(terms, d.size) * (terms.shape[-1] / together.like.query.shape[-1])
 
 
 def _inputs(head: Head, factor: _Factor, x: Array, positions: Array) -> Array:

@@ -75,10 +75,10 @@ def rotation_null(
 def _rotation_null(decomposition: Decomposition, key: Array, draws: int, kind: str) -> RotationNull:
     terms = relative_attention(decomposition)
     drawn = _gaussian(decomposition) if kind == "gaussian" else _rotated(decomposition, kind == "common")
-    found = decision_sparseness(terms)
+    found = decision_sparseness(terms, decomposition.size)
 
     def draw(sums, key):
-        S = decision_sparseness(drawn(key).reshape(terms.shape))
+        S = decision_sparseness(drawn(key).reshape(terms.shape), decomposition.size)
         return (sums[0] + (~(found < S)).astype(sums[0].dtype), sums[1] + S), jnp.nanmean(S)
 
     start = jnp.zeros(found.shape, int), jnp.zeros_like(found)

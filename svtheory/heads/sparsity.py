@@ -34,14 +34,16 @@ def treves_rolls(terms: Array) -> Array:
     return jnp.where(defined, scaled.mean(axis=-1) ** 2 / jnp.where(defined, (scaled**2).mean(axis=-1), 1), jnp.nan)
 
 
-def decision_sparseness(terms: Array) -> Array:
-    """S of each of a head's decisions, terms (K,) or (..., T, K); NaN where they are rounding beside its largest term.
+def decision_sparseness(terms: Array, size: Array) -> Array:
+    """S of each of a head's decisions, relative terms (K,) or (..., T, K); NaN where they are rounding.
 
-    A query that the head does not read, or keys that are all alike, give terms of 0 up to rounding, which have a
-    sparseness of their own that means nothing.
+    A query that the head does not read gives terms that are 0 up to rounding beside the largest of the head, keys that
+    are all alike such ones beside what was subtracted, of `size` () or (..., T): they have a sparseness of their own
+    that means nothing.
     """
     largest = jnp.abs(terms).max(axis=-1)
-    return jnp.where(largest > ROUNDING * jnp.finfo(terms.dtype).eps * largest.max(), treves_rolls(terms), jnp.nan)
+    rounding = ROUNDING * jnp.finfo(terms.dtype).eps * jnp.maximum(largest.max(), size)
+    return jnp.where(largest > rounding, treves_rolls(terms), jnp.nan)
 
 
 @exact_products
@@ -135,4 +137,6 @@ def independent_rotation_sparseness(values: Array) -> IndependentRotations:
     (0.4053, 64.0)
     """
     sigma = real_array("values", values)
+    largest = sigma.max(axis=-1, keepdims=True)
+    sigma = sigma / jnp.where(largest > 0, largest, 1)  # squares of tiny or huge values would be lost
     return IndependentRotations((2 / math.pi) ** 2 * treves_rolls(sigma), sigma.shape[-1] * treves_rolls(sigma**2))

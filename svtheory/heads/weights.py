@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, concrete, one_of, real_array, whole
+from svtheory.checks import InputError, concrete, flag, one_of, real_array, whole
 from svtheory.frames import exact_products
 from svtheory.pytrees import pytree
 from svtheory.rotary import PAIRINGS
@@ -73,7 +73,7 @@ class Head:
         if self.cap is not None:
             found["cap"] = _positive("cap", self.cap)
         for name in ("folded", "causal"):
-            found[name] = _flag(name, getattr(self, name))
+            found[name] = flag(name, getattr(self, name))
         if self.window is not None:
             found["window"] = whole("window", self.window, 1)
             if not self.causal:
@@ -113,7 +113,7 @@ class Head:
 def _frequencies(given: Any, H: int) -> Array | np.ndarray:
     """Checked frequencies; with all their digits, as numpy's float64, unless JAX traces them."""
     if not isinstance(given, Array):
-        given = np.asarray(given.detach() if hasattr(given, "detach") else given)
+        given = np.asanyarray(given.detach() if hasattr(given, "detach") else given)
     checked = real_array("frequencies", given.astype(np.float32) if given.dtype == np.float64 else given, ndim=1)
     if given.dtype.itemsize < 4:
         raise InputError(f"frequencies must be float32 or float64, got {given.dtype}, whose rounding turns heads")
@@ -149,12 +149,6 @@ def _positive(name: str, x: Any) -> float:
     if isinstance(x, bool) or not (isinstance(x, int | float | np.number) and 0 < x < np.inf):
         raise InputError(f"{name} must be a positive number, got {x!r}")
     return float(x)
-
-
-def _flag(name: str, x: Any) -> bool:
-    if not isinstance(x, bool | np.bool_):
-        raise InputError(f"{name} must be True or False, got {x!r}")
-    return bool(x)
 
 
 def affine(W: Array, b: Array | None, tokens: Array) -> Array:

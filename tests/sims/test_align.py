@@ -246,6 +246,37 @@ def test_a_bundle_without_the_default_dictionary_asks_for_one(tmp_path, capsys):
     assert "--features must be given, a FILE or an array of the bundle, which has no W_E, only W_Q, W_K, W_U" in error
 
 
+@pytest.mark.parametrize(("features", "read"), [(2.0**100, 2.0**75), (2.0**-100, 2.0**-85)])
+def test_the_sizes_of_features_and_tokens_do_not_matter(tmp_path, features, read):
+    """Their squares overflow or vanish in float32; powers of 2 leave the digits, and so the random heads, alone."""
+    found = []
+    for name, a, b in (("plain", 1, 1), ("sized", features, read)):
+        (tmp_path / name).mkdir()
+        others = {"W_E": (a * X.T).astype(np.float32)}
+        saved(tmp_path / name, random_vectors(6), random_vectors(7), attn_in=np.float32(b) * tokens(1.0), others=others)
+        found.append(run(tmp_path / name, "--draws", "19").results)
+    for name in ("best_cosine", "random_p", "matched_chance", "balanced_chance_of_a_head"):
+        np.testing.assert_allclose(found[1][name], found[0][name], atol=1e-4, err_msg=name)
+    assert found[1].best_cosine.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("size", "spread", "message"),
+    [
+        (1, 0, "attn_in must hold tokens that differ, got equal ones in layer 0"),
+        (1e20, 1, "W_Q and W_K must have singular values that float32 holds, got larger ones in head 0.0"),
+    ],
+)
+def test_heads_that_nothing_can_be_said_of_are_one_sentence(tmp_path, capsys, size, spread, message):
+    """Constant tokens give random heads no directions: whatever a vector is, it would be better aligned."""
+    W = np.random.default_rng(0).normal(size=(2, 1, 1, H, D)).astype(np.float32) * np.float32(size)
+    read = 1 + spread * tokens()[:1]
+    save_heads(tmp_path / "a.safetensors", HeadBundle(*W, attn_in=read, others={"W_E": X.T.astype(np.float32)}))
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

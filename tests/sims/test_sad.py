@@ -160,3 +160,44 @@ def test_bad_input_leaves_nothing(tmp_path, capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_first_query_counts_where_it_sees_other_keys(causal, tmp_path):
+    rng = np.random.default_rng(0)
+    W_Q, W_K = rng.normal(size=(2, 1, 1, H, D)).astype(np.float32)
+    given = HeadBundle(
+        W_Q,
+        W_K,
+        attn_in=rng.normal(size=(1, 3, T, D)).astype(np.float32),
+        metadata={"causal": str(causal), "score_divisor": "1"},
+    )
+    save_heads(tmp_path / "given.safetensors", given)
+    outcome = run(tmp_path / "given.safetensors", tmp_path, "--draws", "19")
+    x, first = given.attn_in[0].astype(float), int(causal)
+    U, s, Vt = np.linalg.svd(W_Q[0, 0].astype(float).T @ W_K[0, 0])
+    a, b = x @ U[:, :H] * s[:H], x @ Vt[:H].T
+    expected = np.zeros((3, T - first))
+    for i in range(3):
+        for q in range(first, T):
+            keys = b[i, : q + 1 if causal else T]
+            j = (keys @ a[i, q]).argmax()
+            c = np.abs(a[i, q] * (keys[j] - np.delete(keys, j, axis=0).mean(axis=0)))
+            expected[i, q - first] = c.mean() ** 2 / (c**2).mean()
+    here = outcome.results.sel(layer=0, head=0)
+    np.testing.assert_allclose(here.sparseness, expected, rtol=1e-4)
+    assert here["count"].shape[-1] == T - first
+    assert float(here.contribution.sum()) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "positions", "match"), [(1, 1, "at least 2 positions"), (1e25, 3, "float32 holds")]
+)
+def test_heads_without_decisions_are_refused_in_a_sentence(weights, positions, match, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    W = (weights * rng.normal(size=(1, 1, H, D))).astype(np.float32)
+    tokens = rng.normal(size=(1, 2, positions, D)).astype(np.float32)
+    save_heads(tmp_path / "given.safetensors", HeadBundle(W, W, attn_in=tokens))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "given.safetensors", tmp_path, "--draws", "19")
+    assert match in capsys.readouterr().err

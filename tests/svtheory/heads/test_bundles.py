@@ -384,3 +384,13 @@ def test_modular_addition_sees_every_position(name):
         assert np.asarray(found.visible).all()
         np.testing.assert_allclose(found.attention, weights / weights.sum(-1, keepdims=True), atol=1e-5)
         assert (np.asarray(found.attention)[:, 0, 1] > 0).all()
+
+
+def test_biases_of_zeros_are_none_unless_a_head_has_one():
+    W = np.ones((1, 2, 3, 4), np.float32)
+    zeros = np.zeros((1, 2, 3), np.float32)
+    assert HeadBundle(W, W, zeros, zeros).head(0, 0).b_Q is None
+    one = zeros.copy()
+    one[0, 1] = 1
+    heads = [HeadBundle(W, W, one, zeros).head(0, i) for i in range(2)]
+    assert [head.b_Q.tolist() for head in heads] == [[0, 0, 0], [1, 1, 1]]  # heads of a layer stack

@@ -237,3 +237,14 @@ def test_bad_input_is_named(change, message):
     given = {"query": np.ones((T, D)), "keys": np.ones((T, D)), "index": None} | change
     with pytest.raises(InputError, match=message):
         decompose(head(np.float32), **given)
+
+
+@pytest.mark.parametrize("convention", [name for name in CONVENTIONS if name != "offset"])
+def test_biases_of_zeros_are_none(convention):
+    rng = np.random.default_rng(0)
+    W, tokens = rng.normal(size=(2, 8, 4)), rng.normal(size=(6, 4))
+    with_zeros, without = (
+        decompose(Head(*W, b_Q=b, b_K=b), tokens, tokens, None, convention) for b in (np.zeros(8), None)
+    )
+    assert with_zeros.spectrum.left.shape == (4, 4)
+    np.testing.assert_array_equal(with_zeros.terms, without.terms)

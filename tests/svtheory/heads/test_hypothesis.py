@@ -400,3 +400,29 @@ def test_a_public_induction_head_is_explained_by_previous_token_is_current_token
     np.testing.assert_allclose(previous.cosine, 0.947, atol=0.01)
     np.testing.assert_allclose(previous.unvisited, 0.011, atol=0.004)
     assert abs(np.nanmean(previous.rivals)) < 0.05
+
+
+@pytest.mark.parametrize(("inputs", "features"), [(1e25, 1), (1e-25, 1), (1, 1e25), (1, 1e-25)])
+def test_the_sizes_of_inputs_and_features_do_not_matter(inputs, features):
+    """Their squares overflow or vanish in float32."""
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(2, 3, 5))
+    x, y = rng.normal(size=(2, 30, 5))
+    f, g = rng.normal(size=(2, 30, 4))
+    plain, sized = (
+        explain(*W, a * x, b * f, a * y, b * g, np.eye(4), jax.random.key(0), draws=19)
+        for a, b in ((1, 1), (inputs, features))
+    )
+    for name in ("functional_cosine", "cosine", "time", "p_value"):
+        np.testing.assert_allclose(getattr(sized, name), getattr(plain, name), rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(sized.predicted.values, plain.predicted.values, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_too_large_and_flags_that_are_none_are_refused():
+    rng = np.random.default_rng(0)
+    W, x, f = rng.normal(size=(3, 5)), rng.normal(size=(30, 5)), rng.normal(size=(30, 4))
+    given = x, f, x, f, np.eye(4), jax.random.key(0)
+    with pytest.raises(InputError, match="W_Q and W_K must be of a size"):
+        explain(*2 * [(1e25 * W).astype(np.float32)], *given, draws=19)
+    with pytest.raises(InputError, match="centre_query must be True or False, got 'False'"):
+        explain(W, W, *given, centre_query="False", draws=19)

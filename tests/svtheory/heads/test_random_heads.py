@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svtheory import Head, InputError, decompose, relative_attention, sparseness_test, treves_rolls
+from svtheory import Head, InputError, decompose, relative_attention, rotation_null, sparseness_test, treves_rolls
 from svtheory.heads.random_heads import compare_with_random_heads, read_together
 
 D, H, B, T = 10, 4, 6, 8
@@ -302,3 +302,17 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(InputError, match=message):
             sparseness_test(head, *arguments)
+
+
+@pytest.mark.parametrize("where", ["everywhere", "in each sequence"])
+def test_keys_that_are_all_alike_decide_nothing(where):
+    """Differences of equal scores are rounding, and have no sparseness."""
+    rng = np.random.default_rng(0)
+    token = rng.normal(size=(1 if where == "everywhere" else 3, 1, 5))
+    tokens = np.broadcast_to(token, (3, 6, 5)).astype(np.float32)
+    head = Head(*rng.normal(size=(2, 3, 5)).astype(np.float32))
+    found = sparseness_test(head, tokens, tokens, jax.random.key(0), 9)
+    assert np.isnan(found.sparseness).all()
+    assert np.isnan(found.head_p_value)
+    rotated = rotation_null(decompose(head, tokens, tokens, None), jax.random.key(0), 9)
+    assert np.isnan(rotated.head_p_value)

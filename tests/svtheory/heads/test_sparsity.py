@@ -207,3 +207,11 @@ def test_chance_needs_few_terms_too(n, expected):
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_what_independent_rotations_leave_does_not_depend_on_the_size_of_values(size):
+    values = np.array([[5.0, 2.0, 1.0], [1.0, 1.0, 1.0]]) * np.array([[size], [1]])
+    null = independent_rotation_sparseness(values.astype(np.float32))
+    np.testing.assert_allclose(null.effective_number, [30**2 / (625 + 16 + 1), 3], rtol=1e-5)
+    np.testing.assert_allclose(null.sparseness, [(2 / np.pi) ** 2 * 64 / 90, (2 / np.pi) ** 2], rtol=1e-5)

@@ -164,3 +164,9 @@ def test_bad_heads_are_named(change, message):
         Head(**({"W_Q": np.ones((H, D)), "W_K": np.ones((H, D))} | change))
     with pytest.raises(InputError, match=r"gain must have shape \(5,\)"):
         fold_layer_norm(Head(np.ones((H, D)), np.ones((H, D))), np.ones(D + 1))
+
+
+def test_masked_frequencies_are_refused():
+    with pytest.raises(InputError, match="frequencies must have no masked entries"):
+        Head(jnp.eye(2), jnp.eye(2), frequencies=np.ma.array([1.0], mask=[True]))
+    assert Head(jnp.eye(2), jnp.eye(2), frequencies=np.ma.array([1.0])).frequencies.tolist() == [1.0]

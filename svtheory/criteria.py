@@ -9,11 +9,11 @@ from jax import Array, lax
 
 from svtheory.certainty import core_rounding
 from svtheory.checks import concrete
-from svtheory.frames import exact_products
+from svtheory.frames import exact_products, shifted
 from svtheory.moments import SAFETY, Side, narrow_sides, probing, pulled, sides
-from svtheory.optimum import Optimum, mode_strengths, optimum, predict
+from svtheory.optimum import Optimum, at_size, mode_strengths, optimum, predict
 from svtheory.pairs import CarriedPairs, carried_pairs, pair_structure
-from svtheory.scenarios import Scenario
+from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.side_criteria import View, side_rows
 from svtheory.spectra import safe_svd
 from svtheory.tightness import lengths, sine
@@ -39,8 +39,11 @@ def conditions(scenario: Scenario) -> Conditions:
     """
     if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) > 0:
         predict(scenario)
-    found = _every_condition(scenario)
-    return replace(found, rows=tuple(row for row in found.rows if not concrete(row.applies) or row.applies))
+    unit, exponent = at_unit_size(scenario)
+    found = _every_condition(unit)
+    value, gap = at_size(found.pairs.value, exponent), shifted(found.pairs.gap, exponent)
+    rows = tuple(row for row in found.rows if not concrete(row.applies) or row.applies)
+    return replace(found, rows=rows, pairs=found.pairs._replace(value=value, gap=gap))
 
 
 @jax.jit

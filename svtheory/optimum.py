@@ -9,13 +9,14 @@ bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordina
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.certainty import doubt, mean_outside, rounding, undecided
 from svtheory.checks import InputError, concrete
-from svtheory.frames import exact_products
+from svtheory.frames import exact_products, shifted
 from svtheory.moments import Side, has_query_bias, is_tight, narrow_sides, sides
-from svtheory.scenarios import Scenario
+from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.spectra import Spectrum, safe_svd, value_gaps
 
 
@@ -58,12 +59,27 @@ def optimal_omega(scenario: Scenario) -> Array:
       trained in the row space of W_K, on `(r; 1)` instead of r and then without its last row
     - weight_decay (T8): see `predict`
     """
-    query, key = trained_sides(scenario)
-    omega = _undecayed(scenario, query, key)[0]
-    if concrete(scenario.weight_decay) and scenario.weight_decay == 0:
-        return omega
-    U, values, Vt = safe_svd(omega)
-    return (U * _soft_threshold(values, scenario, query, key)[None, :]) @ Vt
+    unit, exponent = at_unit_size(scenario)
+    query, key = trained_sides(unit)
+    omega = _undecayed(unit, query, key)[0]
+    if not concrete(scenario.weight_decay) or scenario.weight_decay != 0:
+        U, values, Vt = safe_svd(omega)
+        omega = (U * _soft_threshold(values, unit, query, key)[None, :]) @ Vt
+    return at_size(omega, exponent)
+
+
+def at_size(unit: Array, exponent: Array) -> Array:
+    """`unit 2^exponent`, numbers of an optimum or NaN; raises InputError where the dtype does not hold the largest."""
+    result = shifted(unit, exponent)
+    if concrete(result):
+        largest = np.nanmax(np.abs(np.asarray(result)), initial=0)
+        small = largest < jnp.finfo(result.dtype).tiny and bool((jnp.nan_to_num(unit) != 0).any())
+        if small or not np.isfinite(largest):
+            raise InputError(
+                f"target, over query_features and key_features, must be of a size that {result.dtype} holds, "
+                f"got one too {'small' if small else 'large'}"
+            )
+    return result
 
 
 @exact_products
@@ -86,9 +102,10 @@ def predict(scenario: Scenario) -> Spectrum:
     >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
     ([3.0, 0.0], [1.0, 0.0])
     """
-    found = optimum(scenario)
-    gaps = value_gaps(found.values)
-    return Spectrum(found.left, found.values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
+    unit, exponent = at_unit_size(scenario)
+    found = optimum(unit)
+    values, gaps = at_size(found.values, exponent), shifted(value_gaps(found.values), exponent)
+    return Spectrum(found.left, values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
 
 
 @exact_products
@@ -150,7 +167,7 @@ def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -
     exact = is_tight(query) & is_tight(key) & (scenario.objective == "square")
     if concrete(exact) and concrete(g) and not exact:
         raise InputError(
-            f"weight_decay must be 0 here, got {float(g)}: its closed form (T8) holds for the square objective and "
+            "weight_decay must be 0 here, not above: its closed form (T8) holds for the square objective and "
             "tight token moments on both sides only"
         )
     lowered = jnp.maximum(values - g / (query.scale[0] * key.scale[0]) ** 2, 0)

@@ -11,8 +11,8 @@ from svtheory.certainty import core_rounding
 from svtheory.checks import InputError, real_array
 from svtheory.frames import dual_frame, exact_products, unit_columns
 from svtheory.moments import SAFETY, Side, probing
-from svtheory.optimum import Optimum, mode_strengths, predict, trained_sides
-from svtheory.scenarios import Scenario
+from svtheory.optimum import Optimum, at_size, mode_strengths, predict, trained_sides
+from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.spectra import value_gaps
 from svtheory.tightness import connected, lengths, root
 
@@ -49,6 +49,7 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     >>> structure.labels.tolist(), structure.values.diagonal().tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
+    scenario, exponent = at_unit_size(scenario)
     query, key = trained_sides(scenario)
     d, e = probing(query), probing(key)
     matched = scenario.target != 0
@@ -59,7 +60,7 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     labels, alone = _blocks(matched, *across)
     kept = ~truncates | (_pair_sizes(scenario, query.readout, key.readout) > dropped + tolerance * modes[0])
     values = jnp.where(alone & kept, _pair_sizes(scenario, d, e), 0)
-    return PairStructure(labels, alone, values, alone & _apart(values, scenario, tolerance))
+    return PairStructure(labels, alone, at_size(values, exponent), alone & _apart(values, scenario, tolerance))
 
 
 def _links(side: Side, directions: Array, tolerance: float, truncates: Array) -> Array:

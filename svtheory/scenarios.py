@@ -1,11 +1,12 @@
 """Scenario: the one object that theory and simulation both read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, one_of, real_array, whole
+from svtheory.frames import scaled, shifted
 from svtheory.laws import Law
 from svtheory.pytrees import pytree
 
@@ -87,6 +88,17 @@ class Scenario:
     def rank(self) -> int:
         """K = min(H, D), the number of singular values a head can have."""
         return self.dim if self.head_dim is None else min(self.head_dim, self.dim)
+
+
+def at_unit_size(scenario: Scenario) -> tuple[Scenario, Array]:
+    """The scenario with features and target near size 1, and the exponent e: its optimum times `2^e` is the scenario's.
+
+    The optimum is of the size of T over those of X and Y, so moments of tiny or huge features leave their dtype where
+    the optimum does not.
+    """
+    (X, x), (Y, y), (T, t) = map(scaled, (scenario.query_features, scenario.key_features, scenario.target))
+    decay = shifted(scenario.weight_decay, -(x + y + t))
+    return replace(scenario, query_features=X, key_features=Y, target=T, weight_decay=decay), t - x - y
 
 
 def _check_matched(name: str, features: Array, matched: Array) -> None:

@@ -24,7 +24,7 @@ class Spectrum:
     values  sigma_k, shape (K,)
     right   v_k as columns, shape (D, K)
     gaps    distance of sigma_k to the nearest other value, zero included, shape (K,): how far Omega must move before
-            the pair k loses its identity (T14)
+            the pair k loses its identity (T14); 0 where rounding may have moved Omega as far
     """
 
     left: Array
@@ -40,7 +40,8 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     A thin QR `W_Q^T = Q R` gives a basis of the range of Omega, another, `Omega^T Q = W_K^T (W_Q Q) = P L`, one of its
     row space, and the SVD of the small L the rest. Shapes (H, D) and (H, D') give K = min(H, D, D') pairs; transpose
     weights stored as (in, out), which is (D, H): shapes need not tell. Each factor is first divided by the power of 2
-    near its largest entry, so that no product on the way is too large or too small for its dtype.
+    near its largest entry, so that no product on the way is too large or too small for its dtype. Rounding scales with
+    the factors, not with their product: gaps up to `epsilon |W_Q|_F |W_K|_F` are 0.
     Raises InputError for factors that disagree in H or whose sigma_1 is too large or too small for the dtype (infinite
     or 0 while JAX traces), TypeError for anything but real matrices.
 
@@ -60,16 +61,23 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     if concrete(values) and not _held(np.asarray(values), np.asarray(unit)):
         power = math.log10(float(unit[0])) + int(q + k) * math.log10(2)
         raise InputError(f"W_Q and W_K must have a sigma_1 that {values.dtype} holds, got about 1e{power:.0f}")
-    return spectrum_of(left, values, right.T)
+    return spectrum_of(left, values, right.T, shifted(product_rounding(W_Q, W_K), q + k))
+
+
+def product_rounding(W_Q: Array, W_K: Array) -> Array:
+    """How far rounding of the factors may move `W_Q^T W_K`, spectral norm: `epsilon |W_Q|_F |W_K|_F`, a scalar."""
+    (W_Q, q), (W_K, k) = map(scaled, jax.lax.stop_gradient((W_Q, W_K)))
+    return shifted(jnp.finfo(W_Q.dtype).eps * jnp.linalg.norm(W_Q) * jnp.linalg.norm(W_K), q + k)
 
 
 def _held(values: np.ndarray, unit: np.ndarray) -> bool:
     return bool(np.isfinite(values).all()) and bool(unit[0] == 0 or values[0] >= np.finfo(values.dtype).tiny)
 
 
-def spectrum_of(left: Array, values: Array, right: Array) -> Spectrum:
-    """The Spectrum of the given singular vectors (D, K) and falling values (K,), with its gaps."""
-    return Spectrum(left, values, right, _gaps(values))
+def spectrum_of(left: Array, values: Array, right: Array, error: Array | float = 0.0) -> Spectrum:
+    """The Spectrum of the given singular vectors (D, K) and falling values (K,), with its gaps, 0 up to `error`."""
+    gaps = _gaps(values)
+    return Spectrum(left, values, right, jnp.where(gaps > error, gaps, 0 * gaps))
 
 
 def value_gaps(values: Array) -> Array:

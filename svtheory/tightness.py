@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from svtheory.checks import InputError, real_array
-from svtheory.frames import dual_frame, exact_products, feature_dimensionality, frame_operator, unit_columns
+from svtheory.checks import InputError, held, real_array
+from svtheory.frames import dual_frame, exact_products, feature_dimensionality, scaled, shifted, unit_columns
 
 
 def sine(A: Array, B: Array) -> Array:
@@ -65,8 +65,10 @@ def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
     together = connected(linked)
     aligned = eigenvector_residual(X) <= tolerance
     member = X.any(axis=0) & (aligned[None, :] | ~together).all(axis=1)
-    rayleigh = jnp.where(member, (unit * (frame_operator(X) @ unit)).sum(axis=0), 0)
-    return _grouped(member, rayleigh, tolerance)
+    small, exponent = scaled(X)
+    groups = _grouped(member, jnp.where(member, ((small.T @ unit) ** 2).sum(axis=0), 0), tolerance)
+    eigenvalues = held("X", shifted(groups.eigenvalues, 2 * exponent), groups.eigenvalues)
+    return groups._replace(eigenvalues=eigenvalues)
 
 
 def _grouped(member: Array, rayleigh: Array, tolerance: float) -> TightGroups:
@@ -120,11 +122,14 @@ def _scaled(target: Array, query: Array, key: Array) -> Array:
     T = real_array("target", target, ndim=2)
     if T.shape != (query.size, key.size):
         raise InputError(f"target must have shape {(query.size, key.size)}, one row a query feature, got {T.shape}")
-    return jnp.abs(T) * query[:, None] * key[None, :]
+    (T, t), (query, q), (key, k) = map(scaled, (jnp.abs(T), query, key))
+    unit = T * query[:, None] * key[None, :]
+    return held("target, over features,", shifted(unit, t + q + k), unit)
 
 
 def lengths(columns: Array, of_zero: float = 0) -> Array:
     """Lengths of columns, `of_zero` for a zero column, with derivative 0 there."""
     X = real_array("features", columns, ndim=2)
-    squared = (X**2).sum(axis=0)
-    return jnp.where(squared > 0, root(squared), of_zero)
+    largest = lax.stop_gradient(jnp.abs(X).max(axis=0))
+    unit = X / jnp.where(largest > 0, largest, 1)[None, :]
+    return jnp.where(largest > 0, largest * root((unit**2).sum(axis=0)), of_zero)

@@ -20,7 +20,7 @@ from svtheory.frames import exact_products
 from svtheory.heads.weights import Head
 from svtheory.pytrees import pytree
 from svtheory.robustness import nameable
-from svtheory.spectra import Spectrum, spectrum_of
+from svtheory.spectra import Spectrum, product_rounding, spectrum_of
 
 CONVENTIONS = {
     "plain": (),
@@ -201,7 +201,7 @@ def _decompose(
     a, b = x @ (left @ root), y @ (right @ root)
     if convention != "augmented-first":
         left, right = (jnp.roll(u, W.shape[1] - len(u), axis=0) for u, W in ((left, head.W_Q), (right, head.W_K)))
-    found = spectrum_of(left, values, right)
+    found = spectrum_of(left, values, right, product_rounding(F_Q, F_K))
     made = Decomposition(a, b, visible, at[0], found, nameable(found), convention, head.divisor, head.folded)
     off = jnp.abs(made.scores - _products(q, k))
     error = jnp.where(visible, off, 0).max(axis=-1)

@@ -16,6 +16,7 @@ from svtheory import (
     Scenario,
     antipodal,
     conditioned_frame,
+    conditions,
     dual_frame,
     feature_dimensionality,
     matching,
@@ -23,6 +24,7 @@ from svtheory import (
     nameable,
     optimal_omega,
     orthonormal,
+    pair_structure,
     polygon,
     predict,
     simplex,
@@ -271,7 +273,7 @@ def test_t8_soft_thresholds_the_values(H, dtype):
 
 def test_t8_is_refused_where_it_does_not_hold():
     sentence = (
-        r"weight_decay must be 0 here, got 0.1\d*: its closed form \(T8\) holds for the square objective and tight"
+        r"weight_decay must be 0 here, not above: its closed form \(T8\) holds for the square objective and tight"
     )
     X, Y = features()
     tight = tight_frame(jax.random.key(0), 4, N), tight_frame(jax.random.key(1), 4, M)
@@ -500,3 +502,31 @@ def test_a_tie_at_the_head_dimension_names_nothing_arbitrary(strengths, dtype):
         found = predict(Scenario(jnp.asarray(Q), jnp.asarray(Q), jnp.asarray(T), head_dim=H))
         assert nameable(found).tolist() == [strengths.count(strength) == 1 for strength in strengths[:H]]
         assert [bool(gap == 0) for gap in found.gaps] == [not named for named in nameable(found)]
+
+
+@pytest.mark.parametrize("power", [-55, -30, 0, 30, 55])
+def test_tiny_and_huge_features_keep_their_optimum(power):
+    rng = np.random.default_rng(0)
+    X, T = rng.normal(size=(5, 5)).astype(np.float32), np.zeros((5, 5), np.float32)
+    T[0, 1], T[2, 3] = 3, 2
+    dual = np.linalg.pinv(X.astype(float)).T
+    values = np.linalg.svd(dual @ T @ dual.T)[1][:2] * 2.0 ** (-2 * power)
+    scenario = Scenario(np.ldexp(X, power), np.ldexp(X, power), T)
+    np.testing.assert_allclose(np.asarray(predict(scenario).values[:2], float), values, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.svd(optimal_omega(scenario))[1][:2].astype(float), values, rtol=1e-5)
+    unit = conditions(Scenario(X, X, T))
+    scaled = conditions(scenario)
+    assert str(scaled).split("pair")[0] == str(unit).split("pair")[0]
+    np.testing.assert_array_equal(scaled.pairs.value, np.ldexp(unit.pairs.value, -2 * power))
+    np.testing.assert_array_equal(
+        pair_structure(scenario).values, np.ldexp(pair_structure(Scenario(X, X, T)).values, -2 * power)
+    )
+
+
+@pytest.mark.parametrize(("power", "size"), [(-80, "large"), (80, "small")])
+@pytest.mark.parametrize("function", [predict, optimal_omega, conditions, pair_structure])
+def test_an_optimum_that_float32_does_not_hold_is_refused(function, power, size):
+    X = 2.0**power * np.eye(2, dtype=np.float32)
+    scenario = Scenario(X, X, single_pair(2, 2, 0, 1))
+    with pytest.raises(InputError, match=f"^target, over query_features and key_features, .* got one too {size}$"):
+        function(scenario)

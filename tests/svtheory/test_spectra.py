@@ -17,10 +17,12 @@ from svtheory import (
     chance_alignment,
     compare,
     effective_rank,
+    nameable,
     spectrum,
     value_gaps,
     value_groups,
 )
+from svtheory.heads import Head, decompose
 from svtheory.spectra import safe_svd, spectrum_of
 
 SHAPES = {"H < D": (3, 5, 5), "H = D": (5, 5, 5), "H > D": (7, 5, 5), "D > D'": (4, 6, 3), "H = 1": (1, 5, 5)}
@@ -466,3 +468,25 @@ def test_effective_rank_under_jit_and_at_the_end_of_the_numbers():
     assert effective_rank(np.float32([3e38, 3e38, 0])) == pytest.approx(2)
     assert effective_rank(np.float32([0, 0])) == 0
     assert jnp.isfinite(jax.grad(effective_rank)(jnp.array([2.0, 1.0, 0.0]))).all()
+
+
+@pytest.mark.parametrize("function", ["spectrum", "decompose"])
+@pytest.mark.parametrize("size", [1.0, 1e-15, 1e15])
+def test_what_rounding_of_cancelling_factors_may_have_made_has_no_gap(function, size):
+    rng = np.random.default_rng(0)
+    a, b, near, by = rng.normal(size=(4, 6, 12))
+    # products of size amplitude^2 cancel in Omega, their rounding does not
+    factors = [
+        [size * np.concatenate(x).astype(np.float32) for x in ((m * a, m * a + near), (m * b, by - m * b))]
+        for m in (1.0, 3e6)
+    ]
+    for (W_Q, W_K), resolved in zip(factors, (True, False), strict=True):
+        W_Q, W_K = W_Q.astype(np.float32), W_K.astype(np.float32)
+        if function == "spectrum":
+            s = spectrum(W_Q, W_K)
+        else:
+            s = decompose(Head(W_Q, W_K), np.ones(12, np.float32), np.ones((3, 12), np.float32), None).spectrum
+        U = np.linalg.svd(W_Q.astype(np.longdouble).T.dot(W_K.astype(np.longdouble)).astype(float))[0]
+        cosines = np.abs((np.asarray(s.left, float) * U[:, : s.values.size]).sum(axis=0))
+        assert (cosines > 0.99).all() == resolved
+        assert np.asarray(nameable(s)).any() == resolved

@@ -179,3 +179,24 @@ def test_the_residual_is_the_angle_of_the_dual():
         cosines = np.abs((units * features).sum(axis=0))
         np.testing.assert_allclose(eigenvector_residual(X), np.sqrt(1 - cosines**2), rtol=1e-9)
         assert tight_groups(X).labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("power", [-60, 60])
+def test_tiny_and_huge_features(power):
+    X, T = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), np.eye(3, dtype=np.float32)
+    scaled = np.ldexp(X, power)
+    for function in (pair_values, quantised_values):
+        np.testing.assert_allclose(function(scaled, scaled, T), np.ldexp(function(X, X, T), -2 * power), rtol=1e-5)
+    np.testing.assert_allclose(eigenvector_residual(scaled), eigenvector_residual(X), rtol=1e-5)
+    frame = np.hstack([TRIANGLE, -TRIANGLE]).astype(np.float32)
+    found, unit = tight_groups(np.ldexp(frame, power)), tight_groups(frame)
+    np.testing.assert_array_equal(found.labels, unit.labels)
+    np.testing.assert_allclose(found.eigenvalues, np.ldexp(unit.eigenvalues, 2 * power), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("power", "size"), [(-80, "large"), (80, "small")])
+@pytest.mark.parametrize("function", [pair_values, quantised_values])
+def test_values_that_float32_does_not_hold_are_refused(function, power, size):
+    X = 2.0**power * np.eye(2, dtype=np.float32)
+    with pytest.raises(InputError, match=f"^target, over features, must .* got one too {size}$"):
+        function(X, X, np.eye(2, dtype=np.float32))

@@ -13,13 +13,13 @@ K v with K the covariance of the tokens. Queries of a head without a bias, or wi
 which is then projected out of vectors and features; the share removed is reported.
 
 Chance has two levels. Isotropic: a random direction's best cosine of N (T12), its p-value corrected for all vectors and
-features of the head. Random heads, of two kinds, the larger share of those that have a vector as well aligned being the
-p-value: covariance-matched ones, random directions drawn with the token covariance K or, unwhitened, K times isotropic
-ones, which alone turns them towards what is common in the tokens; and balanced ones, which keep what data see of the
-head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, p-values are adjusted by Benjamini
-and Hochberg's procedure.
-Random heads are drawn until it is settled, at a level of 0.05, which sides are beyond chance (Besag and Clifford): p is
-what it would be at most, were the draws to go on to as many as --draws allows, or as one side alone would need.
+features of the head. Random heads, of three kinds, the largest share of those that have a vector as well aligned being
+the p-value: covariance-matched ones, random directions drawn with the token covariance K or, unwhitened, K times
+isotropic ones, which alone turns them towards what is common in the tokens; isotropic ones; and balanced ones, which
+keep what data see of the head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, p-values
+are adjusted by Benjamini and Hochberg's procedure. Random heads are drawn until it is settled, at a level of 0.05,
+which sides are beyond chance (Besag and Clifford): p is what it would be at most, were the draws to go on to as many as
+--draws allows, or as one side alone would need.
 """
 
 import math
@@ -59,7 +59,7 @@ from svtheory.sequential import sequential_p_values
 
 LEVEL = 0.05
 AXES = ("layer", "head", "side", "reading")
-CHANCE = ("matched", "balanced")  # kinds of random heads
+CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
 LABELS = 24  # heads named below the figure, at most
 
 
@@ -131,7 +131,7 @@ def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
     """Best cosines of every vector with the features, and those of random heads where there are tokens."""
     layers = len(bundle.W_Q)
-    biased = bundle.query_bias
+    biased, epsilon = bundle.query_bias, max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
     weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
     moments = None
     if bundle.attn_in is not None:
@@ -141,7 +141,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
 
     def of_layer(given):
         heads, moments = given
-        return jax.lax.map(lambda head: of_head(head[0], head[1], features, moments), heads)
+        return jax.lax.map(lambda head: of_head(head[0], head[1], features, moments, epsilon), heads)
 
     given = ((weights, biased), moments)
     found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
@@ -173,7 +173,7 @@ def chance(
 
     @cache
     def matched(layer: int, number: int) -> np.ndarray:
-        """Covariance-matched directions of a layer in a round, (ROUND, head, side, reading, 2)."""
+        """Random directions of a layer in a round, (ROUND, head, side, reading, 3)."""
         at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
         drawn = matched_directions(at, weights[0].shape[2], features, [x[layer] for x in moments])
         return np.asarray(drawn)[:, centred[layer]]
@@ -189,7 +189,8 @@ def chance(
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
             wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
-                of_a_head = matched(layer, number)[..., 0], balanced(layer, number, wanted[layer])
+                directions = matched(layer, number)
+                of_a_head = directions[..., 0], directions[..., 2], balanced(layer, number, wanted[layer])
                 random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
                 reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
             return reached.reshape(tests, len(CHANCE), ROUND)
@@ -317,7 +318,7 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
         ax.plot(at[~beyond], y[~beyond], marker, color=COLOURS[i], markerfacecolor="none")
         ax.plot([], [], marker, color=COLOURS[i], label={"query": "queries, u", "key": "keys, v"}[side])
         if "matched_chance_of_a_head" in here:
-            kinds = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in CHANCE]
+            kinds = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in ("matched", "balanced")]
             level = np.repeat(np.maximum(*kinds), 2)
             edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
             ax.plot(edges, level, "--", color=COLOURS[i], label=f"random heads, {side}")

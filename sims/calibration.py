@@ -202,14 +202,16 @@ def aligned(config: Config, case: Case, key: Array) -> dict[str, Array]:
     read = tokens(case.world, first, config.contexts * CONTEXT)
     weights = unrelated(case, read, read, second)
     X, moments, unbiased = case.world.features, token_moments(read[0]), jnp.zeros(1, bool)
-    found = of_head(list(weights), unbiased[0], X, moments)
+    found = of_head(list(weights), unbiased[0], X, moments, float(jnp.finfo(X.dtype).eps))
     best = jnp.where(found["named"][None, None, :], found["best_cosine"], 0).max(axis=-1)
 
     def drawn(key):
         left, right = jax.random.split(key)
-        directions = matched_directions(left, H, X, moments)[..., 0]  # sides without a bias and with one: query, key
+        directions = matched_directions(left, H, X, moments)  # sides without a bias and with one: query, key
         heads = (*(W[None] for W in weights), unbiased)
-        return jnp.stack([directions, balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]])
+        return jnp.stack(
+            [directions[..., 0], directions[..., 2], balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]]
+        )
 
     null = jnp.concatenate(list(jax.lax.map(drawn, jax.random.split(third, -(-config.draws // SHARED)))), axis=1)
     random = (1 + (null >= best[None, None]).sum(axis=1).max(axis=0)) / (1 + null.shape[1])

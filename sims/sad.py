@@ -145,6 +145,12 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
     }
 
 
+def _share_small(results: xr.Dataset) -> float:
+    """The share of decisions, of those that are defined, with a p-value of at most LEVEL."""
+    p = results.decision_p_value
+    return float((p <= LEVEL).where(p.notnull()).mean())
+
+
 def _quartiles(counts: xr.DataArray) -> np.ndarray:
     """Quartiles of the counts that are defined."""
     defined = counts.values[np.isfinite(counts.values)]
@@ -164,7 +170,7 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
         "balanced": float(here.null_mean.sel(null="balanced")),
         "p": float(here.p_value),
         "p adj.": float(here.adjusted_p_value),
-        "p <= 0.05": f"{float((here.decision_p_value <= LEVEL).mean()):.0%}",
+        "p <= 0.05": f"{_share_small(here):.0%}",
         **{kind: float(here.null_mean.sel(null=kind)) for kind in KINDS},
         "named": f"{int(here.named.sum())}/{here.named.size}",
     }
@@ -187,7 +193,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         **{f"sparseness_{name}_null_mean": float(results.null_mean.sel(null=name).mean()) for name in NULLS + KINDS},
         "smallest_p_value": float(results.p_value.min()),
         "draws_of_random_heads_most": int(results.draws.max()),
-        "decisions_p_0.05_share": float((results.decision_p_value <= LEVEL).mean()),
+        "decisions_p_0.05_share": _share_small(results),
         "contribution_of_lower_half_of_singular_values_share": float(
             results.contribution[..., half:].sum("pair").mean()
         ),

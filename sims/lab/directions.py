@@ -25,10 +25,14 @@ def token_moments(tokens: Array) -> tuple[Array, Array]:
     return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
 
 
-def of_head(weights: list[Array], biased: Array, features: Array, moments: Any) -> dict[str, Array]:
-    """Of one head: its values, which vectors can be named, and the best feature of each by side and reading."""
+def of_head(weights: list[Array], biased: Array, features: Array, moments: Any, epsilon: float) -> dict[str, Array]:
+    """Of one head: its values, which vectors can be named, and the best feature of each by side and reading.
+
+    `epsilon` is that of the precision in which the weights were stored.
+    """
     s = spectrum(*weights)
-    return {"singular_value": s.values, "named": nameable(s), **of_vectors(s, biased, features, moments)}
+    error = len(features) * epsilon * s.values[0]
+    return {"singular_value": s.values, "named": nameable(s, error), **of_vectors(s, biased, features, moments)}
 
 
 def of_vectors(s: Spectrum, biased: Array, features: Array, moments: Any) -> dict[str, Array]:
@@ -70,9 +74,10 @@ def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred
 
 @partial(jax.jit, static_argnums=1)
 def matched_directions(key: Array, pairs: int, features: Array, moments: Any) -> Array:
-    """Largest and mean best |cos| of `pairs` random directions, ROUND times, shape (ROUND, centred or not, reading, 2).
+    """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3).
 
-    Raw ones are drawn with the token covariance K, unwhitened ones are K times isotropic ones.
+    Largest and mean best |cos| of ones drawn with the token covariance K, or unwhitened, K times isotropic ones; and
+    the largest of isotropic ones, in either reading.
     """
     root = symmetric_root(moments[0])
 
@@ -81,8 +86,11 @@ def matched_directions(key: Array, pairs: int, features: Array, moments: Any) ->
         vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
 
         def read(centred, reading):
-            best = aligned(reading, vectors[reading], features, moments, centred)[0].max(axis=1)
-            return jnp.stack([best.max(), best.mean()])
+            best, isotropic = (
+                aligned(reading, directions, features, moments, centred)[0].max(axis=1)
+                for directions in (vectors[reading], g)
+            )
+            return jnp.stack([best.max(), best.mean(), isotropic.max()])
 
         return by(read, (False, True), moments)
 

@@ -135,6 +135,16 @@ def test_vectors_along_what_hardly_varies_are_no_finding(tmp_path):
     assert (raw.random_p > 0.05).all()
 
 
+def test_features_outside_all_tokens_are_compared_with_isotropic_directions(tmp_path):
+    """Random heads that follow the tokens never point there, so that any cosine would be beyond them."""
+    drawn = np.random.default_rng(10).normal(size=(LAYERS, 40, 50, D)) * (np.arange(D) < 3)
+    folder = saved(tmp_path, random_vectors(11), random_vectors(12), attn_in=drawn.astype(np.float32))
+    np.savez(tmp_path / "x.npz", features=np.eye(D, dtype=np.float32)[:, 4:])
+    raw = run(folder, "--features", str(tmp_path / "x.npz")).results.sel(reading="raw")
+    assert float(raw.matched_chance_of_a_head.max()) < 1e-3
+    assert (raw.random_p > 0.05).all()
+
+
 def test_a_mean_is_projected_out_of_queries_without_a_bias(tmp_path):
     """K u of a query head is its feature plus the mean token (T15): removed from both sides of the comparison."""
     mean = np.random.default_rng(8).normal(size=D)

@@ -4,6 +4,7 @@ Each builder returns features as columns, shape (D, N), of unit length unless it
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,16 @@ def orthonormal(key: Array, dim: int, n_features: int) -> Array:
     if n_features > dim:
         raise InputError(f"n_features must be at most dim = {dim} for orthonormal features, got {n_features}")
     return jax.random.orthogonal(key, dim)[:, :n_features]
+
+
+def haar_frame(key: Array, inside: Array, columns: int, dtype: Any) -> Array:
+    """A Haar frame of the coordinates that are `inside` (D,), shape (D, columns).
+
+    Columns beyond the number of such coordinates mean nothing.
+    """
+    Q, R = jnp.linalg.qr(jnp.where(inside[:, None], jax.random.normal(key, (len(inside), columns), dtype), 0))
+    # the signs that the factorisation chooses depend on the first coordinates; those of R's diagonal make it Haar
+    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(dtype)[None, :]
 
 
 def antipodal(dim: int) -> Array:

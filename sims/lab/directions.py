@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
+from svtheory.arrangements import haar_frame
 from svtheory.frames import exact_products
 from svtheory.heads.unwhitening import remove_direction
 from svtheory.laws import symmetric_root
@@ -137,6 +138,6 @@ def _root(A: Array) -> tuple[Array, Array]:
 def _balanced(key: Array, values: Array, U: Array, s: Array) -> Array:
     """A factor (H, D) of the random head: `(A^{+1/2} P Sigma~^{1/2})^T` with A = U diag(s^2) U^T."""
     inside = s > 0
-    P, _ = jnp.linalg.qr(jnp.where(inside[:, None], jax.random.normal(key, (len(s), len(values)), s.dtype), 0))
+    P = haar_frame(key, inside, len(values), s.dtype)
     inverse = jnp.where(inside, 1 / jnp.where(inside, s, 1), 0)
     return (U @ (inverse[:, None] * P * jnp.sqrt(values)[None, :])).T

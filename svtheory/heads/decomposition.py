@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
-from svtheory.frames import exact_products
+from svtheory.frames import exact_products, scaled, shifted
 from svtheory.heads.weights import Head
 from svtheory.pytrees import pytree
 from svtheory.robustness import nameable
@@ -153,11 +153,10 @@ def decompose(
     a cap acts on whole scores, after their terms are summed. The convention fixes the factors:
     "plain": `F = W`, a bias moves the input (accpp2026); "augmented-last", "augmented-first": `F = (W, b)` on tokens
     (x; 1), the coordinate of the bias last (sad2024) or first; "query-side", "key-side": augmented, last, on that side,
-    while the other side's bias moves its input (acc2025, which leaves that bias out). A bias that is
-    missing, or seen to be 0 (not while JAX traces it), adds no coordinate. In these, rotary positions move the inputs
-    too: there is one decomposition for all positions, and terms depend on both positions, not on their distance alone.
-    "offset": plain, but at the distance d of query and key
-    `index`: `F_K = R_d^T W_K`, so that this key's own terms need no rotation.
+    while the other side's bias moves its input (acc2025, which leaves that bias out). A bias that is missing, or seen
+    to be 0 (not while JAX traces it), adds no coordinate. In these, rotary positions move the inputs too: there is one
+    decomposition for all positions, and terms depend on both positions, not on their distance alone. "offset": plain,
+    but at the distance d of query and key `index`: `F_K = R_d^T W_K`, so that this key's own terms need no rotation.
 
     query (D,) with keys (m, D'), at `position`, by default m-1; or queries (..., T, D) with keys (..., m, D') at
     positions (T,), by default 0 to T-1 where T = m: a causal context is `decompose(head, tokens, tokens, None)`.
@@ -263,11 +262,11 @@ def _svd_of_product(F_Q: Array, F_K: Array) -> tuple[Array, Array, Array]:
     What `spectrum` does, but for small values beside that of a large first column: products that stand in for a factor
     would bury those in rounding. At unit size, so that tiny weights do not underflow on the way.
     """
-    q_size, k_size = (jnp.where(F.any(), jnp.abs(F).max(), 1) for F in (F_Q, F_K))
-    Q, R = jnp.linalg.qr(F_Q.T / q_size)
-    P, L = jnp.linalg.qr(F_K.T / k_size @ R.T)
+    (F_Q, q), (F_K, k) = scaled(F_Q), scaled(F_K)
+    Q, R = jnp.linalg.qr(F_Q.T)
+    P, L = jnp.linalg.qr(F_K.T @ R.T)
     U, values, Vt = _svd(L)
-    return Q @ Vt.T, values * q_size * k_size, P @ U
+    return Q @ Vt.T, shifted(values, q + k), P @ U
 
 
 def _shared_keys(head: Head, r: Array, s: Array) -> int:

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from svtheory.arrangements import haar_frame
 from svtheory.checks import InputError, concrete, one_of, real_array, whole
 from svtheory.frames import exact_products, numerical_rank_tolerance
 from svtheory.heads.decomposition import (
@@ -299,13 +300,10 @@ def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
 
 
 def _frame(key: Array, tokens: _Tokens, H: int) -> Array:
-    """A Haar frame (d, K) in the range of the tokens, K = min(H, d); columns beyond its dimension mean nothing."""
-    d = tokens.coordinates.shape[1]
-    G = jax.random.normal(key, (d, min(H, d)), tokens.coordinates.dtype)
-    if tokens.scale is not None:
-        G = jnp.where(tokens.scale[:, None] > 0, G, 0)
-    Q, R = jnp.linalg.qr(G)
-    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(Q.dtype)[None, :]
+    """A Haar frame (d, K) in the range of the tokens, K = min(H, d)."""
+    d, dtype = tokens.coordinates.shape[1], tokens.coordinates.dtype
+    inside = jnp.ones(d, bool) if tokens.scale is None else tokens.scale > 0
+    return haar_frame(key, inside, min(H, d), dtype)
 
 
 def _triangle(E: Array, scale: Array) -> Array:

@@ -122,7 +122,11 @@ theorem = Theorem(
     ),
     scope="general D, N, M; X and Y of any rank",
     status="proved",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.optimum.predict", "svtheory.frames.dual_frame"),
+    functions=(
+        "svtheory.prediction.optimum.optimal_omega",
+        "svtheory.prediction.optimum.predict",
+        "svtheory.geometry.frames.dual_frame",
+    ),
     experiment="ledger",
     examples=examples,
     counterexamples=counterexamples,

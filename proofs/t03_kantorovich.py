@@ -202,9 +202,9 @@ theorem = Theorem(
     scope="general D",
     status="proved",
     functions=(
-        "svtheory.bounds.kantorovich_bound",
-        "svtheory.bounds.alignment_bound",
-        "svtheory.bounds.local_alignment_bound",
+        "svtheory.geometry.bounds.kantorovich_bound",
+        "svtheory.geometry.bounds.alignment_bound",
+        "svtheory.geometry.bounds.local_alignment_bound",
     ),
     experiment="anisotropy",
     examples=(example, interior),

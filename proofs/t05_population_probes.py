@@ -188,7 +188,7 @@ theorem = Theorem(
     ),
     scope="general D, N, M; X, Y, C_r, C_s of any rank",
     status="proved",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.moments.probes"),
+    functions=("svtheory.prediction.optimum.optimal_omega", "svtheory.prediction.whitened.probes"),
     experiment="ledger",
     examples=examples,
     counterexamples=counterexamples,

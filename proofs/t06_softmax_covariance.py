@@ -234,7 +234,7 @@ theorem = Theorem(
     ),
     scope="every m; general D, N, M; leading order in the logits",
     status="limit",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.moments.moment_roots"),
+    functions=("svtheory.prediction.optimum.optimal_omega", "svtheory.prediction.whitened.moment_roots"),
     experiment="ledger",
     examples=(example, deficient),
     counterexamples=counterexamples,

@@ -261,7 +261,7 @@ theorem = Theorem(
     ),
     scope="general D and H, moments of any rank; the example of truncating Omega* in exact numbers at D = 2",
     status="proved",
-    functions=("svtheory.optimum.optimal_omega",),
+    functions=("svtheory.prediction.optimum.optimal_omega",),
     experiment="ledger",
     examples=(_values({}), _values(generic)),
     counterexamples=counterexamples,

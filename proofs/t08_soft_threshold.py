@@ -242,7 +242,7 @@ theorem = Theorem(
     ),
     scope="general D, N, M, H; tight frames",
     status="proved",
-    functions=("svtheory.optimum.predict", "svtheory.dynamics.imbalance"),
+    functions=("svtheory.prediction.optimum.predict", "svtheory.prediction.training_time.imbalance"),
     experiment="ledger",
     examples=(_values({}), _values(generic)),
     counterexamples=counterexamples,

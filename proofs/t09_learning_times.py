@@ -165,7 +165,7 @@ theorem = Theorem(
     ),
     scope="general D, N, M and number of modes; the threshold bracketed in exact rationals",
     status="proved",
-    functions=("svtheory.dynamics.growth", "svtheory.dynamics.half_times"),
+    functions=("svtheory.prediction.training_time.growth", "svtheory.prediction.training_time.half_times"),
     experiment="ledger",
     examples=(_values({}),),
     counterexamples=counterexamples,

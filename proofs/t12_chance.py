@@ -166,7 +166,7 @@ theorem = Theorem(
     ),
     scope="general D >= 2; any number of comparisons",
     status="proved",
-    functions=("svtheory.alignments.chance_alignment", "svtheory.alignments.alignment_p_value"),
+    functions=("svtheory.spectra.alignments.chance_alignment", "svtheory.spectra.alignments.alignment_p_value"),
     experiment="ledger",
     examples=(*examples, generic),
     counterexamples=counterexamples,

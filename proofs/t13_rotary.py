@@ -252,7 +252,11 @@ theorem = Theorem(
     ),
     scope="general D, N, M, number of offsets; one frequency at a time; capacity of one plane",
     status="proved",
-    functions=("svtheory.rotary.projected_profile", "svtheory.rotary.rotary_spectra", "svtheory.rotary.plane_cost"),
+    functions=(
+        "svtheory.prediction.rotary.projected_profile",
+        "svtheory.prediction.rotary.rotary_spectra",
+        "svtheory.prediction.rotary.plane_cost",
+    ),
     experiment="ledger",
     examples=(example, {**example, root: 5}),
     counterexamples=counterexamples,

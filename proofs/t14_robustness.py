@@ -163,9 +163,9 @@ theorem = Theorem(
     scope="general D; the middle vector at D = 3 in exact arithmetic and to first order",
     status="cited",
     functions=(
-        "svtheory.robustness.wedin_bound",
-        "svtheory.robustness.wedin_own_bound",
-        "svtheory.robustness.nameable",
+        "svtheory.spectra.perturbation.wedin_bound",
+        "svtheory.spectra.perturbation.wedin_own_bound",
+        "svtheory.spectra.perturbation.nameable",
     ),
     experiment="ledger",
     examples=(example, mirrored, {**example, g: 10}),

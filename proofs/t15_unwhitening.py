@@ -166,7 +166,7 @@ theorem = Theorem(
     ),
     scope="general D, N, M; X, Y and the covariances of any rank",
     status="proved",
-    functions=("svtheory.heads.unwhitening.unwhiten",),
+    functions=("svtheory.spectra.unwhitening.unwhiten",),
     experiment="ledger",
     examples=(example, {**example, V_i: 7, V_j: 7}),
     counterexamples=counterexamples,

@@ -232,9 +232,9 @@ theorem = Theorem(
     scope="general D",
     status="proved",
     functions=(
-        "svtheory.dynamics.filtered_optimum",
-        "svtheory.dynamics.training_condition_number",
-        "svtheory.dynamics.training_condition_numbers",
+        "svtheory.prediction.training_time.filtered_optimum",
+        "svtheory.prediction.training_time.training_condition_number",
+        "svtheory.prediction.training_time.training_condition_numbers",
     ),
     experiment="ledger",
     examples=(_values({}), _values({e_i: ImmutableMatrix([1, 1])})),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proofs import t14_robustness as t14
+from proofs.theorems import t14_robustness as t14
 from svtheory.robustness import wedin_bound, wedin_own_bound
 from svtheory.spectra import spectrum
 from tests.agreement.claims import close, function
@@ -16,7 +16,7 @@ def double():
 
 
 def test_own_gap():
-    claim = t14.claim["u, with the own gap, from below"].args[1]
+    claim = t14.theorem.claim["u, with the own gap, from below"].args[1]
     bound = function(claim.gts / t14.g, t14.e, t14.g)
     rng = np.random.default_rng(0)
     for _ in range(100):

@@ -1,0 +1,1 @@
+"""The theorems, one a file: statement, symbols, hypotheses, lemmas, values, controls."""

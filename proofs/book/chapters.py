@@ -26,9 +26,9 @@ STATUS = {
     "cited": "Rests on a cited theorem, which is a hypothesis here",
     "definition": "A definition, with the identities that make sense of it",
 }
-GREEK = "Omega Theta Lambda Sigma sigma lambda kappa theta gamma delta alpha beta psi eta rho mu nu tau phi pi"
+GREEK = "Omega|Theta|Lambda|Sigma|sigma|lambda|kappa|theta|gamma|delta|alpha|beta|psi|eta|rho|mu|nu|tau|phi|pi"
 LETTER = re.compile(
-    rf"(?<![\w.])(?P<base>{GREEK.replace(' ', '|')}|[A-Za-z])(?P<tilde>~)?"
+    rf"(?<![\w.])(?P<base>{GREEK}|[A-Za-z])(?P<tilde>~)?"
     r"(?P<index>_(?:\{[^}]*\}|[A-Za-z0-9]+))?(?P<power>\^(?:\{[^}]*\}|[A-Za-z0-9]+|[+*]))?(?![A-Za-z])"
 )
 """A letter of the theory in prose, as in ``x~_i``, ``S_r^+`` or ``W_Q^T``."""
@@ -119,7 +119,7 @@ def step(part: Part, labels: dict[str, str]) -> Iterator[Block]:
     antecedents, consequent = split(part.statement)
     needs = [labels[name] for name in (*(hypothesis.name for hypothesis in part.given), *part.where, *part.uses)]
     sentence = f"({labels[part.name]}) {'Let' if isinstance(part, Definition) else _capital(part.name)}"
-    sentence += f": {part.why}" if isinstance(part, Lemma) else ""
+    sentence += f". {_capital(part.why)}" if isinstance(part, Lemma) else ""
     sentence += f" [{', '.join(needs)}]" if needs else ""
     yield Paragraph(sentence + (f". If ${_inline(*antecedents)}$, then" if antecedents else ""))
     for relation in parts_of(consequent):
@@ -136,7 +136,7 @@ def prose(text: str) -> Iterator[Block]:
             source = " ".join(part.removeprefix(".. math::").split())
             yield Formula(source, source)
         else:
-            for item in re.split(r"^- ", part, flags=re.MULTILINE):
+            for item in re.split(r"^- ", part, flags=re.MULTILINE) if part.startswith("- ") else [part]:
                 if item.strip():
                     line = " ".join(item.split()).replace("``", "`")
                     yield Paragraph(re.sub(r":math:`([^`]*)`", r"$\1$", line))
@@ -156,6 +156,9 @@ class _Printer(LatexPrinter):
             return f"{{{self._print(expr.arg.arg)}}}^{{+T}}"
         return super()._print_Transpose(expr)
 
+    def _print_Identity(self, expr: Any) -> str:
+        return "1" if expr.shape == (1, 1) else super()._print_Identity(expr)
+
 
 def _latex(expression: Any) -> str:
     return _Printer().doprint(expression)
@@ -167,7 +170,8 @@ def _inline(*relations: Any) -> str:
 
 def _capital(text: str) -> str:
     """The text with a capital, unless it begins with a symbol."""
-    return text if re.match(r"\W|\w\b|\w[_~^']", text) else text[0].upper() + text[1:]
+    symbol = rf"\W|(?!a )\w\b|\w[_~^']|(?:tr|{GREEK})\b"
+    return text if re.match(symbol, text) else text[0].upper() + text[1:]
 
 
 def _spelled_out(text: str) -> list[tuple[bool, str]]:
@@ -177,8 +181,9 @@ def _spelled_out(text: str) -> list[tuple[bool, str]]:
         base, tilde, index, power = found.group("base", "tilde", "index", "power")
         if text.count("`", 0, found.start()) % 2 or not (len(base) > 1 or tilde or index or power):
             continue
-        base = f"\\{base}" if len(base) > 1 else base
         marks = "".join(f"{mark[0]}{{{mark[1:].strip('{}')}}}" for mark in (index, power) if mark)
-        pieces += [(False, text[end : found.start()]), (True, (f"\\tilde{{{base}}}" if tilde else base) + marks)]
+        spelled = (f"\\tilde{{{base}}}" if tilde else base) + marks
+        formula = re.sub(rf"(?<![A-Za-z\\])({GREEK})(?![a-z])", r"\\\1", spelled)
+        pieces += [(False, text[end : found.start()]), (True, formula)]
         end = found.end()
     return [*pieces, (False, text[end:])]

@@ -15,7 +15,7 @@ from typing import Any
 
 import sympy as sp
 
-from proofs.engine.given import Given
+from proofs.engine.given import Given, carried_out
 from proofs.engine.notation import Inner, PseudoInverse, SquaredNorm
 
 Values = Mapping[Any, Any]
@@ -64,9 +64,9 @@ def value(expression: Any, values: Values) -> Any:
         case sp.Indexed():
             return _entry(expression, values)
         case sp.Subs() | sp.Derivative():
-            return at(expression.doit())
+            return at(carried_out(expression))
         case sp.Limit() | sp.Integral():
-            return expression.subs({k: v for k, v in values.items() if k in expression.free_symbols}).doit()
+            return carried_out(expression.subs({k: v for k, v in values.items() if k in expression.free_symbols}))
     if not expression.args:
         return expression
     return expression.func(*[at(arg) for arg in expression.args])

@@ -24,6 +24,12 @@ from proofs.engine.words import Algebra, Polynomial, Word, add, flipped, plus, p
 BOUND = [sp.Symbol(f"_{letter}", integer=True) for letter in "abcdefgh"]
 
 
+@lru_cache(maxsize=4096)
+def carried_out(node: Any) -> Any:
+    """The value of a derivative, an integral or a limit; the node itself where sympy finds none."""
+    return node.doit()
+
+
 def _symbols(expression: Any) -> set[Any]:
     """Matrices, tables and real scalars in an expression; sizes and indices connect nothing."""
     found = expression.atoms(sp.MatrixSymbol, sp.IndexedBase, sp.Symbol)
@@ -191,7 +197,7 @@ class Given:
             case Inner(args=(left, right)):
                 return self._trace(sp.Transpose(left) * right)
             case sp.Subs() | sp.Derivative() | sp.Integral() | sp.Limit():
-                done = expression.doit()
+                done = carried_out(expression)
                 return expression if isinstance(done, sp.Integral | sp.Limit) else self._atoms(done)
             case sp.Sum():
                 return self._sum(expression)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Abs, Eq, Ge, Gt, Integral, Limit, Ne, S
 
 from proofs.engine.examples import value
-from proofs.engine.given import under
+from proofs.engine.given import carried_out, under
 from proofs.engine.statements import conjunction, parts_of, penrose, split, written_out
 from proofs.engine.steps import Identity, Inequality, Refused, Step
 
@@ -103,7 +103,8 @@ class Lemma:
         given: the hypotheses that it needs.
         where: names of definitions, whose symbols are written out before checking.
         uses: names of earlier parts of the theorem, whose statements are in force.
-        certificate: for an inequality, an expression equal to larger - smaller whose sign shows; none for numbers.
+        certificate: for an inequality, an expression equal to larger - smaller whose sign shows; none where it shows as
+            it stands, or in exact numbers.
         rules: expressions replaced on either side, once integrals and limits are carried out.
     """
 
@@ -129,19 +130,8 @@ class Lemma:
             yield _reported(self.name, self.why, lambda rel=relation: self._check(rel, antecedents, facts))
 
     def _check(self, relation: Any, antecedents: tuple[Any, ...], facts: tuple[Any, ...]) -> None:
-        if isinstance(relation, Eq):
-            left, right = (_carried_out(side, self.rules) for side in relation.args)
-            return _check(Identity(self.why, left, right, antecedents), facts)
-        if not isinstance(relation, Ge | Gt):
-            raise TypeError(f"{self.name!r} is neither an equation nor an inequality: {relation}")
-        gap = relation.gts - relation.lts
-        if self.certificate is None and gap.free_symbols:
-            raise TypeError(f"{self.name!r} is an inequality: it needs a certificate")
-        certificate = value(gap, {}) if self.certificate is None else self.certificate
-        _check(
-            Inequality(self.why, relation.gts, relation.lts, certificate, antecedents, isinstance(relation, Gt)), facts
-        )
-        return None
+        if rest := _verdict(_step(self.why, relation, antecedents, self.certificate, self.rules), facts):
+            raise Refused(rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,27 +175,27 @@ class Cited:
         facts, defined = proof.facts(self.given), proof.defined(self.where)
         for ground in self.theorem.grounds(self.part):
             for relation in parts_of(written_out(written_out(ground.statement, self.at), defined)):
-                if rest := _verdict(_as_step(ground.name, relation), facts):
+                if rest := _verdict(_step(ground.name, relation), facts):
                     raise Refused(f"{ground.name!r} of {self.theorem.id} does not follow: {rest}")
 
 
 Part = Definition | Lemma | Cited
 
 
-def _as_step(name: str, relation: Any) -> Step:
-    """The step that a relation follows by: the difference is 0, or its sign shows as it stands."""
-    if isinstance(relation, Eq):
-        return Identity(name, relation.lhs, relation.rhs)
-    if isinstance(relation, Ne):
-        size = Abs(relation.lhs - relation.rhs)
-        return Inequality(name, size, S.Zero, size, strict=True)
-    return Inequality(name, relation.gts, relation.lts, relation.gts - relation.lts, strict=isinstance(relation, Gt))
-
-
-@lru_cache(maxsize=1024)
-def carried_out(node: Any) -> Any:
-    """The value of an integral or a limit; the node itself where sympy finds none."""
-    return node.doit()
+def _step(
+    name: str, relation: Any, assuming: tuple[Any, ...] = (), certificate: Any = None, rules: Mapping[Any, Any] = {}
+) -> Step:
+    """The step that a relation follows by: nothing is left of the difference, or its sign shows in the certificate."""
+    if relation.func not in (Eq, Ne, Ge, Gt):
+        raise TypeError(f"neither an equation nor an inequality: {relation}")
+    left, right = relation.args
+    if relation.func is Eq:
+        return Identity(name, _carried_out(left, rules), _carried_out(right, rules), assuming)
+    if relation.func is Ne:
+        left, right = Abs(left - right), S.Zero
+    if certificate is None:
+        certificate = left - right if relation.free_symbols else value(left - right, {})
+    return Inequality(name, left, right, certificate, assuming, strict=relation.func in (Gt, Ne))
 
 
 def _carried_out(side: Any, rules: Mapping[Any, Any]) -> Any:
@@ -222,11 +212,6 @@ def _verdict(step: Step, facts: tuple[Any, ...]) -> str:
     except Refused as refusal:
         return str(refusal)
     return ""
-
-
-def _check(step: Step, facts: tuple[Any, ...]) -> None:
-    if rest := _verdict(step, facts):
-        raise Refused(rest)
 
 
 def _reported(part: str, name: str, check: Callable[[], None]) -> StepReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sympy import ImmutableMatrix, cos, pi, sin, sqrt
+from sympy import ImmutableMatrix, Rational, cos, pi, sin, sqrt
 
 from proofs.engine.notation import Inner, SquaredNorm
 
@@ -23,11 +23,15 @@ def stacked(corners: int, half_height: Any, twist: Any = 0) -> Any:
     return ImmutableMatrix([[cos(a) for a in angles], [sin(a) for a in angles], heights])
 
 
-ALONE = ImmutableMatrix([[1]])
-ANTIPODAL = ImmutableMatrix([[1, -1]])
-TRIANGLE = polygon(3)
-PENTAGON = polygon(5)
 TETRAHEDRON = ImmutableMatrix([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / sqrt(3)
+POLYTOPES = {
+    "alone": (ImmutableMatrix([[1]]), Rational(1)),
+    "antipodal pair": (ImmutableMatrix([[1, -1]]), Rational(1, 2)),
+    "triangle": (polygon(3), Rational(2, 3)),
+    "tetrahedron": (TETRAHEDRON, Rational(3, 4)),
+    "pentagon": (polygon(5), Rational(2, 5)),
+}
+"""Tight frames, each with the dimensionality of its features."""
 SQUARE_ANTIPRISM = stacked(4, sqrt(sqrt(2) / 4), pi / 4)
 TRIANGULAR_PRISM = stacked(3, sqrt(3) / 2)
 

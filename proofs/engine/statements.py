@@ -33,7 +33,8 @@ def more_than(left: Any, right: Any) -> Any:
 
 def conjunction(*statements: Any) -> Any:
     """All of the statements, left as they are written."""
-    return cast(Any, And)(*statements, evaluate=False) if len(statements) > 1 else statements[0]
+    first, *others = statements
+    return cast(Any, And)(first, *others, evaluate=False) if others else first
 
 
 def implies(antecedents: Any, consequent: Any) -> Any:
@@ -59,6 +60,11 @@ def symmetric(matrix: Any) -> Any:
     return equal(matrix.T, matrix)
 
 
+def orthonormal(*vectors: Any) -> Any:
+    """Columns of length 1, orthogonal to one another."""
+    return conjunction(*(equal(one.T * other, int(one == other)) for one in vectors for other in vectors))
+
+
 def parts_of(statement: Any) -> tuple[Any, ...]:
     """The conjuncts of a statement: itself, unless it is an And."""
     return (
@@ -75,11 +81,11 @@ def split(statement: Any) -> tuple[tuple[Any, ...], Any]:
 
 def written_out(statement: Any, rules: Any) -> Any:
     """A statement with symbols replaced on every side, and not simplified."""
-    match statement:
-        case Relational():
-            return statement.func(*(side.xreplace(rules) for side in statement.args), evaluate=False)
-        case And() | Implies():
-            return statement.func(*(written_out(part, rules) for part in statement.args), evaluate=False)
+    rebuilt, parts = cast(Any, statement.func), statement.args
+    if isinstance(statement, And | Implies):
+        return rebuilt(*(written_out(part, rules) for part in parts), evaluate=False)
+    if isinstance(statement, Relational):
+        return rebuilt(*(side.xreplace(rules) for side in parts), evaluate=False)
     return statement
 
 

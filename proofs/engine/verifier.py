@@ -82,7 +82,7 @@ class Theorem:
         references: where it comes from.
     """
 
-    text: str
+    text: str | None
     lemmas: Sequence[Part]
     controls: Sequence[Control]
     scope: str
@@ -112,12 +112,12 @@ class Theorem:
 
     @cached_property
     def _sections(self) -> list[str]:
-        return [part.strip() for part in re.split(r"\n\n(?:Predicts|Why): ", self.text)]
+        return [part.strip() for part in re.split(r"\n\n(?:Predicts|Why): ", self.text or "")]
 
     @property
     def id(self) -> str:
         """Its number, as in "T1"."""
-        return self.text.partition(".")[0]
+        return self._sections[0].partition(".")[0]
 
     @property
     def title(self) -> str:

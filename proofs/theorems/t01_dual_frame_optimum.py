@@ -36,6 +36,7 @@ e_i, e_j = columns("e_i", N), columns("e_j", M)
 (u, v), (t, sigma) = columns("u v", D), symbols("t sigma", real=True)
 dual_x, dual_y = pinv(X).T * e_i, pinv(Y).T * e_j
 optimum = pinv(X).T * T * pinv(Y)
+
 X_plus = pseudo_inverse(X)
 Y_plus = pseudo_inverse(Y)
 some_target = Hypothesis("the target is not zero", Ne(t, 0))
@@ -91,20 +92,16 @@ examples = (
     _example(many, few, Matrix(4, 2, range(8)), Matrix([1, 0, 3]) * Matrix([[1, -2, -1]])),
     _example(few, many, Matrix(2, 4, range(8)), Matrix(3, 3, range(9))),
 )
-one_sided = {**examples[0], pinv(X): deficient.pinv() + Matrix([1, 1, -1]) * Matrix([[1, 1, -1]])}
 counterexamples = {
-    X_plus: one_sided,
-    Y_plus: {
-        **examples[0],
-        pinv(Y): few.pinv() + Matrix([1, 0]) * Matrix([[1, -2, -1]]),
-    },
+    X_plus: {**examples[0], pinv(X): deficient.pinv() + Matrix([1, 1, -1]) * Matrix([[1, 1, -1]])},
+    Y_plus: {**examples[0], pinv(Y): few.pinv() + Matrix([1, 0]) * Matrix([[1, -2, -1]])},
     some_target: {**examples[0], t: 0},
     some_dual_x: {**examples[0], e_i: Matrix([0, 0, 0])},
     some_dual_y: {**examples[0], e_j: Matrix([0, 0])},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("twice the optimum", "optimum", 2 * optimum),
         Control("features in place of duals", "optimum", X * T * Y.T),
@@ -112,10 +109,8 @@ theorem = Theorem(
         Control("any inverse, not the least-norm one", X_plus),
         Control("sigma without the dual norms", "sigma", Abs(t)),
     ),
-    scope="general D, N, M; X and Y of any rank",
-    status="proved",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.optimum.predict", "svtheory.frames.dual_frame"),
-    examples=examples,
-    counterexamples=counterexamples,
-    references=("Penrose 1956",),
-)
+    scope="general D, N, M; X and Y of any rank", status="proved",
+    functions=("svtheory.optimum.optimal_omega", "svtheory.optimum.predict",
+               "svtheory.frames.dual_frame"),
+    examples=examples, counterexamples=counterexamples, references=("Penrose 1956",),
+)  # fmt: skip

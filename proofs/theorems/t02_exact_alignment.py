@@ -36,18 +36,7 @@ from sympy import Identity as One
 from sympy import ImmutableMatrix, Ne, Rational, diag, eye, ones, sqrt, symbols
 
 from proofs.engine.notation import D, M, N, SquaredNorm, columns, matrices, pinv
-from proofs.engine.polytopes import (
-    ALONE,
-    ANTIPODAL,
-    PENTAGON,
-    SQUARE_ANTIPRISM,
-    TETRAHEDRON,
-    TRIANGLE,
-    TRIANGULAR_PRISM,
-    dimensionality,
-    dual,
-    squared_cosine,
-)
+from proofs.engine.polytopes import POLYTOPES, SQUARE_ANTIPRISM, TRIANGULAR_PRISM, dimensionality, dual, squared_cosine
 from proofs.engine.statements import at_least, equal, implies
 from proofs.engine.verifier import Control, Hypothesis, Lemma, Theorem, pseudo_inverse
 
@@ -71,13 +60,7 @@ law = w * One(N) + m * m.T
 with_mean = ImmutableMatrix([[1, 0, -1, 0], [0, 1, 0, 1]])
 moments = variance * eye(4) + mean**2 * ones(4, 4)
 probe = (with_mean * moments * with_mean.T).inv() * with_mean * moments[:, 0]
-POLYTOPES = {
-    "alone": (ALONE, Rational(1)),
-    "antipodal pair": (ANTIPODAL, Rational(1, 2)),
-    "triangle": (TRIANGLE, Rational(2, 3)),
-    "tetrahedron": (TETRAHEDRON, Rational(3, 4)),
-    "pentagon": (PENTAGON, Rational(2, 5)),
-}
+
 X_plus = pseudo_inverse(X)
 Y_plus = pseudo_inverse(Y)
 some_x = Hypothesis("x_i is not zero", Ne(SquaredNorm(x), 0), Ne(SquaredNorm(X.T * x), 0))
@@ -188,35 +171,23 @@ counterexamples = {
     some_y: _values({e_j: ImmutableMatrix([0, 0, 0])}),
     parted: _values({X_1: diag(1, 0, 0, 0), X_2: ImmutableMatrix(4, 3, [1] + 11 * [0]), Lam: diag(2, 2, 2)}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
-        Control(
-            "every uniform polytope is aligned: the square antiprism",
-            "square antiprism",
-            equal(dual(SQUARE_ANTIPRISM, SQUARE_ANTIPRISM[:, 0]), SQUARE_ANTIPRISM[:, 0] / 4),
-        ),
+        Control("every uniform polytope is aligned: the square antiprism", "square antiprism",
+                equal(dual(SQUARE_ANTIPRISM, SQUARE_ANTIPRISM[:, 0]), SQUARE_ANTIPRISM[:, 0] / 4)),
         Control("every uniform polytope is aligned: the triangular prism", "triangular prism", 1),
         Control("a pentagon has D_i = 1/2", "pentagon: D_i", Rational(1, 2)),
         Control("any feature is aligned", "an eigenvector is aligned", aligned[0]),
-        Control(
-            "tight groups need not be orthogonal",
-            "orthogonal tight groups are aligned",
-            implies(tight_groups[1], groups[0]),
-        ),
+        Control("tight groups need not be orthogonal", "orthogonal tight groups are aligned",
+                implies(tight_groups[1], groups[0])),
         Control("groups of one eigenvalue are orthogonal", parted),
         Control("a mean does no harm", "a mean misaligns a tight frame", 1),
     ),
-    scope="general D, N, M; the polytopes and the example with a mean in exact coordinates",
-    status="proved",
-    functions=(
-        "svtheory.tightness.eigenvector_residual",
-        "svtheory.tightness.tight_groups",
-        "svtheory.tightness.quantised_values",
-        "svtheory.frames.feature_dimensionality",
-    ),
-    examples=examples,
-    counterexamples=counterexamples,
-    references=("Benedetto and Fickus 2003", "Elhage et al. 2022"),
-)
+    scope="general D, N, M; the polytopes and the example with a mean in exact coordinates", status="proved",
+    functions=("svtheory.tightness.eigenvector_residual", "svtheory.tightness.tight_groups",
+               "svtheory.tightness.quantised_values",
+               "svtheory.frames.feature_dimensionality"),
+    examples=examples, counterexamples=counterexamples, references=("Benedetto and Fickus 2003", "Elhage et al. 2022"),
+)  # fmt: skip

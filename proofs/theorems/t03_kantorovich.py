@@ -34,7 +34,7 @@ from sympy import ImmutableMatrix, KroneckerDelta, Ne, Rational, diag, eye, sqrt
 
 from proofs.engine.notation import D, Inner, N, SquaredNorm, columns, matrices, pinv, table, total
 from proofs.engine.polytopes import squared_cosine
-from proofs.engine.statements import at_least, equal, implies, more_than, penrose
+from proofs.engine.statements import at_least, equal, implies, more_than, orthonormal, penrose
 from proofs.engine.verifier import Control, Hypothesis, Lemma, Theorem, pseudo_inverse
 
 k, l = symbols("k l", integer=True)
@@ -62,22 +62,16 @@ x, Splus = X * e_i, pinv(X).T * pinv(X)
 rho, inverse_rho = SquaredNorm(X.T * x), SquaredNorm(pinv(X) * x)
 residual = X * X.T * x - rho * x
 P_perp = One(D) - x * x.T
+
 weights = Hypothesis("weights are not negative", at_least(w[k], 0))
 normalised = Hypothesis("weights sum to 1", equal(total(w[k], (k, 1, D)), 1))
 spectrum = Hypothesis("the spectrum lies in [a, b]", at_least(nu[k], a), at_least(b, nu[k]))
 positive_ends = Hypothesis("its ends are positive", more_than(a, 0), more_than(b, 0))
-orthonormal = Hypothesis("eigenvectors are orthonormal", equal(Q.T * Q, 1))
+eigenvectors = Hypothesis("eigenvectors are orthonormal", equal(Q.T * Q, 1))
 inverses = Hypothesis("Nu inverts Lambda", equal(Lam * Nu, 1), equal(Nu * Lam, 1))
-some_x = Hypothesis(
-    "x is not zero", *(Ne(SquaredNorm(vector), 0) for vector in (zeta, Q * zeta, Nu * zeta, inverse * Q * zeta))
-)
-extremes = Hypothesis(
-    "q_m and q_L are orthonormal",
-    equal(q_m.T * q_m, 1),
-    equal(q_L.T * q_L, 1),
-    equal(q_m.T * q_L, 0),
-    equal(q_L.T * q_m, 0),
-)
+vectors = (zeta, Q * zeta, Nu * zeta, inverse * Q * zeta)
+some_x = Hypothesis("x is not zero", *(Ne(SquaredNorm(vector), 0) for vector in vectors))
+extremes = Hypothesis("q_m and q_L are orthonormal", orthonormal(q_m, q_L))
 X_plus = pseudo_inverse(X)
 unit_x = Hypothesis("x_i is a unit vector", equal(SquaredNorm(x), 1), Ne(rho, 0), Ne(inverse_rho, 0))
 spread = mean((b - nu[k]) * (nu[k] - a))
@@ -88,16 +82,14 @@ schwarz = SquaredNorm(pinv(X) * x - X.T * x / rho)
 halves = (b - nu[k]) ** 2 + 2 * (b - nu[k]) * (nu[k] - a) + 2 * a * (b - nu[k])
 
 lemmas = (
-    Lemma("the inverse of the spectral form",
-          penrose(spectral, inverse), "S^+ = Q Nu Q^T satisfies Penrose's identities", given=[orthonormal, inverses]),
+    Lemma("the inverse of the spectral form", penrose(spectral, inverse),
+          "S^+ = Q Nu Q^T satisfies Penrose's identities", given=[eigenvectors, inverses]),
     Lemma("cosine in the eigenbasis",
           equal(squared_cosine(inverse * Q * zeta, Q * zeta), squared_cosine(Nu * zeta, zeta)),
-          "Q drops out of the cosine", given=[orthonormal, some_x]),
+          "Q drops out of the cosine", given=[eigenvectors, some_x]),
     Lemma("a diagonal form is a sum",
-          equal(
-              total(z[k] * nu[k] * KroneckerDelta(k, l) * z[l], (l, 1, D), (k, 1, D)),
-              total(nu[k] * z[k] ** 2, (k, 1, D)),
-          ), "and a diagonal form is the mean of nu under the weights"),
+          equal(total(z[k] * nu[k] * KroneckerDelta(k, l) * z[l], (l, 1, D), (k, 1, D)),
+                total(nu[k] * z[k] ** 2, (k, 1, D))), "and a diagonal form is the mean of nu under the weights"),
     Lemma("E[(b - nu)(nu - a)] >= 0", at_least((a + b) * first - a * b, second), "no value lies outside [a, b]",
           given=[weights, normalised, spectrum], certificate=spread),
     Lemma("E[nu^2] > 0", more_than(second, 0), "no value lies below a",
@@ -145,34 +137,27 @@ counterexamples = {
     normalised: {**example, w: [Rational(1, 6), Rational(1, 3)]},
     spectrum: {**example, nu: [1, Rational(1, 100)]},
     positive_ends: {**example, a: 0, b: 0, nu: [0, 0]},
-    orthonormal: {**example, Q: ImmutableMatrix([[1, 1], [0, 1]])},
+    eigenvectors: {**example, Q: ImmutableMatrix([[1, 1], [0, 1]])},
     inverses: {**example, Nu: diag(1, 2)},
     some_x: {**example, zeta: ImmutableMatrix([0, 0])},
     extremes: {**example, q_L: ImmutableMatrix([1, 1])},
     X_plus: {**example, pinv(X): eye(2)},
     unit_x: {**example, e_i: ImmutableMatrix([2, 0])},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("a larger constant", "Kantorovich", 5 * a * b / (a + b) ** 2),
         Control("another mean of a, b", "Kantorovich", 2 * a * b / (a**2 + b**2)),
         Control("eigenvalues outside [1/L, 1/m]", spectrum),
         Control("signed weights", weights),
-        Control(
-            "local bound with half the residual", "local bound", 4 * SquaredNorm(P_perp * Splus * x) / inverse_rho**2
-        ),
+        Control("local bound with half the residual", "local bound",
+                4 * SquaredNorm(P_perp * Splus * x) / inverse_rho**2),
         Control("a pair that is not extremal", "two columns: cosine", 1),
     ),
-    scope="general D",
-    status="proved",
-    functions=(
-        "svtheory.bounds.kantorovich_bound",
-        "svtheory.bounds.alignment_bound",
-        "svtheory.bounds.local_alignment_bound",
-    ),
-    examples=(example, interior),
-    counterexamples=counterexamples,
-    references=("Kantorovich 1948", "Gustafson 1968"),
-)
+    scope="general D", status="proved",
+    functions=("svtheory.bounds.kantorovich_bound", "svtheory.bounds.alignment_bound",
+               "svtheory.bounds.local_alignment_bound"),
+    examples=(example, interior), counterexamples=counterexamples, references=("Kantorovich 1948", "Gustafson 1968"),
+)  # fmt: skip

@@ -32,7 +32,7 @@ from sympy import ImmutableMatrix, Ne, Rational, Symbol, diag, eye, sqrt, symbol
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices
 from proofs.engine.polytopes import squared_cosine
-from proofs.engine.statements import conjunction, equal, implies
+from proofs.engine.statements import conjunction, equal, implies, orthonormal
 from proofs.engine.verifier import Control, Definition, Hypothesis, Lemma, Theorem
 
 K = Symbol("K", integer=True, positive=True)
@@ -49,41 +49,30 @@ x_1, x_2, y_1, y_2 = columns("x_1 x_2 y_1 y_2", D)
 t, c, sigma, cosine, sine, a_i, a_j, t_i, t_j = symbols("t c sigma cos sin a_i a_j t_i t_j", real=True)
 pair_and_rest = t * x * y.T + A_r * tau_r * B_r.T
 orthogonal_to_rest = [equal(A_r.T * x, 0), equal(B_r.T * y, 0)]
-orthonormal = [equal(X.T * X, 1), equal(Y.T * Y, 1)]
 two_pairs = t * (x_1 * y_1.T + x_2 * y_2.T)
 mixed_x, mixed_y = cosine * x_1 + sine * x_2, cosine * y_1 + sine * y_2
+
 orthogonal_duals = Hypothesis("the duals are orthogonal", equal(A.T * A, P * P), equal(B.T * B, Q * Q))
-some_norms = Hypothesis(
-    "their norms are not zero",
-    equal(P * P_inverse, 1),
-    equal(P_inverse * P, 1),
-    equal(Q * Q_inverse, 1),
-    equal(Q_inverse * Q, 1),
-)
+some_norms = Hypothesis("their norms are not zero", equal(P * P_inverse, 1), equal(P_inverse * P, 1),
+                        equal(Q * Q_inverse, 1), equal(Q_inverse * Q, 1))  # fmt: skip
 symmetric_norms = Hypothesis("P and Q are symmetric", equal(P.T, P), equal(Q.T, Q))
 are_signs = Hypothesis("signs", equal(signs * signs, 1), equal(signs.T, signs))
 commuting = Hypothesis("signs commute with Q", equal(signs * Q, Q * signs))
-some_targets = Hypothesis(
-    "the other targets are not zero", equal(tau_r * tau_r_inverse, 1), equal(tau_r_inverse * tau_r, 1)
-)
+some_targets = Hypothesis("the other targets are not zero", equal(tau_r * tau_r_inverse, 1),
+                          equal(tau_r_inverse * tau_r, 1))  # fmt: skip
 independent_x = Hypothesis("the duals x are independent", equal(R_x * A_r, 1), equal(R_x * x, 0))
 independent_y = Hypothesis("the duals y are independent", equal(R_y * B_r, 1), equal(R_y * y, 0))
-orthonormal_features = Hypothesis("orthonormal features", *orthonormal)
-orthonormal_pairs = Hypothesis(
-    "two orthonormal pairs",
-    *(equal(left.T * right, int(left == right)) for left, right in [(x_1, x_1), (x_1, x_2), (x_2, x_2)]),
-    *(equal(left.T * right, int(left == right)) for left, right in [(y_1, y_1), (y_1, y_2), (y_2, y_2)]),
-)
+orthonormal_features = Hypothesis("orthonormal features", equal(X.T * X, 1), equal(Y.T * Y, 1))
+orthonormal_pairs = Hypothesis("two orthonormal pairs", orthonormal(x_1, x_2), orthonormal(y_1, y_2))
 some_row = Hypothesis("a row of targets is not zero", Ne(SquaredNorm(t_row), 0))
 unit_e = Hypothesis("e_j is a unit vector", equal(SquaredNorm(e_j), 1))
 omega = A * tau * B.T
 
 lemmas = (
     Lemma("optimum of a matching",
-          implies(
-              equal(T, E_x * tau * E_y.T),
-              equal(duals_x * T * duals_y.T, (duals_x * E_x) * tau * (duals_y * E_y).T),
-          ), "T1 for a matching is a sum over its pairs"),
+          implies(equal(T, E_x * tau * E_y.T),
+                  equal(duals_x * T * duals_y.T, (duals_x * E_x) * tau * (duals_y * E_y).T)),
+          "T1 for a matching is a sum over its pairs"),
     Definition("sigma", equal(Sigma, P * tau * signs * Q)),
     Definition("left", equal(U, A * P_inverse)),
     Definition("right", equal(V, B * Q_inverse * signs)),
@@ -110,15 +99,11 @@ lemmas = (
     Lemma("a pair has orthogonal duals, left", implies(equal(pair_and_rest.T * x, c * y), equal(A_r.T * x, 0)),
           "the left inverse of the other duals", given=[some_targets, independent_y]),
     Lemma("orthonormal: eigenvectors of T T^T",
-          implies(
-              [equal(X * T * Y.T * v, sigma * X * a), equal(Y * T.T * a, sigma * v), Ne(sigma, 0)],
-              equal(T * T.T * a, sigma**2 * a),
-          ), "u = X a with T T^T a = sigma^2 a", given=[orthonormal_features]),
+          implies([equal(X * T * Y.T * v, sigma * X * a), equal(Y * T.T * a, sigma * v), Ne(sigma, 0)],
+                  equal(T * T.T * a, sigma**2 * a)), "u = X a with T T^T a = sigma^2 a", given=[orthonormal_features]),
     Lemma("orthonormal: different magnitudes do not mix",
-          implies(
-              [equal(t_i**2 * a_i, sigma**2 * a_i), equal(t_j**2 * a_j, sigma**2 * a_j)],
-              equal((t_i**2 - t_j**2) * a_i * a_j, 0),
-          ), "t_i^2 a_i = sigma^2 a_i for every i"),
+          implies([equal(t_i**2 * a_i, sigma**2 * a_i), equal(t_j**2 * a_j, sigma**2 * a_j)],
+                  equal((t_i**2 - t_j**2) * a_i * a_j, 0)), "t_i^2 a_i = sigma^2 a_i for every i"),
     Lemma("orthonormal: features as singular vectors make a matching",
           implies(equal(X * T * Y.T, X * E_x * Sigma * E_y.T * Y.T), equal(T, E_x * Sigma * E_y.T)),
           "multiply by X^T and Y", given=[orthonormal_features]),
@@ -126,10 +111,9 @@ lemmas = (
           conjunction(equal(two_pairs * mixed_y, t * mixed_x), equal(two_pairs.T * mixed_x, t * mixed_y)),
           "any rotation of two equal pairs is a singular pair", given=[orthonormal_pairs]),
     Lemma("one query feature, several keys: pair",
-          conjunction(
-              equal((x * t_row.T * Y.T) * (Y * t_row), SquaredNorm(t_row) * x),
-              equal((x * t_row.T * Y.T).T * x, SquaredNorm(x) * (Y * t_row)),
-          ), "rank one, with v along sum t_j y_j", given=[orthonormal_features]),
+          conjunction(equal((x * t_row.T * Y.T) * (Y * t_row), SquaredNorm(t_row) * x),
+                      equal((x * t_row.T * Y.T).T * x, SquaredNorm(x) * (Y * t_row))),
+          "rank one, with v along sum t_j y_j", given=[orthonormal_features]),
     Lemma("one query feature, several keys: cosine",
           equal(squared_cosine(Y * t_row, Y * e_j), Inner(t_row, e_j) ** 2 / SquaredNorm(t_row)),
           "cos(v, y_j) = |t_j|/sqrt(sum t^2)", given=[orthonormal_features, some_row, unit_e]),
@@ -178,30 +162,21 @@ counterexamples = {
     some_row: _values({t_row: ImmutableMatrix([0, 0])}),
     unit_e: _values({e_j: ImmutableMatrix([0, 0])}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("duals that are not orthogonal", orthogonal_duals),
         Control("singular values without the key norms", "sigma", P * tau * signs),
-        Control(
-            "any matched pair is a singular pair",
-            "orthogonal duals make a pair, right",
-            equal(pair_and_rest * y, t * SquaredNorm(y) * x),
-        ),
+        Control("any matched pair is a singular pair", "orthogonal duals make a pair, right",
+                equal(pair_and_rest * y, t * SquaredNorm(y) * x)),
         Control("dependent duals", independent_x),
-        Control(
-            "two key features mixed in other proportions",
-            "orthonormal: equal magnitudes mix",
-            equal(two_pairs * mixed_y, t * (sine * x_1 + cosine * x_2)),
-        ),
-        Control(
-            "T that is not a matching has features as singular vectors", "one query feature, several keys: cosine", 1
-        ),
+        Control("two key features mixed in other proportions", "orthonormal: equal magnitudes mix",
+                equal(two_pairs * mixed_y, t * (sine * x_1 + cosine * x_2))),
+        Control("T that is not a matching has features as singular vectors", "one query feature, several keys: cosine",
+                1),
     ),
-    scope="general D, N, M and number of pairs",
-    status="proved",
+    scope="general D, N, M and number of pairs", status="proved",
     functions=("svtheory.optimum.predict", "svtheory.pairs.pair_structure"),
-    examples=(_values({}), _values(generic), _values({T: diag(12, 3)})),
-    counterexamples=counterexamples,
-)
+    examples=(_values({}), _values(generic), _values({T: diag(12, 3)})), counterexamples=counterexamples,
+)  # fmt: skip

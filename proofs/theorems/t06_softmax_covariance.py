@@ -165,26 +165,20 @@ counterexamples = {
     Z_V_plus: {**example, pinv(Z_V): ImmutableMatrix(3, 2, range(6))},
     W_plus: {**example, pinv(W): ImmutableMatrix(2, 2, range(4))},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
-        Control(
-            "second moment in place of variance", "quadratic term", over_keys(lambda j: (b[j] - a[j]) ** 2) / (2 * m)
-        ),
+        Control("second moment in place of variance", "quadratic term",
+                over_keys(lambda j: (b[j] - a[j]) ** 2) / (2 * m)),
         Control("no factor 1 - 1/m", "independent keys", v),
-        Control(
-            "correlated keys",
-            "independent keys",
-            equal(expected_variance(lambda i, j: c + (v - c) * KroneckerDelta(i, j)), (1 - 1 / m) * v),
-        ),
+        Control("correlated keys", "independent keys",
+                equal(expected_variance(lambda i, j: c + (v - c) * KroneckerDelta(i, j)), (1 - 1 / m) * v)),
         Control("the key's second moment", "optimum", S_r_plus * X * C_r * T * C_s * Y.T * K_s_plus),
         Control("centred without a key-only term", "optimum", centred),
         Control("a key-only term changes nothing", "optimum with a key-only term", plain),
     ),
-    scope="every m; general D, N, M; leading order in the logits",
-    status="limit",
+    scope="every m; general D, N, M; leading order in the logits", status="limit",
     functions=("svtheory.optimum.optimal_omega", "svtheory.moments.moment_roots"),
-    examples=(example, deficient),
-    counterexamples=counterexamples,
-)
+    examples=(example, deficient), counterexamples=counterexamples,
+)  # fmt: skip

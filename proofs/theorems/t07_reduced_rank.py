@@ -86,13 +86,8 @@ orthonormal = Hypothesis("singular vectors are orthonormal", equal(U.T * U, 1), 
 truncation = Hypothesis("the truncation is a projection on either side", equal(left * Gamma, Gamma * right))
 are_weights = Hypothesis("weights lie in [0, 1]", at_least(p[k], 0), at_least(1, p[k]), at_least(q[k], 0))
 weight_at_most_H = Hypothesis("weights sum to at most H", at_least(H, weights))
-parted = Hypothesis(
-    "c parts the values with room delta",
-    at_least(top[k], c),
-    at_least(c - delta, bottom[k]),
-    at_least(c, 0),
-    at_least(delta, 0),
-)
+parted = Hypothesis("c parts the values with room delta", at_least(top[k], c), at_least(c - delta, bottom[k]),
+                    at_least(c, 0), at_least(delta, 0))  # fmt: skip
 some_xy = Hypothesis("x and y are not zero", *(Ne(SquaredNorm(v), 0) for v in (x, y, R * x, Q * y)))
 biased_loss = (
     trace(Omega.T * S_r * Omega * S_s)
@@ -110,19 +105,16 @@ excess = (
 
 lemmas = (
     Lemma("the loss of T5",
-          equal(
-              SquaredNorm(F.T * (X.T * Omega * Y - T) * G),
-              trace(Omega.T * (X * F * F.T * X.T) * Omega * (Y * G * G.T * Y.T))
-              - 2 * Inner(X * F * F.T * T * G * G.T * Y.T, Omega)
-              + SquaredNorm(F.T * T * G),
-          ), "the loss is quadratic with A = S_r, B = S_s"),
+          equal(SquaredNorm(F.T * (X.T * Omega * Y - T) * G),
+                trace(Omega.T * (X * F * F.T * X.T) * Omega * (Y * G * G.T * Y.T))
+                - 2 * Inner(X * F * F.T * T * G * G.T * Y.T, Omega) + SquaredNorm(F.T * T * G)),
+          "the loss is quadratic with A = S_r, B = S_s"),
     Lemma("a real query bias", equal(SquaredNorm((E.T * X.T * Omega + a * beta.T) * Y * G - E.T * T * G), biased_loss),
           "with (r; 1) for r, rank H for (Omega; b^T W_K) = (W_Q, b_Q)^T W_K"),
     Lemma("completing the square",
-          equal(
-              trace(Omega.T * R * R * Omega * Q * Q) - 2 * Inner(Mid, Omega),
-              SquaredNorm(R * Omega * Q - Gamma) - SquaredNorm(Gamma),
-          ), "in whitened coordinates it is a distance from Gamma", given=[R_plus, Q_plus, in_range]),
+          equal(trace(Omega.T * R * R * Omega * Q * Q) - 2 * Inner(Mid, Omega),
+                SquaredNorm(R * Omega * Q - Gamma) - SquaredNorm(Gamma)),
+          "in whitened coordinates it is a distance from Gamma", given=[R_plus, Q_plus, in_range]),
     Lemma("R^+ is symmetric and commutes with R", equal(R * pinv(R) * pinv(R), pinv(R)), "R is symmetric",
           given=[R_plus]),
     Definition("optimum", equal(Omega_H, pinv(R) * left * Gamma * pinv(Q))),
@@ -132,16 +124,14 @@ lemmas = (
           equal(SquaredNorm(R * Omega_H * Q - Gamma), SquaredNorm(left * Gamma - Gamma)),
           "R Omega_H Q is the truncation", given=[R_plus, Q_plus, truncation], where=["optimum"]),
     Lemma("a projection splits the loss",
-          equal(
-              SquaredNorm(Gamma - Theta),
-              SquaredNorm(Gamma) - SquaredNorm(P * Gamma) + SquaredNorm(P * Gamma - Theta),
-          ), "the best Theta in a given column space is P Gamma", given=[projection]),
+          equal(SquaredNorm(Gamma - Theta),
+                SquaredNorm(Gamma) - SquaredNorm(P * Gamma) + SquaredNorm(P * Gamma - Theta)),
+          "the best Theta in a given column space is P Gamma", given=[projection]),
     Lemma("what a projection keeps", equal(SquaredNorm(P * svd), trace(U.T * P * U * Sigma * Sigma)),
           "|P Gamma|^2 = tr(U^T P U Sigma^2)", given=[projection, orthonormal]),
     Lemma("a diagonal picks the weights",
-          equal(
-              total(w[k, l] * KroneckerDelta(l, k) * s[k], (l, 1, K), (k, 1, K)), total(w[k, k] * s[k], (k, 1, K))
-          ), "= sum_k sigma_k^2 u_k^T P u_k"),
+          equal(total(w[k, l] * KroneckerDelta(l, k) * s[k], (l, 1, K), (k, 1, K)), total(w[k, k] * s[k], (k, 1, K))),
+          "= sum_k sigma_k^2 u_k^T P u_k"),
     Lemma("weights are not negative", equal(Inner(u, P * u), SquaredNorm(P * u)), "p_k = |P u_k|^2",
           given=[projection]),
     Lemma("weights are at most 1", at_least(SquaredNorm(u), Inner(u, P * u)), "P shortens", given=[projection],
@@ -156,10 +146,8 @@ lemmas = (
     Lemma("survivors", implies(aligned, equal(SquaredNorm(t * pinv(R) * x * y.T * pinv(Q)), t**2 * D_i * D_j)),
           "R^+ x = x/ell, Q^+ y = y/m", given=[R_plus, Q_plus, some_xy]),
     Lemma("orthogonal pairs stay orthogonal",
-          implies(
-              [equal(R * x, ell * x), Ne(ell, 0), equal(x.T * other, 0)],
-              equal((pinv(R) * x).T * pinv(R) * other, 0),
-          ), "so they are singular pairs of Gamma", given=[R_plus]),
+          implies([equal(R * x, ell * x), Ne(ell, 0), equal(x.T * other, 0)],
+                  equal((pinv(R) * x).T * pinv(R) * other, 0)), "so they are singular pairs of Gamma", given=[R_plus]),
     Lemma("example: keeping the larger t sqrt(D_i D_j)", equal(example_loss(diag(0, Rational(3, 4))), 1),
           "in exact numbers"),
     Lemma("example: keeping the larger sigma of Omega*", equal(example_loss(diag(1, 0)), Rational(9, 4)),
@@ -204,31 +192,23 @@ counterexamples = {
     parted: _values({bottom: [100, 1]}),
     some_xy: _values({x: ImmutableMatrix([0, 0])}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
-        Control(
-            "truncating Omega* itself is as good",
-            "example: keeping the larger sigma of Omega*",
-            example_loss(diag(0, Rational(3, 4))),
-        ),
-        Control(
-            "survivors by sigma_k of Omega*", "survivors", (t * D_i * D_j) ** 2 / (SquaredNorm(x) * SquaredNorm(y))
-        ),
+        Control("truncating Omega* itself is as good", "example: keeping the larger sigma of Omega*",
+                example_loss(diag(0, Rational(3, 4)))),
+        Control("survivors by sigma_k of Omega*", "survivors",
+                (t * D_i * D_j) ** 2 / (SquaredNorm(x) * SquaredNorm(y))),
         Control("the optimum not unwhitened", "optimum", left * Gamma),
-        Control(
-            "a bias is asked for nothing: M without its last row",
-            "a real query bias",
-            biased_loss + 2 * Inner(Y * G * G.T * T.T * E * a, beta),
-        ),
+        Control("a bias is asked for nothing: M without its last row", "a real query bias",
+                biased_loss + 2 * Inner(Y * G * G.T * T.T * E * a, beta)),
         Control("values not parted by c", parted),
         Control("more directions than H", weight_at_most_H),
     ),
     scope="general D and H, moments of any rank; the example of truncating Omega* in exact numbers at D = 2",
     status="proved",
     functions=("svtheory.optimum.optimal_omega",),
-    examples=(_values({}), _values(generic)),
-    counterexamples=counterexamples,
+    examples=(_values({}), _values(generic)), counterexamples=counterexamples,
     references=("Eckart and Young 1936", "Mirsky 1960", "Izenman 1975"),
-)
+)  # fmt: skip

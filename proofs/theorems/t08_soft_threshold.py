@@ -49,7 +49,7 @@ alpha, beta, g, theta, sigma, s, kept, omega, c, m, t, start = symbols(
 )
 X, Y, T = matrices("X", D, N), matrices("Y", D, M), matrices("T", N, M)
 A, B, dA, dB, Z = matrices("W_Q W_K dW_Q dW_K Z", H, D)
-Omega, Best, G = matrices("Omega Omega_star G", D, D)
+Omega, Best, G = matrices("Omega Omega^* G", D, D)
 U, V = matrices("U V", D, K)
 Sigma, S, Keep, J, root = matrices("Sigma S K J S_root", K, K)
 E, values_of = matrices("E", H, K), matrices("omega_k", K, K)
@@ -100,12 +100,10 @@ lemmas = (
     Definition("flow of W_Q", equal(dA, flow_A)),
     Definition("flow of W_K", equal(dB, flow_B)),
     Lemma("the loss",
-          equal(
-              SquaredNorm(X.T * Omega * Y - T) / 2 + g / 2 * decay,
-              alpha * beta * (SquaredNorm(Omega - Best) / 2 + theta / 2 * decay)
-              + SquaredNorm(X.T * Best * Y - T) / 2,
-          ), "tight frames make it a distance", given=[tight, some_frames, scaled_decay],
-          where=["optimum without decay"]),
+          equal(SquaredNorm(X.T * Omega * Y - T) / 2 + g / 2 * decay,
+                alpha * beta * (SquaredNorm(Omega - Best) / 2 + theta / 2 * decay)
+                + SquaredNorm(X.T * Best * Y - T) / 2), "tight frames make it a distance",
+          given=[tight, some_frames, scaled_decay], where=["optimum without decay"]),
     Lemma("soft threshold",
           implies([equal(sigma, s + theta * kept), equal(kept * s, s)], equal(s * (s - (sigma - theta)), 0)),
           "s is 0 or sigma - theta"),
@@ -156,22 +154,13 @@ def _values(changes: dict) -> dict:
 
 
 half = Rational(1, 2)
-unbalanced = {A: diag(4, 1), B: diag(1, Rational(3, 2))}
 counterexamples = {
     tight: _values({Y: diag(2, 3)}),
     some_frames: _values({X: 0 * _values({})[X], alpha: 0, g: 0}),
     scaled_decay: _values({g: 16}),
     some_decay: _values(
-        {
-            theta: -1,
-            g: -8,
-            S: diag(4, 3 * half),
-            root: diag(2, sqrt(3 * half)),
-            Keep: eye(2),
-            J: diag(0, 0),
-            **unbalanced,
-        }
-        | {s: 4, shrunk: [4, 3 * half]}
+        {theta: -1, g: -8, S: diag(4, 3 * half), root: diag(2, sqrt(3 * half)), Keep: eye(2), J: diag(0, 0)}
+        | {A: diag(4, 1), B: diag(1, Rational(3, 2)), s: 4, shrunk: [4, 3 * half]}
     ),
     orthonormal: _values({U: diag(2, 1)}),
     split_sigma: _values({Sigma: diag(5, half), A: diag(2, 0), B: diag(2, 0)}),
@@ -188,31 +177,22 @@ counterexamples = {
     unit_overlaps: _values({a: [3, 0], b: [3, 0]}),
 }
 generic = {s: 5, kept: 2, values_of: diag(100, 1), omega: 10, a: [1, 0], b: [1, 0]}
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
-        Control(
-            "a threshold of g",
-            "soft threshold",
-            implies([equal(sigma, s + theta * kept), equal(kept * s, s)], equal(s * (s - (sigma - g)), 0)),
-        ),
+        Control("a threshold of g", "soft threshold",
+                implies([equal(sigma, s + theta * kept), equal(kept * s, s)], equal(s * (s - (sigma - g)), 0))),
         Control("no shrinking", "optimum", theta * trace(Sigma)),
         Control("frames that are not tight", tight),
         Control("a threshold for values above it only", at_most_1),
-        Control(
-            "the sum is conserved",
-            "conserved quantity",
-            equal(dA * A.T + A * dA.T + dB * B.T + B * dB.T, -2 * g * (A * A.T + B * B.T)),
-        ),
-        Control(
-            "decay at rate g", "its decay", equal(Derivative(exp(-g * t) * start, t), -2 * g * exp(-g * t) * start)
-        ),
+        Control("the sum is conserved", "conserved quantity",
+                equal(dA * A.T + A * dA.T + dB * B.T + B * dB.T, -2 * g * (A * A.T + B * B.T))),
+        Control("decay at rate g", "its decay",
+                equal(Derivative(exp(-g * t) * start, t), -2 * g * exp(-g * t) * start)),
     ),
-    scope="general D, N, M, H; tight frames",
-    status="proved",
+    scope="general D, N, M, H; tight frames", status="proved",
     functions=("svtheory.optimum.predict", "svtheory.dynamics.imbalance"),
-    examples=(_values({}), _values(generic)),
-    counterexamples=counterexamples,
+    examples=(_values({}), _values(generic)), counterexamples=counterexamples,
     references=("Srebro, Rennie and Jaakkola 2004", "Saxe et al. 2014"),
-)
+)  # fmt: skip

@@ -52,7 +52,7 @@ TERMS = 9
 """Order of the Taylor polynomials that bracket the threshold; odd, so that both remainders are positive."""
 BELOW, ABOVE = Rational(4591, 1000), Rational(4592, 1000)
 X, Y, T = matrices("X", D, N), matrices("Y", D, M), matrices("T", N, M)
-Omega, Best, G = matrices("Omega Omega_star G", D, D)
+Omega, Best, G = matrices("Omega Omega^* G", D, D)
 U, V, W_Q, W_K, root, Sigma = *matrices("U V", D, K), *matrices("W_Q W_K", K, D), *matrices("b Sigma", K, K)
 growth = exp(2 * alpha * beta * s * t)
 size = s * growth / (growth - 1 + s / a_0)
@@ -67,9 +67,8 @@ def exponent(point):
 
 
 tight = Hypothesis("tight frames", equal(X * X.T, alpha * One(D)), equal(Y * Y.T, beta * One(D)))
-modes = Hypothesis(
-    "modes of the optimum", equal(Best, U * Sigma * V.T), equal(U.T * U, 1), equal(V.T * V, 1), symmetric(Sigma)
-)
+modes = Hypothesis("modes of the optimum", equal(Best, U * Sigma * V.T), equal(U.T * U, 1), equal(V.T * V, 1),
+                   symmetric(Sigma))  # fmt: skip
 balanced = Hypothesis("balanced and aligned", equal(W_Q, root * U.T), equal(W_K, root * V.T), symmetric(root))
 small_start = Hypothesis("the start is below the end", more_than(s / a_0 - 1, 0))
 later = Hypothesis("time is not negative", at_least(t, 0))
@@ -92,10 +91,9 @@ lemmas = (
     Lemma("the gradient on the modes", equal(G, alpha * beta * U * (root * root - Sigma) * V.T),
           "W_Q^T W_K = U b^2 V^T", given=[modes, balanced], where=["flow"]),
     Lemma("the factors stay on the modes",
-          conjunction(
-              equal(-W_K * G.T, -alpha * beta * root * (root * root - Sigma) * U.T),
-              equal(-W_Q * G, -alpha * beta * root * (root * root - Sigma) * V.T),
-          ), "U^T U = V^T V = I", given=[modes, balanced], where=["flow"]),
+          conjunction(equal(-W_K * G.T, -alpha * beta * root * (root * root - Sigma) * U.T),
+                      equal(-W_Q * G, -alpha * beta * root * (root * root - Sigma) * V.T)), "U^T U = V^T V = I",
+          given=[modes, balanced], where=["flow"]),
     Lemma("size of a mode", equal(2 * b * (-alpha * beta * b * (b**2 - s)), 2 * alpha * beta * b**2 * (s - b**2)),
           "a = b^2"),
     Lemma("solution", equal(Derivative(size, t), 2 * alpha * beta * size * (s - size)),
@@ -142,25 +140,19 @@ counterexamples = {
     later: _values({t: -Rational(1, 8)}),
     above_1: _values({x: 1}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("half the rate", "solution", alpha * beta * size * (s - size)),
         Control("a logistic that forgets the start", "start", equal(Subs(s * growth / (growth + 1), t, 0), a_0)),
-        Control(
-            "half-way at ln(s/a_0)/(2 alpha beta s)",
-            "half-time",
-            equal(Subs(size, t, log(s / a_0) / (2 * alpha * beta * s)), s / 2),
-        ),
+        Control("half-way at ln(s/a_0)/(2 alpha beta s)", "half-time",
+                equal(Subs(size, t, log(s / a_0) / (2 * alpha * beta * s)), s / 2)),
         Control("a root above 4.592", "the root is above 4.591", more_than(exp(exponent(ABOVE)), ABOVE - 1)),
         Control("frames that are not tight", tight),
         Control("factors that are not aligned", balanced),
     ),
-    scope="general D, N, M and number of modes; the threshold bracketed in exact rationals",
-    status="proved",
+    scope="general D, N, M and number of modes; the threshold bracketed in exact rationals", status="proved",
     functions=("svtheory.dynamics.growth", "svtheory.dynamics.half_times"),
-    examples=(_values({}),),
-    counterexamples=counterexamples,
-    references=("Saxe, McClelland and Ganguli 2014",),
-)
+    examples=(_values({}),), counterexamples=counterexamples, references=("Saxe, McClelland and Ganguli 2014",),
+)  # fmt: skip

@@ -36,7 +36,7 @@ from sympy import Derivative, ImmutableMatrix, MatrixSymbol, Rational, Subs, Sym
 from sympy import Identity as One
 
 from proofs.engine.notation import D, Inner, N, SquaredNorm, columns, matrices, trace
-from proofs.engine.statements import at_least, equal, implies, more_than
+from proofs.engine.statements import at_least, equal, implies, more_than, orthonormal
 from proofs.engine.verifier import Control, Hypothesis, Lemma, Theorem
 
 n = Symbol("n", integer=True, positive=True)
@@ -78,20 +78,11 @@ def superposed(s):
 
 
 orthogonalised = 2 + (N - 2) ** 2 / (D - 2) + g
+
 dimensions = Hypothesis("at least three dimensions", more_than(D, 2), more_than(D, 1))
-orthonormal_pair = Hypothesis(
-    "w_0 and w_1 are orthonormal",
-    equal(w_0.T * w_0, 1),
-    equal(w_1.T * w_1, 1),
-    equal(w_0.T * w_1, 0),
-    equal(w_1.T * w_0, 0),
-)
-tight_rest = Hypothesis(
-    "the others are tight and orthogonal to the pair",
-    equal(W.T * w_0, 0),
-    equal(W.T * w_1, 0),
-    equal(W * W.T, lam * One(D) - lam * w_0 * w_0.T - lam * w_1 * w_1.T),
-)
+orthonormal_pair = Hypothesis("w_0 and w_1 are orthonormal", orthonormal(w_0, w_1))
+tight_rest = Hypothesis("the others are tight and orthogonal to the pair", equal(W.T * w_0, 0), equal(W.T * w_1, 0),
+                        equal(W * W.T, lam * One(D) - lam * w_0 * w_0.T - lam * w_1 * w_1.T))  # fmt: skip
 number = Hypothesis("N - 2 of them", equal(lam * (D - 2), N - 2))
 units = Hypothesis("they are unit vectors", equal(trace(W * squares * W.T), SquaredNorm(theta)))
 balance = Hypothesis("the changes balance", equal(W * theta, 0))
@@ -102,10 +93,8 @@ lemmas = (
     Lemma("frame potential", at_least(SquaredNorm(X * X.T), SquaredNorm(X) ** 2 / D), "equality iff tight",
           certificate=SquaredNorm(X * X.T - SquaredNorm(X) / D * One(D))),
     Lemma("exact reduction",
-          at_least(
-              SquaredNorm(block) + 2 * SquaredNorm(across) + SquaredNorm(remainder),
-              SquaredNorm(block) + trace(remainder) ** 2 / n,
-          ), "a tight rest costs least", certificate=slack),
+          at_least(SquaredNorm(block) + 2 * SquaredNorm(across) + SquaredNorm(remainder),
+                   SquaredNorm(block) + trace(remainder) ** 2 / n), "a tight rest costs least", certificate=slack),
     Lemma("s_0 = 1", equal(Inner(w_0, S * w_0), 1), "w_0 is orthogonal to all others",
           given=[orthonormal_pair, tight_rest]),
     Lemma("orthogonalised: energy", equal(energy(S), orthogonalised), "eigenvalues 1, 1 and lambda",
@@ -115,15 +104,13 @@ lemmas = (
     Lemma("orthogonalised: critical, the pair", equal(2 * slope * w_0 + 2 * g * S * w_0, (4 + 4 * g) * w_0),
           "and along w_0, w_1", given=[orthonormal_pair, tight_rest]),
     Lemma("perturbed",
-          equal(
-              moved * (One(n) - eps**2 * squares) * moved.T - W * W.T,
-              eps**2 * second - eps**3 * third - eps**4 * fourth,
-          ), "no first order, as sum theta_j w_j = 0", given=[balance]),
+          equal(moved * (One(n) - eps**2 * squares) * moved.T - W * W.T,
+                eps**2 * second - eps**3 * third - eps**4 * fourth), "no first order, as sum theta_j w_j = 0",
+          given=[balance]),
     Lemma("energy along a change of S",
-          equal(
-              energy(S + dS),
-              energy(S) + Inner(slope, dS) + SquaredNorm(dS) + g * Inner(w_0, dS * w_0) * Inner(w_1, dS * w_1),
-          ), "so E changes by <G, dS> to leading order", given=[orthonormal_pair, tight_rest]),
+          equal(energy(S + dS),
+                energy(S) + Inner(slope, dS) + SquaredNorm(dS) + g * Inner(w_0, dS * w_0) * Inner(w_1, dS * w_1)),
+          "so E changes by <G, dS> to leading order", given=[orthonormal_pair, tight_rest]),
     Lemma("energy along theta", equal(Inner(slope, second), (2 + g - 2 * (N - 2) / (D - 2)) * SquaredNorm(theta)),
           "on |theta|^2 w_0 w_0^T - sum theta_j^2 w_j w_j^T",
           given=[dimensions, orthonormal_pair, tight_rest, number, units]),
@@ -184,44 +171,32 @@ def _example(changes: dict) -> dict:
 examples = (_example({}), _example({g: 1, s: 1}), _example({g: Rational(1, 2), s: Rational(10, 9)}))
 no_others = {N: 2, lam: 0, W: ImmutableMatrix.zeros(4, 3), theta: ImmutableMatrix([0, 0, 0]), X: eye(4)[:, :2]}
 flat = {D: 2, X: eye(2), W: ImmutableMatrix.zeros(2, 3), w_0: eye(2)[:, 0], w_1: eye(2)[:, 1], dS: eye(2)}
-lopsided = {
-    W: ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, -1, 0], [0, 0, 1]]),
-    theta: ImmutableMatrix([2, 2, 0]),
-    squares: diag(4, 4, 0),
-}
+lopsided = ImmutableMatrix([[0, 0, 0], [0, 0, 0], [1, -1, 0], [0, 0, 1]])
 counterexamples = {
     dimensions: _example({**no_others, **flat, x: ImmutableMatrix([1, 2]), s_one: 1}),
     orthonormal_pair: _example({**no_others, w_0: 2 * eye(4)[:, 0]}),
-    tight_rest: _example(lopsided),
+    tight_rest: _example({W: lopsided, theta: ImmutableMatrix([2, 2, 0]), squares: diag(4, 4, 0)}),
     number: _example({N: 6, X: ImmutableMatrix(4, 6, range(24))}),
     units: _example({squares: eye(3)}),
     balance: _example({theta: ImmutableMatrix([2, 2, -2])}),
     s_1_given: _example({s_one: 7}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("twice the threshold", "threshold", g - 2 * g_c),
         Control("stable at every g", "relaxed problem: not negative", at_least(Inner(x, multiplier * x), 0)),
         Control("changes that do not balance", balance),
         Control("others that are not tight", tight_rest),
-        Control(
-            "one-sided without leakage",
-            "one-sided: stationary",
-            equal(Subs(Derivative(one_sided(z) - g * z, z), z, s_one), 0),
-        ),
+        Control("one-sided without leakage", "one-sided: stationary",
+                equal(Subs(Derivative(one_sided(z) - g * z, z), z, s_one), 0)),
         Control("collapsed crosses at g_c", "collapsed: crosses the orthogonalised", g - g_c),
     ),
     scope="general D >= 3 and N >= D; listed arrangements; the global threshold g* is seen, not proved",
     status="proved",
-    functions=(
-        "svtheory.phases.orthogonalization_threshold",
-        "svtheory.phases.collapse_threshold",
-        "svtheory.phases.stationary_arrangements",
-        "svtheory.phases.exact_minimum",
-    ),
-    examples=examples,
-    counterexamples=counterexamples,
-    references=("Benedetto and Fickus 2003",),
-)
+    functions=("svtheory.phases.orthogonalization_threshold",
+               "svtheory.phases.collapse_threshold", "svtheory.phases.stationary_arrangements",
+               "svtheory.phases.exact_minimum"),
+    examples=examples, counterexamples=counterexamples, references=("Benedetto and Fickus 2003",),
+)  # fmt: skip

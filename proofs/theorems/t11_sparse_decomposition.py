@@ -88,31 +88,29 @@ chance = gamma(n / 2) / (sqrt(pi) * gamma((n + 1) / 2))
 following = gamma((n + 1) / 2) / (sqrt(pi) * gamma(n / 2 + 1))
 sigma = table("sigma")
 sigmas, squares = total(sigma[k], (k, 1, count)), total(sigma[k] ** 2, (k, 1, count))
+
 X_plus = pseudo_inverse(X)
 Y_plus = pseudo_inverse(Y)
 unit_e = Hypothesis("e_i is a unit vector", equal(SquaredNorm(e_i), 1))
 directions = Hypothesis("more than one direction", more_than(n, 1))
 falling = Hypothesis("the chance level falls with n", at_least(c_low, c_n), at_least(c_n, c_high))
-neighbours = Hypothesis(
-    "neighbouring chance levels", equal(pi * n * c_n * c_high, 2), equal(pi * (n - 1) * c_low * c_n, 2)
-)
+neighbours = Hypothesis("neighbouring chance levels", equal(pi * n * c_n * c_high, 2),
+                        equal(pi * (n - 1) * c_low * c_n, 2))  # fmt: skip
 some_sigma = Hypothesis("some singular value is not zero", more_than(squares, 0))
 pythagoras = {sin(theta) ** 2: 1 - cos(theta) ** 2}
 
 lemmas = (
     Lemma("terms",
-          equal(
-              t * ((X * f).T * pinv(X).T * e_i) * ((Y * h).T * pinv(Y).T * e_j),
-              t * (f.T * P_X * e_i) * (h.T * P_Y * e_j),
-          ), "r^T x~_i = (P_X f)_i, as P_X is symmetric", given=[X_plus, Y_plus]),
+          equal(t * ((X * f).T * pinv(X).T * e_i) * ((Y * h).T * pinv(Y).T * e_j),
+                t * (f.T * P_X * e_i) * (h.T * P_Y * e_j)), "r^T x~_i = (P_X f)_i, as P_X is symmetric",
+          given=[X_plus, Y_plus]),
     Lemma("leverage", equal(SquaredNorm(P_X * e_i - e_i), 1 - Inner(e_i, P_X * e_i)), "P_X is a projection",
           given=[X_plus, unit_e]),
     Lemma("leverage 1: the factor is f_i", implies(equal(P_X * e_i, e_i), equal(e_i.T * P_X * f, e_i.T * f)),
           "e_i^T P_X = e_i^T", given=[X_plus]),
     Lemma("leverage below 1: x_i is in the span of the others",
-          conjunction(
-              equal(X * (P_X * e_i - e_i), 0), equal(Inner(e_i, P_X * e_i - e_i), Inner(e_i, P_X * e_i) - 1)
-          ), "a kernel vector with entry at i", given=[X_plus, unit_e]),
+          conjunction(equal(X * (P_X * e_i - e_i), 0), equal(Inner(e_i, P_X * e_i - e_i), Inner(e_i, P_X * e_i) - 1)),
+          "a kernel vector with entry at i", given=[X_plus, unit_e]),
     Lemma("leverage 1: x_i is outside the span",
           implies([equal(P_X * e_i, e_i), equal(X * kernel, 0)], equal(e_i.T * kernel, 0)), "e_i^T a = e_i^T P_X a = 0",
           given=[X_plus]),
@@ -182,30 +180,22 @@ counterexamples = {
     neighbours: {**examples[0], c_n: 1, c_low: 1, c_high: 1},
     some_sigma: {**examples[0], sigma: [0, 0, 0]},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("only present features contribute", "terms", t * (f.T * e_i) * (h.T * e_j)),
         Control("any inverse, not the least-norm one", X_plus),
         Control("a mean square of 1 + rho^2", "correlated Gaussians: E a^2 b^2", 1 + cos(theta) ** 2),
         Control("the total does not matter", "common rotation: leading term", 4 / pi**2),
-        Control(
-            "a factor 2/pi for independent rotations",
-            "independent rotations: leading term",
-            2 / pi * sigmas**2 / (count * squares),
-        ),
+        Control("a factor 2/pi for independent rotations", "independent rotations: leading term",
+                2 / pi * sigmas**2 / (count * squares)),
         Control("antipodal pairs leave absent features out", "antipodal pairs: absent", 0),
     ),
-    scope="general D, N, M; exact moments at every n, then the limit of large n",
-    status="limit",
-    functions=(
-        "svtheory.heads.sparsity.leverage_terms",
-        "svtheory.heads.sparsity.treves_rolls",
-        "svtheory.heads.sparsity.common_rotation_sparseness",
-        "svtheory.heads.sparsity.independent_rotation_sparseness",
-    ),
-    examples=examples,
-    counterexamples=counterexamples,
-    references=("Treves and Rolls 1991",),
-)
+    scope="general D, N, M; exact moments at every n, then the limit of large n", status="limit",
+    functions=("svtheory.heads.sparsity.leverage_terms",
+               "svtheory.heads.sparsity.treves_rolls",
+               "svtheory.heads.sparsity.common_rotation_sparseness",
+               "svtheory.heads.sparsity.independent_rotation_sparseness"),
+    examples=examples, counterexamples=counterexamples, references=("Treves and Rolls 1991",),
+)  # fmt: skip

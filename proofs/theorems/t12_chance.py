@@ -62,6 +62,7 @@ flux = 2 * x * (1 - x) * cosine_law
 power = 2 / (D - 1) * y ** ((D - 1) / 2)
 constant = gamma(D / 2) / (sqrt(pi) * gamma((D - 1) / 2))
 recurrence = {gamma(D / 2 + Rational(1, 2)): (D - 1) / 2 * gamma(D / 2 - Rational(1, 2))}
+
 dimensions = Hypothesis("at least two dimensions", more_than(D, 1))
 inside = Hypothesis("x lies in (0, 1)", more_than(1 - x, 0))
 chances = Hypothesis("probabilities and indicators are not negative", at_least(some, 0), at_least(one, 0))
@@ -124,29 +125,21 @@ counterexamples = {
     chances: {**examples[0], some: -1, every: -1},
     so_far: {**examples[0], some: Rational(1, 2)},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("Beta(1/2, D/2)", "density", equal(beta_density(x, 1 - x, S.One, D), density)),
         Control("a mean of 1/(D - 1)", "mean: the flux", (1 - (D - 1) * x) * cosine_law),
         Control("E|cos| is sqrt(1/D)", "expected |cos|", 1 / sqrt(D)),
-        Control(
-            "the formula for independent comparisons",
-            "Bonferroni",
-            at_least(every + one - every * one, 1 - (1 - some) * (1 - one)),
-        ),
+        Control("the formula for independent comparisons", "Bonferroni",
+                at_least(every + one - every * one, 1 - (1 - some) * (1 - one))),
         Control("no Jacobian", "the law of cos^2", equal(chi_square(m, a) * chi_square(n, b), joint)),
-        Control(
-            "two orthonormal vectors above 1/4",
-            "orthonormal vectors are not both above 1/2",
-            both_above(Rational(1, 4)),
-        ),
+        Control("two orthonormal vectors above 1/4", "orthonormal vectors are not both above 1/2",
+                both_above(Rational(1, 4))),
     ),
-    scope="general D >= 2; any number of comparisons",
-    status="proved",
-    functions=("svtheory.alignments.chance_alignment", "svtheory.alignments.alignment_p_value"),
-    examples=(*examples, generic),
-    counterexamples=counterexamples,
-    references=("Cai, Fan and Jiang 2013",),
-)
+    scope="general D >= 2; any number of comparisons", status="proved",
+    functions=("svtheory.alignments.chance_alignment",
+               "svtheory.alignments.alignment_p_value"),
+    examples=(*examples, generic), counterexamples=counterexamples, references=("Cai, Fan and Jiang 2013",),
+)  # fmt: skip

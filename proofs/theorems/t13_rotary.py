@@ -47,7 +47,7 @@ a, b, c, d, left, right = columns("a b c d x y", D)
 C, S, alpha, beta, turn_q, turn_k = symbols("C S alpha beta x_q x_k", real=True)
 q_1, q_2, k_1, k_2 = symbols("q_1 q_2 k_1 k_2", real=True)
 X, Y, T, Omega, Z = matrices("X", D, N), matrices("Y", D, M), matrices("T", N, M), *matrices("Omega Z", D, D)
-g_hat, h = symbols("g_hat h", real=True)
+g_hat, h = symbols("ghat h", real=True)
 offsets, at = symbols("n", integer=True, positive=True), symbols("d", integer=True)
 p, rest, cosine, sine = (table(name) for name in ("p", "h", "c", "s"))
 fit = X.T * Omega * Y - T
@@ -77,23 +77,17 @@ def over(function):
 
 
 logit = (rotation(turn_q) * ImmutableMatrix([q_1, q_2])).dot(rotation(turn_k) * ImmutableMatrix([k_1, k_2]))
+
 normal_equations = Hypothesis("Omega solves the normal equations", equal(X * fit * Y.T, 0))
-orthogonal_rest = Hypothesis(
-    "h is orthogonal to cos and sin", equal(over(rest[at] * cosine[at]), 0), equal(over(rest[at] * sine[at]), 0)
-)
+orthogonal_rest = Hypothesis("h is orthogonal to cos and sin", equal(over(rest[at] * cosine[at]), 0),
+                             equal(over(rest[at] * sine[at]), 0))  # fmt: skip
 circle = Hypothesis("C and S are a cosine and a sine", equal(C**2 + S**2, 1))
-isotropic = Hypothesis(
-    "isotropic basis", *(equal(one.T * two, int(one != two)) for one in (e_plus, e_minus) for two in (e_plus, e_minus))
-)
+basis = (e_plus, e_minus)
+isotropic = Hypothesis("isotropic basis", *(equal(one.T * two, int(one != two)) for one in basis for two in basis))
 phases = Hypothesis("phases", equal(c_psi**2 + s_psi**2, 1), equal(c_eta**2 + s_eta**2, 1))
 y_inside = Hypothesis("y lies in [0, 1]", at_least(y, 0), at_least(1 - y, 0))
-has_norm = Hypothesis(
-    "a term has a norm, and R bounds both ends",
-    more_than(stiffness, 0),
-    more_than(1 + rho, 0),
-    at_least(ratio, 1),
-    at_least(ratio * (1 + rho), c_psi**2),
-)
+has_norm = Hypothesis("a term has a norm, and R bounds both ends", more_than(stiffness, 0), more_than(1 + rho, 0),
+                      at_least(ratio, 1), at_least(ratio * (1 + rho), c_psi**2))  # fmt: skip
 angles = (turn_q - turn_k, turn_k - turn_q, psi + eta, psi - eta)
 trigonometry = {f(angle): expand_trig(f(angle)) for f in (cos, sin) for angle in angles}
 along_offset = cos(turn_q - turn_k) * (q_1 * k_1 + q_2 * k_2) + sin(turn_q - turn_k) * (q_1 * k_2 - q_2 * k_1)
@@ -104,35 +98,24 @@ lesser = Add((1 - y) * (ratio * (1 + rho) - c_psi**2), y * (ratio - 1), evaluate
 lemmas = (
     Lemma("a logit depends on the offset", equal(logit, along_offset), "R(x)^T R(y) = R(y - x)", rules=trigonometry),
     Lemma("complex rank one",
-          equal(
-              real_part(C - I * S, C + I * S, (a - I * b) * (c + I * d).T, (a + I * b) * (c - I * d).T),
-              turning,
-          ), "the real part of a product of complex numbers"),
+          equal(real_part(C - I * S, C + I * S, (a - I * b) * (c + I * d).T, (a + I * b) * (c - I * d).T), turning),
+          "the real part of a product of complex numbers"),
     Lemma("one offset",
-          equal(
-              SquaredNorm(X.T * (g_hat * Omega + Z) * Y - (g_hat + h) * T),
-              g_hat**2 * SquaredNorm(fit)
-              + SquaredNorm(X.T * Z * Y)
-              + h**2 * SquaredNorm(T)
-              - 2 * h * Inner(g_hat * fit + X.T * Z * Y, T),
-          ), "Pythagoras, by the normal equations of T1", given=[normal_equations]),
+          equal(SquaredNorm(X.T * (g_hat * Omega + Z) * Y - (g_hat + h) * T),
+                g_hat**2 * SquaredNorm(fit) + SquaredNorm(X.T * Z * Y) + h**2 * SquaredNorm(T)
+                - 2 * h * Inner(g_hat * fit + X.T * Z * Y, T)), "Pythagoras, by the normal equations of T1",
+          given=[normal_equations]),
     Lemma("over offsets", equal(over(rest[at] * (alpha * cosine[at] + beta * sine[at])), 0),
           "h is orthogonal to whatever a rotary head can make", given=[orthogonal_rest]),
     Lemma("one frequency holds one pair",
-          equal(
-              real_part(
-                  C - I * S, C + I * S, (alpha + I * beta) * left * right.T, (alpha - I * beta) * left * right.T
-              ),
-              (alpha * C + beta * S) * left * right.T,
-          ), "the optimum needs one complex rank-one term a frequency"),
+          equal(real_part(C - I * S, C + I * S, (alpha + I * beta) * left * right.T,
+                          (alpha - I * beta) * left * right.T), (alpha * C + beta * S) * left * right.T),
+          "the optimum needs one complex rank-one term a frequency"),
     Lemma("capacity: one entry",
-          equal(
-              (C * re + S * im - t) ** 2,
-              t**2
-              + (re**2 + im**2) / 2
-              + ((C**2 - S**2) * (re**2 - im**2) + 4 * C * S * re * im) / 2
-              - 2 * t * (C * re + S * im),
-          ), "the mean square of Re(e^{-i theta d} A) by double angles", given=[circle]),
+          equal((C * re + S * im - t) ** 2,
+                t**2 + (re**2 + im**2) / 2 + ((C**2 - S**2) * (re**2 - im**2) + 4 * C * S * re * im) / 2
+                - 2 * t * (C * re + S * im)), "the mean square of Re(e^{-i theta d} A) by double angles",
+          given=[circle]),
     Lemma("capacity: trace", equal(Inner(A, B), a_plus * b_plus + a_minus * b_minus), "tr A = P + Q",
           given=[isotropic]),
     Lemma("capacity: squares", equal(Inner(A, A) * Inner(B, B), 4 * (a_plus * b_plus) * (a_minus * b_minus)),
@@ -141,35 +124,24 @@ lemmas = (
           at_least((a_plus**2 + a_minus**2) * (b_plus**2 + b_minus**2), (a_plus * b_plus + a_minus * b_minus) ** 2),
           "Lagrange's identity, of moduli: |A| >= |P| + |Q|", certificate=(a_plus * b_minus - a_minus * b_plus) ** 2),
     Lemma("capacity: phases",
-          equal(
-              (size + difference) / 2 * cos(psi + eta) + (size - difference) / 2 * cos(psi - eta),
-              size * cos(psi) * cos(eta) - difference * sin(psi) * sin(eta),
-          ), "mean phase and half difference", rules=trigonometry),
+          equal((size + difference) / 2 * cos(psi + eta) + (size - difference) / 2 * cos(psi - eta),
+                size * cos(psi) * cos(eta) - difference * sin(psi) * sin(eta)), "mean phase and half difference",
+          rules=trigonometry),
     Lemma("capacity: the best half difference",
-          at_least(
-              size**2 * c_psi**2 + difference**2 * s_psi**2,
-              (size * c_psi * c_eta - difference * s_psi * s_eta) ** 2,
-          ), "a projection of a vector", given=[phases],
-          certificate=(size * c_psi * s_eta + difference * s_psi * c_eta) ** 2),
-    Lemma("capacity: the best size",
-          at_least(
-              2 * t**2 + size**2 * stiffness / 2 - 2 * t * m * size * root,
-              best_size,
-          ), "completing the square", given=[has_norm],
+          at_least(size**2 * c_psi**2 + difference**2 * s_psi**2,
+                   (size * c_psi * c_eta - difference * s_psi * s_eta) ** 2), "a projection of a vector",
+          given=[phases], certificate=(size * c_psi * s_eta + difference * s_psi * c_eta) ** 2),
+    Lemma("capacity: the best size", at_least(2 * t**2 + size**2 * stiffness / 2 - 2 * t * m * size * root, best_size),
+          "completing the square", given=[has_norm],
           certificate=(size * stiffness - 2 * t * m * root) ** 2 / (2 * stiffness)),
     Lemma("capacity: whichever is less",
-          implies(
-              equal(root**2, c_psi**2 + y * s_psi**2),
-              at_least(best_size, 2 * t**2 * (1 - m**2 * ratio)),
-          ), "a ratio of linear functions of y", given=[phases, y_inside, has_norm],
+          implies(equal(root**2, c_psi**2 + y * s_psi**2), at_least(best_size, 2 * t**2 * (1 - m**2 * ratio))),
+          "a ratio of linear functions of y", given=[phases, y_inside, has_norm],
           certificate=2 * t**2 * m**2 * lesser / stiffness),
     Lemma("capacity: a shared plane", equal(2 * (t * m) ** 2 - 4 * (t * m) * t * m + 2 * t**2, shared),
           "y = 1: a rotating term of size t m"),
-    Lemma("capacity: one pair",
-          equal(
-              t**2 * (2 - (m * c_psi) ** 2 / ((1 + rho) / 2)),
-              best_size.xreplace(kept),
-          ), "y = 0: the projection of 1 on cos(theta d - psi)", given=[has_norm]),
+    Lemma("capacity: one pair", equal(t**2 * (2 - (m * c_psi) ** 2 / ((1 + rho) / 2)), best_size.xreplace(kept)),
+          "y = 0: the projection of 1 on cos(theta d - psi)", given=[has_norm]),
 )  # fmt: skip
 
 example = {
@@ -194,29 +166,22 @@ counterexamples = {
     y_inside: {**example, y: 4, rho: -Rational(1, 5), root: sqrt(73) / 5},
     has_norm: {**example, ratio: 0},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
-        Control(
-            "z without the minus sign",
-            "complex rank one",
-            equal(real_part(C - I * S, C + I * S, (a + I * b) * (c + I * d).T, (a - I * b) * (c - I * d).T), turning),
-        ),
-        Control(
-            "a logit depends on the sum of positions",
-            "a logit depends on the offset",
-            along_offset.xreplace({turn_k: -turn_k}),
-        ),
+        Control("z without the minus sign", "complex rank one",
+                equal(real_part(C - I * S, C + I * S, (a + I * b) * (c + I * d).T, (a - I * b) * (c - I * d).T),
+                      turning)),
+        Control("a logit depends on the sum of positions", "a logit depends on the offset",
+                along_offset.xreplace({turn_k: -turn_k})),
         Control("a profile that is not projected", orthogonal_rest),
         Control("any multiple of the optimum", normal_equations),
         Control("two pairs always fit a plane", "capacity: a shared plane", 0),
         Control("sharing is always best", "capacity: whichever is less", shared),
     ),
-    scope="general D, N, M, number of offsets; one frequency at a time; capacity of one plane",
-    status="proved",
-    functions=("svtheory.rotary.projected_profile", "svtheory.rotary.rotary_spectra", "svtheory.rotary.plane_cost"),
-    examples=(example, {**example, root: 5}),
-    counterexamples=counterexamples,
-    references=("Su et al. 2021",),
-)
+    scope="general D, N, M, number of offsets; one frequency at a time; capacity of one plane", status="proved",
+    functions=("svtheory.rotary.projected_profile", "svtheory.rotary.rotary_spectra",
+               "svtheory.rotary.plane_cost"),
+    examples=(example, {**example, root: 5}), counterexamples=counterexamples, references=("Su et al. 2021",),
+)  # fmt: skip

@@ -43,17 +43,12 @@ e, g, delta, s_u, s_v = symbols("e g delta s_u s_v", real=True)
 own, other, moved = symbols("sigma*_k sigma*_j sigma_j", real=True)
 p, eps = symbols("p epsilon", positive=True)
 constant = 1 + sqrt(2)
+
 wedin = Hypothesis("Wedin's theorem (cited)", at_least(2 * e**2, (s_u**2 + s_v**2) * delta**2))
 weyl = Hypothesis("Weyl's inequality (cited)", at_least(e, moved - other), at_least(e, other - moved))
 nearest = Hypothesis("the nearest of the others", at_least(delta, own - moved), at_least(delta, moved - own))
-sines = Hypothesis(
-    "sines of angles, and an error",
-    at_least(s_u, 0),
-    at_least(s_v, 0),
-    at_least(1 - s_u, 0),
-    at_least(1 - s_v, 0),
-    more_than(e, 0),
-)
+sines = Hypothesis("sines of angles, and an error", at_least(s_u, 0), at_least(s_v, 0), at_least(1 - s_u, 0),
+                   at_least(1 - s_v, 0), more_than(e, 0))  # fmt: skip
 
 
 def second_left(epsilon, p, q):
@@ -141,30 +136,21 @@ counterexamples = {
     nearest: {**example, delta: 1},
     sines: {**example, g: 1, delta: 0, s_u: 3, s_v: 3, own: 1, other: 0, moved: 1},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("constant 1 for a middle vector", "middle vector: constant 1 fails", at_least(size**2, sine_u)),
-        Control(
-            "constant sqrt(2) with the own gap",
-            "u, with the own gap, from below",
-            implies(below, at_least(sqrt(2) * e, g * s_u)),
-        ),
+        Control("constant sqrt(2) with the own gap", "u, with the own gap, from below",
+                implies(below, at_least(sqrt(2) * e, g * s_u))),
         Control("without Wedin's theorem", wedin),
         Control("without Weyl's inequality", weyl),
-        Control(
-            "both sines together below e", "middle vector: constant sqrt(2) holds", at_least(size**2, sine_u + sine_v)
-        ),
+        Control("both sines together below e", "middle vector: constant sqrt(2) holds",
+                at_least(size**2, sine_u + sine_v)),
     ),
-    scope="general D; the middle vector at D = 3 in exact arithmetic and to first order",
-    status="cited",
-    functions=(
-        "svtheory.robustness.wedin_bound",
-        "svtheory.robustness.wedin_own_bound",
-        "svtheory.robustness.nameable",
-    ),
-    examples=(example, mirrored, {**example, g: 10}),
-    counterexamples=counterexamples,
+    scope="general D; the middle vector at D = 3 in exact arithmetic and to first order", status="cited",
+    functions=("svtheory.robustness.wedin_bound", "svtheory.robustness.wedin_own_bound",
+               "svtheory.robustness.nameable"),
+    examples=(example, mirrored, {**example, g: 10}), counterexamples=counterexamples,
     references=("Wedin 1972", "Weyl 1912"),
-)
+)  # fmt: skip

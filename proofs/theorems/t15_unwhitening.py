@@ -49,6 +49,7 @@ S_r_plus, K_r_plus, K_s_plus = (pinv(root).T * pinv(root) for root in (Z, Z_V, W
 K_r, K_s = X * V_r * X.T, Y * V_s * Y.T
 uncorrelated_r, uncorrelated_s = equal(V_r * e_i, V_i * e_i), equal(V_s * e_j, V_j * e_j)
 P_mean = One(D) - mean * mean.T / SquaredNorm(mean)
+
 root_Z = Hypothesis("Z = X C^(1/2)", equal(X * F, Z))
 root_Z_V = Hypothesis("Z_V = X V_r^(1/2)", equal(X * F_V, Z_V))
 root_W = Hypothesis("W = Y V_s^(1/2)", equal(Y * G, W))
@@ -136,9 +137,9 @@ counterexamples = {
     some_mean: _example(example[X], diag(2, 1, 1), ImmutableMatrix([0, 0, 0])),
     some_pattern: _example(example[X], diag(0, 0, 0), ImmutableMatrix([1, 0, 2])),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("any activations", "key side, uncorrelated", equal(K_s * v, V_j * Y * e_j)),
         Control("no mean token", "query side", X * V_r * e_i),
@@ -147,10 +148,7 @@ theorem = Theorem(
         Control("unwhitening early in training", "early in training it over-corrects", 1),
         Control("the singular vector is the feature", "v", Y * e_j),
     ),
-    scope="general D, N, M; X, Y and the covariances of any rank",
-    status="proved",
+    scope="general D, N, M; X, Y and the covariances of any rank", status="proved",
     functions=("svtheory.heads.unwhitening.unwhiten",),
-    examples=(example, {**example, V_i: 7, V_j: 7}),
-    counterexamples=counterexamples,
-    references=("Haufe et al. 2014",),
-)
+    examples=(example, {**example, V_i: 7, V_j: 7}), counterexamples=counterexamples, references=("Haufe et al. 2014",),
+)  # fmt: skip

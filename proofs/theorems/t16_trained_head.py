@@ -45,6 +45,7 @@ e_i, e_j, t, size = columns("e_i", N), columns("e_j", M), *symbols("t_ij a", rea
 A, B = F * F.T, G * G.T
 measured, predicted = F.T * O * G, F.T * P * G
 overlap = Inner(measured, predicted)
+
 head_acts = Hypothesis("the head acts on the data", Ne(SquaredNorm(measured), 0))
 prediction_acts = Hypothesis("the prediction acts on the data", Ne(SquaredNorm(predicted), 0))
 orthogonal_Q = Hypothesis("Q is orthogonal", equal(Q.T * Q, 1))
@@ -70,9 +71,8 @@ lemmas = (
     Lemma("any roots", equal(Inner((F * Q.T).T * O * G, (F * Q.T).T * P * G), overlap),
           "another root F Q^T has the same product", given=[orthogonal_Q]),
     Lemma("centred keys",
-          equal(
-              Inner(h, C_s * other) - Inner(h, mean) * Inner(other, mean), Inner(h, (C_s - mean * mean.T) * other)
-          ), "the covariance of two logits over keys"),
+          equal(Inner(h, C_s * other) - Inner(h, mean) * Inner(other, mean), Inner(h, (C_s - mean * mean.T) * other)),
+          "the covariance of two logits over keys"),
     Lemma("its mean square is a norm", equal(trace(A * O * B * O.T), SquaredNorm(measured)), "with P = O"),
     Lemma("the mean squares under the root", equal(trace(A * P * B * P.T), SquaredNorm(predicted)), "and with O = P"),
     Lemma("the functional cosine is a correlation", equal(overlap / root, trace(A * O * B * P.T) / sqrt(mean_squares)),
@@ -105,9 +105,9 @@ counterexamples = {
     prediction_acts: {**example, P: nothing},
     orthogonal_Q: {**example, Q: 2 * eye(2)},
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("value 0 at 0", "value at 0", 0),
         Control("the cosine of weights", "their mean over draws", Inner(O, P)),
@@ -116,9 +116,7 @@ theorem = Theorem(
         Control("units that leave the size alone", "units", phi.xreplace({tau: tau / scale})),
         Control("roots that are not roots of A", orthogonal_Q),
     ),
-    scope="general D, N, M",
-    status="definition",
+    scope="general D, N, M", status="definition",
     functions=("svtheory.heads.hypothesis.explain",),
-    examples=(example, {**example, P: example[F], Z: example[G]}),
-    counterexamples=counterexamples,
-)
+    examples=(example, {**example, P: example[F], Z: example[G]}), counterexamples=counterexamples,
+)  # fmt: skip

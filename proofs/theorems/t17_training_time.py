@@ -54,7 +54,7 @@ from proofs.theorems import t03_kantorovich as t03
 a, b, k, l = symbols("a b k l", integer=True)
 target, start, rate, gamma, u, z = symbols("M_ab omega_0 r gamma u z", real=True)
 time, m, L, tau, L_s, lam = symbols("t m L tau L_s lambda", positive=True)
-below, above, kappa_prime, v_i = symbols("phi_L phi_m kappa_prime v_i", real=True)
+below, above, kappa_prime, v_i = symbols("phi_L phi_m kappaprime v_i", real=True)
 P, Q, Lam, Nu, Omega, Mid = matrices("P Q Lambda Nu Omega M", D, D)
 X, C, e_i = matrices("X", D, N), matrices("C", N, N), columns("e_i", N)
 lambdas, mus, entry = table("lambda"), table("mu"), table("W")
@@ -93,11 +93,8 @@ filter_range = Hypothesis("the filter lies in [phi_L, phi_m]", at_least(nu[k], b
 positive_ends = Hypothesis("its ends are positive", more_than(below, 0), more_than(above, 0))
 coordinates = Hypothesis("coordinates are not negative", at_least(y[b], 0), at_least(v[b], 0))
 filter_ratio = Hypothesis("filters differ by at most kappa'", at_least(kappa_prime * filters[l, b], filters[k, b]))
-parts_given = Hypothesis(
-    "parts and matrix are not negative",
-    *(at_least(part[a], 0) for part in (more, less, more_v, less_v)),
-    at_least(gram[a, b], 0),
-)
+parts_given = Hypothesis("parts and matrix are not negative", at_least(gram[a, b], 0),
+                         *(at_least(part[a], 0) for part in (more, less, more_v, less_v)))  # fmt: skip
 t3_holds = [weights, normalised, filter_range, positive_ends]
 mean_square = t03.theorem.cite("E[nu^2] > 0", {t03.a: below, t03.b: above}, given=t3_holds)
 kantorovich = t03.theorem.cite("Kantorovich", {t03.a: below, t03.b: above}, given=t3_holds)
@@ -107,19 +104,11 @@ crossed = form(lambda a: 2 * more[a], lambda b: less_v[b]) + form(lambda a: 2 * 
 
 lemmas = (
     Lemma("flow in the eigenbases",
-          equal(
-              P.T * (Mid - (P * Lam * P.T) * Omega * (Q * Nu * Q.T)) * Q,
-              P.T * Mid * Q - Lam * (P.T * Omega * Q) * Nu,
-          ), "P^T P = Q^T Q = I", given=[orthonormal]),
+          equal(P.T * (Mid - (P * Lam * P.T) * Omega * (Q * Nu * Q.T)) * Q,
+                P.T * Mid * Q - Lam * (P.T * Omega * Q) * Nu), "P^T P = Q^T Q = I", given=[orthonormal]),
     Lemma("flow of an entry",
-          equal(
-              total(
-                  lambdas[a] * KroneckerDelta(a, k) * entry[k, l] * mus[l] * KroneckerDelta(l, b),
-                  (k, 1, D),
-                  (l, 1, D),
-              ),
-              lambdas[a] * mus[b] * entry[a, b],
-          ), "diagonal matrices act entry by entry"),
+          equal(total(lambdas[a] * KroneckerDelta(a, k) * entry[k, l] * mus[l] * KroneckerDelta(l, b), (k, 1, D),
+                      (l, 1, D)), lambdas[a] * mus[b] * entry[a, b]), "diagonal matrices act entry by entry"),
     Lemma("solution", equal(Derivative(solution, time), target - rate * solution), "the filter in its equation",
           given=[some_rate]),
     Lemma("start", equal(Subs(solution, time, 0), start), "at time 0", given=[some_rate]),
@@ -153,10 +142,9 @@ lemmas = (
           uses=[mean_square.name, kantorovich.name],
           certificate=first**2 / second - 4 * below * above / (below + above) ** 2),
     Lemma("Perron",
-          at_least(
-              form(lambda a: more[a] + less[a], lambda b: more_v[b] + less_v[b]),
-              form(lambda a: more[a] - less[a], lambda b: more_v[b] - less_v[b]),
-          ), "moduli never lower u^T G v", given=[parts_given], certificate=crossed),
+          at_least(form(lambda a: more[a] + less[a], lambda b: more_v[b] + less_v[b]),
+                   form(lambda a: more[a] - less[a], lambda b: more_v[b] - less_v[b])), "moduli never lower u^T G v",
+          given=[parts_given], certificate=crossed),
     Lemma("both sides", at_least(kappa_prime * response(l), response(k)), "psi_a <= kappa' psi_a'",
           given=[coordinates, filter_ratio],
           certificate=total((kappa_prime * filters[l, b] - filters[k, b]) * y[b] * v[b], (b, 1, D))),
@@ -191,9 +179,9 @@ counterexamples = {
     filter_ratio: _values({filters: ImmutableMatrix([[9, 9], [1, 1]])}),
     parts_given: _values({less: [0, -2], more_v: [1, 1], less_v: [0, 0]}),
 }
+
 theorem = Theorem(
-    __doc__,
-    lemmas,
+    __doc__, lemmas,
     controls=(
         Control("half the rate", "solution", target - rate * solution / 2),
         Control("duals at small times", "small times", 1 / lam),
@@ -203,14 +191,10 @@ theorem = Theorem(
         Control("signed coordinates", coordinates),
         Control("a stronger bound", "bound", 2 * bound),
     ),
-    scope="general D",
-    status="proved",
-    functions=(
-        "svtheory.dynamics.filtered_optimum",
-        "svtheory.dynamics.training_condition_number",
-        "svtheory.dynamics.training_condition_numbers",
-    ),
-    examples=(_values({}), _values({e_i: ImmutableMatrix([1, 1])})),
-    counterexamples=counterexamples,
+    scope="general D", status="proved",
+    functions=("svtheory.dynamics.filtered_optimum",
+               "svtheory.dynamics.training_condition_number",
+               "svtheory.dynamics.training_condition_numbers"),
+    examples=(_values({}), _values({e_i: ImmutableMatrix([1, 1])})), counterexamples=counterexamples,
     references=("Saxe, McClelland and Ganguli 2014", "Kantorovich 1948", "Perron 1907"),
-)
+)  # fmt: skip

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sympy import Rational
 from sympy.printing.latex import LatexPrinter
 
 from proofs.engine.lemmas import Definition, Lemma, Part
@@ -26,7 +25,7 @@ STATUS = {
     "cited": "Rests on a cited theorem, which is a hypothesis here",
     "definition": "A definition, with the identities that make sense of it",
 }
-GREEK = "Omega|Theta|Lambda|Sigma|sigma|lambda|kappa|theta|gamma|delta|alpha|beta|psi|eta|rho|mu|nu|tau|phi|pi"
+GREEK = "Omega|Pi|Theta|Lambda|Sigma|sigma|lambda|kappa|theta|gamma|delta|alpha|beta|psi|eta|rho|mu|nu|tau|phi|pi"
 LETTER = re.compile(
     rf"(?<![\w.])(?P<base>{GREEK}|[A-Za-z])(?P<tilde>~)?"
     r"(?P<index>_(?:\{[^}]*\}|[A-Za-z0-9]+))?(?P<power>\^(?:\{[^}]*\}|[A-Za-z0-9]+|[+*]))?(?![A-Za-z])"
@@ -146,9 +145,10 @@ class _Printer(LatexPrinter):
     """Norms as norms, and the transpose of a pseudo-inverse with both marks above."""
 
     def _print_Pow(self, expr: Any) -> str:
-        if isinstance(expr.base, SquaredNorm) and abs(expr.exp) == Rational(1, 2):
-            norm = rf"\left|{self._print(expr.base.arg)}\right|"
-            return norm if expr.exp > 0 else rf"\frac{{1}}{{{norm}}}"
+        if isinstance(expr.base, SquaredNorm) and expr.exp.is_Rational:
+            size, power = rf"\left|{self._print(expr.base.arg)}\right|", 2 * abs(expr.exp)
+            size += f"^{{{power}}}" if power != 1 else ""
+            return size if expr.exp > 0 else rf"\frac{{1}}{{{size}}}"
         return super()._print_Pow(expr)
 
     def _print_Transpose(self, expr: Any) -> str:

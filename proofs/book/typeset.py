@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -21,13 +20,11 @@ WIDTH, HEIGHT, MARGIN = 595, 842, 62
 """A4 and its margins, in points."""
 STYLE: Any = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "pdf.fonttype": 42}
 SIZES = {1: 20, 2: 16, 3: 11.5}
-TEXT, SMALL, LEAST = 10.5, 9, 6
+TEXT = 10.5
 LINE = WIDTH - 2 * MARGIN
 UNKNOWN = {
-    r"\limits": "", r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\mathbb{I}": r"\mathbf{I}",
-    r"\mathbb{0}": r"\mathbf{0}",
-    r"\middle": "",
-    r"\text{if }": r"\mathrm{if}", r"\text{as the difference is }": r"\mathrm{difference:}", r"\bigg": "", r"\big": "",
+    r"\limits": "", r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\mathbb": r"\mathbf", r"\middle": "",
+    r"\text{as the difference is }": r"\mathrm{difference:}", r"\bigg": "", r"\big": "",
 }  # fmt: skip
 """LaTeX that mathtext does not know, and what says the same."""
 SAME = {"ge": r"\geq", "le": r"\leq", "ne": r"\neq", "to": r"\rightarrow"}
@@ -60,20 +57,12 @@ def prose(text: str) -> str:
     return text.replace(">=", "≥").replace("<=", "≤").replace("sqrt(", "√(").replace("`", "")
 
 
-@lru_cache(maxsize=1)
-def _renderer() -> RendererAgg:
-    return RendererAgg(10, 10, 72)
-
-
 @lru_cache(maxsize=100_000)
 def extent(text: str, size: float, bold: bool = False) -> tuple[float, float, float] | None:
     """Width, height and depth of a line in points, or None where mathtext cannot set it."""
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     try:
-        if "$" not in text:
-            return _renderer().get_text_width_height_descent(text, font, False)
-        across, height, depth, *_ = text_to_path.mathtext_parser.parse(text, 72, font)
-        return across, height, depth
+        return text_to_path.get_text_width_height_descent(text, font, "$" in text)
     except (ValueError, RuntimeError):
         return None
 
@@ -135,7 +124,7 @@ def pieces(source: str) -> list[str]:
 def displayed(formula: Formula, room: float) -> tuple[list[str], float] | None:
     """The lines of a formula and their size: whole if it fits, else cut, else smaller; None if it cannot be set."""
     source = large(known(formula.latex))
-    for size in (TEXT, SMALL, 7.5, LEAST):
+    for size in (TEXT, 9, 7.5, 6):
         if width(f"${source}$", size) <= room:
             return [f"${source}$"], size
         lines = [""]

@@ -22,8 +22,6 @@ of them. For one pair :math:`T = t e_i e_j^T` it is the rank-one matrix :math:`t
 own singular decomposition.
 """
 
-from __future__ import annotations
-
 from sympy import Abs, Matrix, Ne, Rational, sign, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices, norm, pinv

@@ -30,8 +30,6 @@ an eigenspace is the whole space, and the frame is tight.
 :math:`X\mu = 0` restores it.
 """
 
-from __future__ import annotations
-
 from sympy import Identity as One
 from sympy import ImmutableMatrix, Ne, Rational, diag, eye, ones, sqrt, symbols
 

@@ -27,8 +27,6 @@ Sx - \rho x`, :math:`S^+q = x - \rho S^+x`, so :math:`\rho P_\perp S^+x = -P_\pe
 1`.
 """
 
-from __future__ import annotations
-
 from sympy import Identity as One
 from sympy import ImmutableMatrix, KroneckerDelta, Ne, Rational, diag, eye, sqrt, symbols
 

@@ -26,8 +26,6 @@ that are features say :math:`XTY^T = XE_x\Sigma E_y^TY^T`, whence :math:`T = E_x
 magnitudes allow mixtures.
 """
 
-from __future__ import annotations
-
 from sympy import ImmutableMatrix, Ne, Rational, Symbol, diag, eye, sqrt, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices

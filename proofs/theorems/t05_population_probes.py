@@ -19,8 +19,6 @@ pair it is the outer product of :math:`S_r^+XC_re_i`, the least-squares probe of
 side.
 """
 
-from __future__ import annotations
-
 from sympy import Identity as One
 from sympy import ImmutableMatrix, Ne, Rational, eye, symbols
 

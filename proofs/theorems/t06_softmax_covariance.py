@@ -27,8 +27,6 @@ by :math:`-\Omega^TX\mu` rids the second of :math:`\Omega`, so that it minimises
 centred too.
 """
 
-from __future__ import annotations
-
 from sympy import Derivative, ImmutableMatrix, KroneckerDelta, Subs, diag, exp, eye, log, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices, pinv, table, total, trace

@@ -36,8 +36,6 @@ A real query bias adds :math:`\beta^Ts` to the logits, :math:`\beta = W_K^Tb_Q`,
 r^T, 1)` and :math:`S_s` and middle matrix :math:`(XCTC'Y^T; \mu^TTC'Y^T)`: the same theorem holds.
 """
 
-from __future__ import annotations
-
 from sympy import Identity as One
 from sympy import ImmutableMatrix, KroneckerDelta, Ne, Rational, diag, eye, symbols
 

@@ -33,8 +33,6 @@ Along gradient flow of any loss in :math:`\Omega`, with G its gradient, :math:`\
 - gB`; the G terms of :math:`AA^T - BB^T` cancel.
 """
 
-from __future__ import annotations
-
 from sympy import Derivative, ImmutableMatrix, Ne, Rational, Symbol, diag, exp, eye, sqrt, symbols
 from sympy import Identity as One
 

@@ -22,8 +22,6 @@ x/(x - 1)`, and h increases, so that :math:`\tau` falls, and stronger modes are 
 formula with its remainder brackets the root between 4.591 and 4.592.
 """
 
-from __future__ import annotations
-
 from sympy import (
     Derivative,
     ImmutableMatrix,

@@ -30,8 +30,6 @@ collapsed and the orthogonalised energies cross at :math:`g^*`. That no arrangem
 the orthogonalised one is the global minimum from :math:`\max(g_c, g^*)` on, was seen and is not proved here.
 """
 
-from __future__ import annotations
-
 from sympy import Derivative, ImmutableMatrix, MatrixSymbol, Rational, Subs, Symbol, diag, eye, sqrt, symbols
 from sympy import Identity as One
 

@@ -34,8 +34,6 @@ and mean square 1/n. As :math:`c_nc_{n+1} = 2/(\pi n)` and :math:`c_n` falls wit
 :math:`2/\pi` and :math:`2n/(\pi(n-1))` and tends to :math:`2/\pi`.
 """
 
-from __future__ import annotations
-
 from sympy import Add, ImmutableMatrix, Integral, Limit, Rational, asin, cos, exp, gamma, oo, pi, sin, sqrt, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices, pinv, table, total

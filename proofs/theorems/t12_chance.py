@@ -29,8 +29,6 @@ squared cosines have a sum of at most 1, so above 1/2 the bound is attained: the
 which is smaller, is anti-conservative.
 """
 
-from __future__ import annotations
-
 from sympy import Add, Derivative, Integral, Limit, Matrix, Rational, S, exp, gamma, oo, pi, sqrt, symbols
 
 from proofs.engine.notation import D

@@ -35,8 +35,6 @@ dimensions, :math:`E e^{i\theta d} = m e^{i\cdot 0}` after a shift of the origin
 where both pairs share a rotating term at the cost :math:`2t^2(1 - m^2)`, or at y = 0, where one pair is kept.
 """
 
-from __future__ import annotations
-
 from sympy import Add, I, ImmutableMatrix, Rational, cos, expand_trig, pi, sin, sqrt, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices, table, total

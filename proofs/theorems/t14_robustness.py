@@ -29,8 +29,6 @@ with the columns :math:`\epsilon(0, 1, 0), \epsilon(p, 0, q), 0`, where :math:`p
 rational.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sympy import Add, ImmutableMatrix, Limit, Rational, diag, sqrt, symbols

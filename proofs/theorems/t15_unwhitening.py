@@ -27,8 +27,6 @@ squared cosine of :math:`K_ru` with m. At small training time :math:`v \propto Y
 is a multiple of :math:`y_j` only if :math:`y_j` is an eigenvector of :math:`K_s`.
 """
 
-from __future__ import annotations
-
 from sympy import Identity as One
 from sympy import ImmutableMatrix, Ne, Rational, Symbol, diag, eye, symbols
 

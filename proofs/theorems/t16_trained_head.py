@@ -26,8 +26,6 @@ queries, under a bias) centred, logits have mean 0, and the cosine is the correl
 multiple of the head, and does not see what the data never visits, which the weight cosine does.
 """
 
-from __future__ import annotations
-
 from sympy import Derivative, ImmutableMatrix, Integral, Limit, Ne, exp, eye, oo, sqrt, symbols
 
 from proofs.engine.notation import D, Inner, M, N, SquaredNorm, columns, matrices, trace

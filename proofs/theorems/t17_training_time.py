@@ -29,8 +29,6 @@ none (Perron). So :math:`u_a \propto x_a\psi_a`, :math:`\psi_a = \sum_bK_{ab}y_b
 at time :math:`\mu_bt`, largest at :math:`\mu_b = L_s`.
 """
 
-from __future__ import annotations
-
 from sympy import (
     Derivative,
     ImmutableMatrix,

@@ -13,7 +13,7 @@ from svtheory.criteria.sides import View, side_rows
 from svtheory.criteria.verdicts import Condition, Conditions
 from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import lengths, sine
-from svtheory.numerics import exact_products, shifted
+from svtheory.numerics import exact_products, positive, shifted
 from svtheory.prediction.certainty import core_rounding
 from svtheory.prediction.optimum import (
     Optimum,
@@ -116,7 +116,7 @@ def _both(theorem: str, statement: str, margin: Array, applies: Array | bool = T
 
 def _shortfall(value: Array, needed: Array) -> Array:
     """By which share `value` stays below what is needed: 0 if it does not, 1 for no value at all."""
-    return jnp.where(value < needed, 1 - value / jnp.where(needed > 0, needed, 1), 0)
+    return jnp.where(value < needed, 1 - value / positive(needed), 0)
 
 
 def _distinct_row(pairs: CarriedPairs, values: Array) -> Condition:

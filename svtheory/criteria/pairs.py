@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, real_array
-from svtheory.geometry.columns import lengths, root, unit_columns
+from svtheory.geometry.columns import lengths, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import connected
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, root
 from svtheory.prediction.certainty import core_rounding
 from svtheory.prediction.optimum import (
     Optimum,

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.criteria.verdicts import Condition
-from svtheory.geometry.columns import root, sine, unit_columns
+from svtheory.geometry.columns import cosine, sine, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import eigenvector_residual
 from svtheory.laws import Law
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive, root
 from svtheory.prediction.certainty import mean_outside
 from svtheory.prediction.whitened import Side, eigenbasis, moment_bounds
 from svtheory.spectra.alignments import alignment
@@ -100,7 +100,7 @@ def _cone_share(view: View, law: Law) -> Array:
     mean, spread = view.features @ law.mean(), view.features @ law.covariance_root()
     squared = (mean**2).sum()
     total = squared + (spread**2).sum()
-    return squared / jnp.where(total > 0, total, 1)
+    return squared / positive(total)
 
 
 def _anisotropy(V: Array) -> Array:
@@ -121,10 +121,10 @@ def _isotropic(view: View) -> Array:
 def _exact_rows(view: View) -> list[Condition]:
     X = view.features
     residual = view.pulled(sine(view.probe, X))
-    duals = jnp.where(X.any(axis=0), _cosines(dual_frame(X), X), 1).min()
+    duals = jnp.where(X.any(axis=0), cosine(dual_frame(X), X), 1).min()
     statement = "x_i is an eigenvector of the token moment A: A x_i || E[r f_i]"
     return [
-        view.state("T2", statement, view.each(residual), view.promised(_cosines(view.probe, X))),
+        view.state("T2", statement, view.each(residual), view.promised(cosine(view.probe, X))),
         view.state(
             "T2",
             "all features are orthogonal tight groups",
@@ -139,7 +139,7 @@ def _approximate_rows(view: View) -> list[Condition]:
     m, L = moment_bounds(view.side)
     spread = (L - m) / (L + m)
     slip = _slip(view)
-    law_angle = jnp.arctan2(sine(view.pull, view.features), _cosines(view.pull, view.features))
+    law_angle = jnp.arctan2(sine(view.pull, view.features), cosine(view.pull, view.features))
     whole, local = (
         jnp.cos(jnp.minimum(angle + law_angle, jnp.pi / 2)) for angle in (jnp.arcsin(spread), jnp.arctan(slip))
     )
@@ -159,8 +159,7 @@ def _slip(view: View) -> Array:
     U, s = eigenbasis(view.side), view.side.scale[:, None]
     weights = U.T @ unit_columns(view.pull)
     rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
-    inside = s > 0
-    squared = (jnp.where(inside, 1 - rho / jnp.where(inside, s, 1) ** 2, 0) * weights) ** 2
+    squared = (jnp.where(s > 0, 1 - rho / positive(s) ** 2, 0) * weights) ** 2
     return root(squared.sum(axis=0))
 
 
@@ -170,8 +169,3 @@ def _orthogonal_row(view: View) -> Condition:
     overlap = jnp.where(view.count > 1, 1, overlap)
     statement = "the probe of x_i is orthogonal to those of the other pairs"
     return view.state("T4", statement, view.each(overlap), view.predicted)
-
-
-def _cosines(A: Array, B: Array) -> Array:
-    """|cos| of the columns of A with those of B, one by one, shape (N,)."""
-    return jnp.minimum(jnp.abs((unit_columns(A) * unit_columns(B)).sum(axis=0)), 1)

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, flag, held, real_array, whole
 from svtheory.factorisations import safe_svd
-from svtheory.numerics import exact_products, numerical_rank_tolerance, scaled
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive, root, scaled
 from svtheory.pytrees import pytree
 from svtheory.spectra.spectra import Spectrum, spectrum, spectrum_of
 
@@ -180,7 +180,7 @@ def _side(inputs: Array, features: Array, centre: bool) -> _Side:
     P, s, Ut = safe_svd(inputs)
     # more samples do not make the rounding of each larger, so the smaller size counts
     s = jnp.where(s > numerical_rank_tolerance(s, min(inputs.shape)), s, 0)
-    return _Side(Ut.T, s**2 / _positive((s**2).sum() / inputs.shape[1]), P.T @ features)
+    return _Side(Ut.T, s**2 / positive((s**2).sum() / inputs.shape[1]), P.T @ features)
 
 
 @partial(jax.jit, static_argnums=(6, 7))
@@ -198,10 +198,10 @@ def _explain(
     q = _side(*query, centre_query)
     k = _side(_after(q, keys[0]), keys[1], True)
     # products of tiny weights would underflow
-    q_size, k_size = _positive(jnp.abs(W_Q).max()), _positive(jnp.abs(W_K).max())
+    q_size, k_size = positive(jnp.abs(W_Q).max()), positive(jnp.abs(W_K).max())
     unit = W_Q / q_size, W_K / k_size
     omega = unit[0].T @ unit[1]
-    T = T / _positive(jnp.abs(T).max())
+    T = T / positive(jnp.abs(T).max())
     read = q.basis.T @ omega @ k.basis
     x = q.values[:, None] * k.values[None, :]
     O = jnp.sqrt(x) * read
@@ -216,11 +216,11 @@ def _explain(
     null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], q, k, C, learnt)
     # where few turns are possible many heads tie: what rounding alone sets apart counts as reached
     least = _at_best_time(C, O, learnt) - 100 * jnp.finfo(null.dtype).eps
-    weights = F * _inverse_root(x)
-    scale = q_size * k_size * (F * O).sum() / _positive((F**2).sum())
+    weights = F * inverse(root(x))
+    scale = q_size * k_size * (F * O).sum() / positive((F**2).sum())
     return Explanation(
         functional_cosine=functional_cosine,
-        cosine=(weights * read).sum() / _positive(_norm(weights) * _norm(omega)),
+        cosine=(weights * read).sum() / positive(_norm(weights) * _norm(omega)),
         time=time,
         unvisited=_unvisited(q, k, omega, read),
         predicted=_spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape)),
@@ -300,7 +300,7 @@ def _together(C: Array) -> int:
 
 def _unvisited(q: _Side, k: _Side, omega: Array, read: Array) -> Array:
     inside = (q.values > VISITED)[:, None] & (k.values > VISITED)[None, :]
-    share = _norm(jnp.where(inside, read, 0)) / _positive(_norm(omega))
+    share = _norm(jnp.where(inside, read, 0)) / positive(_norm(omega))
     return jnp.maximum((1 - share) * (1 + share), 0)
 
 
@@ -311,7 +311,7 @@ def _filtered(C: Array, x: Array, tau: Array) -> Array:
 
 def _log_times(x: Array) -> Array:
     """Logarithms of the times that are tried, evenly from a linear to a flat filter, (TIMES,)."""
-    first = jnp.log(0.01 / _positive(x.max()))
+    first = jnp.log(0.01 / positive(x.max()))
     last = jnp.log(100 / jnp.min(jnp.where(x > 0, x, jnp.inf)))
     return jnp.linspace(first, jnp.clip(last, first + 1, first + 37), TIMES)
 
@@ -347,11 +347,11 @@ def _derangement(key: Array, n: int) -> Array:
 def _at_best_time(C: Array, O: Array, learnt: Array) -> Array:
     """The functional cosine of `C_ab learnt_ab` and O at its best time, between the times of `learnt` by a parabola."""
     C, O, learnt = lax.stop_gradient((C, O, learnt))
-    cosines = (learnt @ (C * O).ravel()) / _positive(jnp.sqrt(learnt**2 @ (C**2).ravel()) * _norm(O))
+    cosines = (learnt @ (C * O).ravel()) / positive(jnp.sqrt(learnt**2 @ (C**2).ravel()) * _norm(O))
     top = jnp.clip(cosines.argmax(), 1, TIMES - 2)
     before, here, after = cosines[top - 1], cosines[top], cosines[top + 1]
     bend = 2 * here - before - after
-    peak = here + jnp.where(bend > 0, (after - before) ** 2 / (8 * _positive(bend)), 0)
+    peak = here + jnp.where(bend > 0, (after - before) ** 2 / (8 * positive(bend)), 0)
     return jnp.where(jnp.abs(after - before) < 2 * bend, jnp.minimum(peak, 1), cosines.max())
 
 
@@ -360,19 +360,9 @@ def _spectrum(left: Array, core: Array, right: Array, K: int) -> Spectrum:
     return spectrum_of((left @ U)[:, :K], values[:K], (right @ Vt.T)[:, :K])
 
 
-def _inverse_root(x: Array) -> Array:
-    return jnp.where(x > 0, lax.rsqrt(_positive(x)), 0)
-
-
 def _cosine(F: Array, O: Array) -> Array:
-    return (F * O).sum() / _positive(_norm(F) * _norm(O))
+    return (F * O).sum() / positive(_norm(F) * _norm(O))
 
 
 def _norm(A: Array) -> Array:
-    squared = (A**2).sum()
-    return jnp.where(squared > 0, jnp.sqrt(_positive(squared)), 0)
-
-
-def _positive(x: Array) -> Array:
-    """`x`, or 1 in place of 0, to divide by."""
-    return jnp.where(x > 0, x, 1)
+    return root((A**2).sum())

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.laws import Law
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 from svtheory.prediction.whitened import (
     SAFETY,
     Side,
@@ -86,4 +86,4 @@ def mean_outside(features: Array, law: Law, side: Side) -> Array:
     token, U = X @ mean, eigenbasis(side)
     outside, size = jnp.linalg.norm(token - U @ (U.T @ token)), jnp.linalg.norm(token)
     slack = side.rounding * side.reach() * (size + jnp.linalg.norm(X * mean[None, :]))
-    return jnp.where(outside > slack, outside / jnp.where(size > 0, size, 1), 0)
+    return jnp.where(outside > slack, outside / positive(size), 0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, root
 from svtheory.prediction.optimum import Optimum, optimum
 from svtheory.scenarios import Scenario
 
@@ -91,8 +91,7 @@ def _m_estimate(sample: Sample, used: Array) -> tuple[Array, Array]:
     scale -= jnp.linalg.solve(lax.stop_gradient(H), gradients.mean(axis=0))
     J = jnp.atleast_2d(jnp.cov(gradients, rowvar=False))
     variance = jnp.diagonal(jnp.linalg.solve(H, jnp.linalg.solve(H, J).T)) / gradients.shape[0]
-    known = used & (variance > 0)
-    return jnp.where(used, scale, 0), jnp.where(known, jnp.sqrt(jnp.where(known, variance, 1)), 0)
+    return jnp.where(used, scale, 0), jnp.where(used, root(variance), 0)
 
 
 def _cross_entropy(sample: Sample, scale: Array) -> Array:

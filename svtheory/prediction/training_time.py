@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, held, real_array
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 from svtheory.prediction.certainty import core_rounding
 from svtheory.prediction.optimum import optimum, predict
 from svtheory.prediction.whitened import (
@@ -34,7 +34,7 @@ def remaining(rate: Array, time: Array) -> Array:
 def elapsed(rate: Array, time: Array) -> Array:
     """`int_0^t e^{-rate s} ds = (1 - e^{-rate t})/rate` for rate >= 0, and t at rate 0; time may be infinite."""
     moving, endless = rate > 0, jnp.isinf(time)
-    rate = jnp.where(moving, rate, 1)
+    rate = positive(rate)
     finite = -jnp.expm1(-rate * jnp.where(endless, 0, time)) / rate
     return jnp.where(moving, jnp.where(endless, 1 / rate, finite), time)
 
@@ -53,7 +53,7 @@ def training_condition_number(smallest: Array | float, largest: Array | float, t
     m, L = (real_array(name, x) for name, x in (("smallest", smallest), ("largest", largest)))
     t = real_array("time", time, endless=True)
     started = t > 0
-    safe = jnp.where(started, t, 1)
+    safe = positive(t)
     return jnp.where(started, elapsed(m, safe) / elapsed(L, safe), 1)
 
 

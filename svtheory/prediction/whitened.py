@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, inverse, positive
 from svtheory.scenarios import Scenario
 
 SAFETY = 8
@@ -45,7 +45,7 @@ class Side(NamedTuple):
 
     def reach(self) -> Array:
         """`1/s` of the smallest direction within the range, 0 for the zero moment: what rounding is multiplied by."""
-        return jnp.where(self.scale > 0, 1 / jnp.where(self.scale > 0, self.scale, 1), 0).max()
+        return inverse(self.scale).max()
 
 
 def moment_roots(scenario: Scenario) -> tuple[Array | None, Array | None]:
@@ -83,7 +83,7 @@ def biased_side(features: Array, law: Law) -> Side:
     root = law.second_moment_root()
     tokens = features @ root
     squared = (tokens**2).sum()
-    constant = jnp.zeros_like(tokens[:1]).at[0, -1].set(jnp.sqrt(jnp.where(squared > 0, squared, 1)))
+    constant = jnp.zeros_like(tokens[:1]).at[0, -1].set(jnp.sqrt(positive(squared)))
     terms = ((features**2).sum(axis=0) * (root**2).sum(axis=1)).sum() + squared
     inherited = law.root_rounding() * jnp.sqrt((features**2).sum())
     side = _side(jnp.concatenate([tokens, constant]), root.T, terms, inherited)
@@ -93,19 +93,19 @@ def biased_side(features: Array, law: Law) -> Side:
 def _side(Z: Array, root: Array | None, terms: Array, inherited: Array) -> Side:
     """The Side of `Z = X R` (D, R), given `R^T` and what |Z|^2 would be if no terms cancelled."""
     squared = (Z**2).sum()
-    cancelled = jnp.sqrt(jnp.maximum(terms / jnp.where(squared > 0, squared, 1), 1))
+    cancelled = jnp.sqrt(jnp.maximum(terms / positive(squared), 1))
     share = lax.stop_gradient(max(Z.shape) * jnp.finfo(Z.dtype).eps * cancelled)
-    inverse, s, Pt = _whitened(Z, share)
+    whitening, s, Pt = _whitened(Z, share)
     inside = s > share * s[0]
     doubtful = ~inside & (s > _zero_share(Z) * lax.stop_gradient(cancelled) * s[0])
     readout = Pt if root is None else Pt @ root
     return Side(
-        inverse,
+        whitening,
         jnp.where(inside, s, 0),
         jnp.where(inside[:, None], readout, 0),
         rotation=Pt,
         root=root,
-        doubtful=jnp.where(doubtful[:, None], readout / jnp.where(doubtful, s, 1)[:, None], 0),
+        doubtful=inverse(s, doubtful)[:, None] * readout,
         rounding=lax.stop_gradient(share * s[0] / SAFETY + inherited),
     )
 
@@ -122,8 +122,7 @@ def _whitened(Z: Array, share: Array) -> tuple[Array, Array, Array]:
     `U s^+ = (Z^T)^+ P` has the derivative of that product, true where values are equal, as in a tight frame.
     """
     U, s, Pt = safe_svd(Z)
-    inside = s > share * s[0]
-    return U * jnp.where(inside, 1 / jnp.where(inside, s, 1), 0)[None, :], s, Pt
+    return U * inverse(s, s > share * s[0])[None, :], s, Pt
 
 
 @_whitened.defjvp

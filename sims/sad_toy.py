@@ -21,7 +21,7 @@ independent one failed it, falling from 0.30 to 0.14 in the first quick run, and
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,7 @@ from svtheory import (
     treves_rolls,
 )
 from svtheory.checks import InputError, whole
+from svtheory.reports.options import above, at_least
 from svtheory.reports.plotting import (
     COLOURS,
     GREY,
@@ -60,6 +61,7 @@ from svtheory.reports.plotting import (
 )
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
+THEOREMS = ("T6", "T11", "T22")
 TOLERANCE, LEVEL, NOT_SPARSE = 0.05, 0.05, 0.25
 DIAGNOSTICS = ("common", "independent")
 SHOWN = {
@@ -74,26 +76,22 @@ SHOWN = {
 class Config(ToyConfig):
     """Options of the experiment."""
 
-    pairs: int = 20
+    pairs: Annotated[int, at_least(1)] = 20
     """Matched pairs."""
-    strength: float = 20.0
+    strength: Annotated[float, above(0)] = 20.0
     """Largest logit asked for."""
-    snapshots: int = 20
+    snapshots: Annotated[int, at_least(1)] = 20
     """Snapshots, at equal distances."""
-    decisions: int = 256
+    decisions: Annotated[int, at_least(2)] = 256
     """Planted decisions at each snapshot."""
-    draws: int = 199
+    draws: Annotated[int, at_least(19)] = 199
     """Random heads, and rotations, behind a null."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("pairs", 1), ("snapshots", 1), ("decisions", 2), ("draws", 19)):
-            whole(f"--{name}", getattr(self, name), least)
         whole("--n-features", self.n_features, 2 * self.pairs)
         if self.steps % self.snapshots:
             raise InputError(f"--steps must be a multiple of --snapshots, got {self.steps} and {self.snapshots}")
-        if not 0 < self.strength < np.inf:
-            raise InputError(f"--strength must be a finite number above 0, got {self.strength}")
 
 
 PAPER = Config(members=8, n_features=100, dim=50, head_dim=50)
@@ -188,6 +186,7 @@ def _results(config: Config, found: dict[str, Array]) -> xr.Dataset:
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a snapshot: means over members."""
     error = results.S.std("member", ddof=1) / np.sqrt(results.sizes["member"])
+    last = results.step[-1].item()
     return [
         {
             "step": int(here.step),
@@ -198,28 +197,36 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "members with p <= 0.05": f"{int((here.p_value <= LEVEL).sum())} of {here.member.size}",
             "acc2025 count": float(here["count"].mean()),
             "attention to the planted key": float(here.attention.mean()),
+            "holds": _holds(here, at_the_end=here.step.item() == last),
         }
         for here in (results.isel(step=i) for i in range(results.sizes["step"]))
     ]
 
 
+def _holds(here: xr.Dataset, at_the_end: bool) -> bool:
+    """Whether one snapshot keeps the rules, of which two are for the last alone."""
+    arrived = _distance(here) <= TOLERANCE and here.p_value.max().item() <= LEVEL
+    return here.null_S.sel(null="common").mean().item() >= NOT_SPARSE and (arrived or not at_the_end)
+
+
+def _distance(here: xr.Dataset) -> float:
+    """How far S is from its prediction, in the mean over members."""
+    return abs(float(here.S.mean() - here.predicted_S.mean()))
+
+
 def _summary(results: xr.Dataset) -> dict[str, Any]:
     start, end = results.isel(step=0), results.isel(step=-1)
-    error = abs(float(end.S.mean() - end.predicted_S.mean()))
-    lowest = float(results.null_S.sel(null="common").mean("member").min())
-    p = float(end.p_value.max())
     return {
         "members": results.sizes["member"],
         "S_before": float(start.S.mean()),
         "S_after": float(end.S.mean()),
         "S_after_standard_error": float(end.S.std(ddof=1) / np.sqrt(end.S.size)),
         "predicted_S_after": float(end.predicted_S.mean()),
-        "error_of_S_after": error,
+        "error_of_S_after": _distance(end),
         **{f"S_{null}_null_after": float(end.null_S.sel(null=null).mean()) for null in SHOWN},
-        "S_common_rotation_lowest": lowest,
-        "largest_p_value_after": p,
+        "S_common_rotation_lowest": float(results.null_S.sel(null="common").mean("member").min()),
+        "largest_p_value_after": float(end.p_value.max()),
         "least_possible_S": 1 / results.attrs["pairs_of_the_head"],
-        "holds": error <= TOLERANCE and p <= LEVEL and lowest >= NOT_SPARSE,
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,49 +13,37 @@ from jax import Array
 from sims.engines.ensemble import Observe, train
 from sims.models.toy import Task, Toy, training
 from svtheory import BernoulliUniform, Scenario
-from svtheory.checks import InputError, whole
+from svtheory.reports.options import PROBABILITY, Options, above, at_least
 
 
 @dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(Options):
     """Size and training of the toys of an experiment."""
 
-    members: int = 16
+    members: Annotated[int, at_least(2)] = 16
     """Members (seeds) of each setting."""
-    n_features: int = 20
+    n_features: Annotated[int, at_least(2)] = 20
     """Features N."""
-    dim: int = 10
+    dim: Annotated[int, at_least(2)] = 10
     """Dimension D of a token."""
-    head_dim: int = 10
+    head_dim: Annotated[int, at_least(2)] = 10
     """Head dimension H."""
-    n_keys: int = 8
+    n_keys: Annotated[int, at_least(2)] = 8
     """Keys m of each context."""
-    probability: float = 0.1
+    probability: Annotated[float, PROBABILITY] = 0.1
     """Probability that a feature is present."""
-    coupling: float = 1.0
+    coupling: Annotated[float, at_least(0)] = 1.0
     """Weight lambda of the attention loss."""
-    batch: int = 256
+    batch: Annotated[int, at_least(1)] = 256
     """Contexts in a batch."""
-    rate: float = 1e-3
+    rate: Annotated[float, above(0)] = 1e-3
     """Learning rate of AdamW, falling to 0 as a cosine."""
-    steps: int = 10_000
+    steps: Annotated[int, at_least(1)] = 10_000
     """Training steps."""
     seed: int = 0
     """Seed of all random numbers."""
     dtype: Literal["float32", "float64"] = "float32"
     """Floating-point numbers of the run."""
-
-    def __post_init__(self):
-        for name, least in (("members", 2), ("n-features", 2), ("dim", 2), ("head-dim", 2), ("n-keys", 2)):
-            whole(f"--{name}", getattr(self, name.replace("-", "_")), least)
-        for name in ("batch", "steps"):
-            whole(f"--{name}", getattr(self, name), 1)
-        if not 0 < self.probability <= 1:
-            raise InputError(f"--probability must lie in (0, 1], got {self.probability}")
-        if not 0 < self.rate < np.inf:
-            raise InputError(f"--rate must be a finite number above 0, got {self.rate}")
-        if not 0 <= self.coupling < np.inf:
-            raise InputError(f"--coupling must be a finite number of at least 0, got {self.coupling}")
 
 
 def stacked_tasks(

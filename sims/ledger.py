@@ -10,13 +10,12 @@ Conditions that are not about the vectors of one head on given features have exp
 `phase` (T10), `sad_toy` (T11), `rotary` (T13) and `explain` (T16).
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from jax import Array
 from sims.engines.flow import flow, rates
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
+from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import (
     BernoulliUniform,
     Gaussian,
@@ -54,7 +54,7 @@ from svtheory.reports.plotting import (
     panels,
     predicted_against_measured,
 )
-from svtheory.reports.runs import Exhibit, Outcome, checkpoints
+from svtheory.reports.runs import Exhibit, Outcome
 
 D, N = 10, 20
 STEP = 0.5  # of an Euler step, in units of the largest curvature
@@ -88,6 +88,10 @@ class Config:
         for name in ("square_seeds", "softmax_seeds", "square_steps", "softmax_steps", "contexts"):
             whole(name, getattr(self, name), 1)
 
+    def seeds(self, objective: str) -> int:
+        """Random heads for each value of a knob."""
+        return self.square_seeds if objective == "square" else self.softmax_seeds
+
 
 SCALES = {
     "quick": Config(),
@@ -113,23 +117,21 @@ class Row:
     unwhitened: bool = False
 
 
+class Timed(NamedTuple):
+    """A scenario trained by gradient flow for a time, in units of the slowest direction's."""
+
+    scenario: Scenario
+    time: Array
+
+
 def run(config: Config, folder: Path) -> Outcome:
     """Predict, train and compare every row of the ledger; heads of one shape are trained together."""
     keys = jax.random.split(jax.random.key(config.seed), len(ROWS))
-    batches = [_batch(config, row, key) for row, key in zip(ROWS, keys, strict=True)]
-    tables = []
-    for number, group in enumerate(_alike(batches)):
-        scenarios = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(batches[index] for index in group))
-        checkpoint = checkpoints(folder) / str(number)
-        if ROWS[group[0]].timed:
-            times = jnp.concatenate([jnp.asarray(_values(config, ROWS[index])) for index in group])
-            predictions, spectra = _flow(scenarios, times, checkpoint)
-        else:
-            predictions = jax.jit(partial(jax.lax.map, predict))(scenarios)
-            spectra = _train(config, scenarios, jax.random.fold_in(keys[group[0]], 1), checkpoint)
-        found = jax.jit(partial(jax.lax.map, _compare))((scenarios, predictions, spectra))
-        tables.append(_results(config, group, found))
-    results = xr.concat(tables, "head").sortby("row")
+    batches = [_batch(config, index, key) for index, key in enumerate(keys)]
+    results = sweep(batches, partial(_train, config), _compare, folder, ("side", "reading"))
+    unwhitened = np.array([ROWS[index].unwhitened for index in results.row.values], int)
+    results = results.isel(reading=("head", unwhitened)).assign_coords(side=["query", "key"])
+    results = results.assign_attrs(chance=chance_alignment(D))
     rows = [_verdict(row, results.sel(head=results.row == index)) for index, row in enumerate(ROWS)]
     figures = {
         "agreement": Exhibit(
@@ -297,69 +299,61 @@ ROWS = [
 ]
 
 
-def _values(config: Config, row: Row) -> np.ndarray:
-    """The knob's value at each head of the row."""
-    seeds = config.square_seeds if row.objective == "square" else config.softmax_seeds
-    return np.repeat(np.array(row.values, float), seeds)
+def _batch(config: Config, index: int, key: Array) -> Batch:
+    """The heads of a row."""
+    row = ROWS[index]
+    cells = grid(value=row.values, seed=range(config.seeds(row.objective)))
+    values = jnp.asarray(cells["value"], float)
+    scenarios = each(row.build, values, jax.random.split(key, len(values)))
+    labels = {"row": index, "theorem": row.theorem, "knob": row.knob, "objective": row.objective}
+    labels = {name: np.full(len(values), label) for name, label in labels.items()} | {"value": cells["value"]}
+    given = Timed(scenarios, values) if row.timed else scenarios
+    return Batch(given, jax.random.fold_in(key, 1), labels)
 
 
-def _batch(config: Config, row: Row, key: Array) -> Scenario:
-    """The scenarios of a row, stacked, in the order of `_values`."""
-    values = jnp.asarray(_values(config, row))
-    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
-    build = jax.jit(partial(jax.lax.map, lambda cell: row.build(*cell)))
-    return build((values, jax.random.split(key, len(values))))
-
-
-def _alike(batches: list[Scenario]) -> list[list[int]]:
-    """Indices of the batches whose scenarios have one structure and shape and are trained alike, group by group."""
-    groups = defaultdict(list)
-    for index, batch in enumerate(batches):
-        leaves, structure = jax.tree.flatten(batch)
-        groups[structure, tuple(leaf.shape[1:] for leaf in leaves), ROWS[index].timed].append(index)
-    return list(groups.values())
-
-
-def _train(config: Config, scenarios: Scenario, key: Array, checkpoint: Path) -> Spectrum:
-    heads, objective = scenarios.target.shape[0], scenarios.objective
+def _train(config: Config, given: Scenario | Timed, keys: Array, **place: Any) -> Spectrum | Array:
+    """Spectra of heads at the optimum, or Omega (M, D, D) of those trained from nothing for a time."""
+    if isinstance(given, Timed):
+        slowest, curvature = jax.jit(jax.vmap(rates))(given.scenario)
+        last = given.time / slowest
+        start = {"Omega": jnp.zeros((len(last), D, D))}
+        steps = int((last * curvature).max() / STEP) + 1
+        return jnp.asarray(flow(given.scenario, start, last, steps, 1, **place)[1][-1])
     training = {
         # what the data never visits stays as it starts, so it starts small
         "square": Training(steps=config.square_steps, start=0.01),
         "softmax": Training(steps=config.softmax_steps, contexts=config.contexts),
-    }[objective]
-    keys = jax.random.split(key, heads)
-    return simulate_ensemble(scenarios, keys, training, checkpoint, f"{heads} heads, {objective}")
+    }[given.objective]
+    return simulate_ensemble(given, keys, training, **place)
 
 
-def _flow(scenarios: Scenario, times: Array, checkpoint: Path) -> tuple[Spectrum, Spectrum]:
-    """Omega trained from nothing for `times`, in units of the slowest direction's: predicted (T17) and measured."""
-    slowest, curvature = jax.jit(jax.vmap(rates))(scenarios)
-    last = times / slowest
-    filtered = jax.jit(partial(jax.lax.map, lambda cell: filtered_optimum(*cell)))((scenarios, last))
-    start = {"Omega": jnp.zeros_like(filtered)}
-    steps = int((last * curvature).max() / STEP) + 1
-    _, omega = flow(scenarios, start, last, steps, 1, checkpoint, f"{len(times)} heads, for a time")
-    decompose = jax.jit(partial(jax.lax.map, lambda omega: spectrum(jnp.eye(D), omega)))
-    return decompose(filtered), decompose(jnp.asarray(omega[-1]))
-
-
-def _compare(cell: tuple[Scenario, Spectrum, Spectrum]) -> dict[str, Array]:
+def _compare(given: Scenario | Timed, trained: Spectrum | Array) -> dict[str, Array]:
     """The first singular pair, predicted and trained, on both sides, as it is and unwhitened."""
-    scenario, prediction, measurement = cell
+    if isinstance(given, Timed):
+        scenario = given.scenario
+        filtered = filtered_optimum(scenario, given.time / rates(scenario)[0])
+        prediction, measurement = (spectrum(jnp.eye(D), omega) for omega in (filtered, trained))
+    else:
+        scenario, prediction, measurement = given, predict(given), trained
     X, Y = scenario.query_features, scenario.key_features
-    found = compare(prediction, measurement, (X, Y))
+    agreement = compare(prediction, measurement)
     moments = token_moment(X, scenario.query_law), token_moment(Y, scenario.key_law)
 
-    def unwhitened(spectrum):
-        read = zip((spectrum.left, spectrum.right), (X, Y), moments, strict=True)
-        return jnp.stack([alignment(unwhiten(v[:, :1], K)[0], F[:, :1])[0, 0] for v, F, K in read])
+    def alignments(spectrum):
+        """With the matched features, shape (side, reading)."""
+
+        def of_side(vectors, F, K):
+            read = vectors[:, :1], unwhiten(vectors[:, :1], K)[0]
+            return jnp.stack([alignment(v, F[:, :1])[0, 0] for v in read])
+
+        return jnp.stack(
+            [of_side(*side) for side in zip((spectrum.left, spectrum.right), (X, Y), moments, strict=True)]
+        )
 
     return {
-        "predicted_alignment": jnp.stack([found.predicted_left[0, 0], found.predicted_right[0, 0]]),
-        "measured_alignment": jnp.stack([found.measured_left[0, 0], found.measured_right[0, 0]]),
-        "predicted_unwhitened": unwhitened(prediction),
-        "measured_unwhitened": unwhitened(measurement),
-        "cosine": jnp.stack([found.left[0], found.right[0]]),
+        "predicted_alignment": alignments(prediction),
+        "measured_alignment": alignments(measurement),
+        "cosine": jnp.stack([agreement.left[0], agreement.right[0]]),
         "predicted_sigma": prediction.values[0],
         "measured_sigma": measurement.values[0],
     }
@@ -369,26 +363,6 @@ def token_moment(X: Array, law: Law | None) -> Array:
     """`S = X C X^T`, with C = I without a law."""
     C = jnp.eye(X.shape[1]) if law is None else law.second_moment()
     return jnp.linalg.multi_dot([X, C, X.T], precision="highest")
-
-
-def _results(config: Config, group: list[int], found: dict[str, Array]) -> xr.Dataset:
-    """Labelled arrays over heads and sides."""
-    rows = np.concatenate([np.full(len(_values(config, ROWS[index])), index) for index in group])
-    data = {name: (("head", "side")[: values.ndim], np.asarray(values)) for name, values in found.items()}
-    coordinates = {
-        "side": ["query", "key"],
-        "row": ("head", rows),
-        "theorem": ("head", [ROWS[index].theorem for index in rows]),
-        "knob": ("head", [ROWS[index].knob for index in rows]),
-        "value": ("head", np.concatenate([_values(config, ROWS[index]) for index in group])),
-        "objective": ("head", [ROWS[index].objective for index in rows]),
-    }
-    results = xr.Dataset(data, coordinates, {"chance": chance_alignment(D)})
-    read = np.array([ROWS[index].unwhitened for index in rows])[:, None]
-    for kind in ("predicted", "measured"):
-        plain, turned_back = results[f"{kind}_alignment"], results[f"{kind}_unwhitened"]
-        results[f"{kind}_alignment"] = plain.where(~read, turned_back)
-    return results.drop_vars(["predicted_unwhitened", "measured_unwhitened"])
 
 
 def _verdict(row: Row, heads: xr.Dataset) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""Sweep: cells of a grid become scenarios, heads of one shape are trained together, what is read of them is labelled.
+
+An experiment says what is its own: the cells, how a cell becomes a scenario, how heads are trained, what is read.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+from numpy.typing import ArrayLike
+
+from svtheory.reports.runs import checkpoints
+
+
+class Batch(NamedTuple):
+    """M heads of one shape.
+
+    given   what they are trained on, as stacked scenarios: leaves (M, ...)
+    key     shape (), split among all heads that are trained together, or one for each head, (M,)
+    labels  coordinates, (M,) each
+    """
+
+    given: Any
+    key: Array
+    labels: Mapping[str, ArrayLike]
+
+
+def grid(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
+    """Every combination of the values, the last axis running fastest, a column each.
+
+    >>> {name: column.tolist() for name, column in grid(mean=(0.0, 2.0), frame=range(2)).items()}
+    {'mean': [0.0, 0.0, 2.0, 2.0], 'frame': [0, 1, 0, 1]}
+    """
+    columns = zip(*product(*axes.values()), strict=True)
+    return {name: np.array(column) for name, column in zip(axes, columns, strict=True)}
+
+
+def each(function: Callable[..., Any], *stacked: Any) -> Any:
+    """`function` of every member of stacked arguments, leaves (M, ...), stacked again."""
+    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
+    return jax.jit(partial(jax.lax.map, lambda one: function(*one)))(stacked)
+
+
+def sweep(
+    batches: Iterable[Batch],
+    train: Callable[..., Any],
+    read: Callable[[Any, Any], dict[str, Array]],
+    folder: Path,
+    axes: Sequence[str] = (),
+    head: str = "head",
+) -> xr.Dataset:
+    """Train all batches, those of one structure and shape together, and label what is read of each head.
+
+    `train(given, keys, checkpoint=, label=)` returns trained heads, leaves (M, ...), continuing after a kill from a
+    checkpoint in the run folder; `read(given, trained)` of one head a dict of arrays, whose axes are the first of
+    `axes`. Heads lie along `head`, in the order of the batches.
+    """
+    batches = list(batches)
+    tables, order = [], []
+    for number, group in enumerate(alike(batches)):
+        given, key, labels = together([batches[index] for index in group])
+        size = len(jax.tree.leaves(given)[0])
+        keys = key if key.ndim else jax.random.split(key, size)
+        trained = train(given, keys, checkpoint=checkpoints(folder) / str(number), label=f"{size} {head}s")
+        found = {name: np.asarray(x) for name, x in each(read, given, trained).items()}
+        data = {name: ((head, *axes)[: x.ndim], x) for name, x in found.items()}
+        tables.append(xr.Dataset(data, {name: (head, x) for name, x in labels.items()}))
+        order += [index for index in group for _ in jax.tree.leaves(batches[index].given)[0]]
+    return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
+
+
+def alike(batches: Sequence[Batch]) -> list[list[int]]:
+    """Indices of the batches whose given has one structure and shape, group by group."""
+    groups = defaultdict(list)
+    for index, batch in enumerate(batches):
+        leaves, structure = jax.tree.flatten(batch.given)
+        groups[structure, tuple(leaf.shape[1:] for leaf in leaves)].append(index)
+    return list(groups.values())
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """One batch of several; one key that is to be split among all is the first's."""
+    given = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(batch.given for batch in batches))
+    keys = [batch.key for batch in batches]
+    labels = {name: np.concatenate([np.asarray(b.labels[name]) for b in batches]) for name in batches[0].labels}
+    return Batch(given, jnp.concatenate(keys) if keys[0].ndim else keys[0], labels)
+
+
+def by_group(results: xr.Dataset, label: str) -> tuple[xr.Dataset, xr.Dataset]:
+    """Mean of all heads that share a label, and its standard error."""
+    groups = results.groupby(label)
+    return groups.mean(), groups.std(ddof=1) / np.sqrt(groups.count())

@@ -35,12 +35,7 @@ from scipy.sparse.csgraph import connected_components
 from sims.lab.command import command
 from sims.lab.rules import Rule, row, standard_error
 from sims.models.toy import Task
-from sims.models.toys import (
-    ToyConfig,
-    scenario,
-    stacked_tasks,
-    train_toys,
-)
+from sims.models.toys import ToyConfig, scenario, stacked_tasks, train_toys
 from svtheory import (
     Spectrum,
     chance_alignment,
@@ -54,14 +49,7 @@ from svtheory import (
 )
 from svtheory.checks import InputError
 from svtheory.reports.options import above, at_least
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 from svtheory.spectra import best_matching
 from svtheory.spectra.spectra import spectrum_of

@@ -27,12 +27,7 @@ from sims.models.toys import ToyConfig, stacked_tasks, train_toys
 from sims.single_pair import read, template
 from svtheory import chance_alignment
 from svtheory.reports.options import above
-from svtheory.reports.plotting import (
-    COLOURS,
-    chance_line,
-    measured,
-    panels,
-)
+from svtheory.reports.plotting import COLOURS, chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T6",)

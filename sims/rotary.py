@@ -28,25 +28,11 @@ from matplotlib.axes import Axes
 
 from sims.engines.descent import descend
 from sims.lab.command import command
-from svtheory import (
-    Scenario,
-    chance_alignment,
-    conditioned_frame,
-    rotary_head,
-    rotary_spectra,
-    single_pair,
-    spectrum,
-)
+from svtheory import Scenario, chance_alignment, conditioned_frame, rotary_head, rotary_spectra, single_pair, spectrum
 from svtheory.checks import whole
 from svtheory.prediction import plane_cost, projected_profile
 from svtheory.reports.options import FINITE, Options, at_least
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 PROFILES: dict[str, Callable[[Array], Array]] = {

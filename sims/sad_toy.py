@@ -31,13 +31,7 @@ from jax import Array
 
 from sims.lab.command import command
 from sims.models.toy import activations
-from sims.models.toys import (
-    ToyConfig,
-    features_and_head,
-    stacked_tasks,
-    started,
-    train_toys,
-)
+from sims.models.toys import ToyConfig, features_and_head, stacked_tasks, started, train_toys
 from svtheory import (
     BernoulliUniform,
     Head,
@@ -53,12 +47,7 @@ from svtheory import (
 )
 from svtheory.checks import InputError, whole
 from svtheory.reports.options import above, at_least
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T6", "T11", "T22")
@@ -97,16 +86,7 @@ class Config(ToyConfig):
 PAPER = Config(members=8, n_features=100, dim=50, head_dim=50)
 SCALES = {
     "quick": replace(
-        PAPER,
-        members=4,
-        n_features=40,
-        dim=20,
-        head_dim=20,
-        pairs=6,
-        steps=2500,
-        snapshots=10,
-        decisions=128,
-        draws=99,
+        PAPER, members=4, n_features=40, dim=20, head_dim=20, pairs=6, steps=2500, snapshots=10, decisions=128, draws=99
     ),
     "paper": PAPER,
     "full": replace(PAPER, members=256, decisions=1024, draws=999),

@@ -30,23 +30,11 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab.command import command
 from sims.lab.rules import Rule, judged, standard_error
 from sims.models.toy import Task
-from sims.models.toys import (
-    ToyConfig,
-    scenario,
-    stacked_tasks,
-    train_toys,
-)
+from sims.models.toys import ToyConfig, scenario, stacked_tasks, train_toys
 from svtheory import chance_alignment, compare, feature_dimensionality, logit_scale, predict, single_pair, spectrum
 from svtheory.checks import InputError
 from svtheory.reports.options import FINITE, PROBABILITY
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T2", "T6")

@@ -30,22 +30,11 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab.command import command
 from sims.lab.rules import Rule, row
 from sims.models.toys import ToyConfig, stacked_tasks, train_toys
-from svtheory import (
-    alignment,
-    dual_frame,
-    feature_dimensionality,
-    polytopes,
-    single_pair,
-)
+from svtheory import alignment, dual_frame, feature_dimensionality, polytopes, single_pair
 from svtheory.geometry import polytope_name
 from svtheory.geometry.shapes import NAMES
 from svtheory.reports.options import PROBABILITY, above
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T2", "T10")

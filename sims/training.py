@@ -29,13 +29,7 @@ from sims.engines.flow import flow
 from sims.engines.simulation import Weights, small_factors
 from sims.lab.command import command
 from sims.lab.rules import Rule, judged, row, standard_error
-from sims.models.toys import (
-    ToyConfig,
-    features_and_head,
-    scenario,
-    stacked_tasks,
-    train_toys,
-)
+from sims.models.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
 from svtheory import (
     Scenario,
     alignment,
@@ -53,14 +47,7 @@ from svtheory import (
 from svtheory.checks import InputError, whole
 from svtheory.prediction import mode_start
 from svtheory.reports.options import FINITE, above
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T6", "T9")

@@ -15,13 +15,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from sims.engines.devices import (
-    ALL,
-    Machine,
-    every_core,
-    leads,
-    using,
-)
+from sims.engines.devices import ALL, Machine, every_core, leads, using
 from sims.lab.rules import tally
 from svtheory.checks import InputError
 from svtheory.reports import plotting, runs

@@ -50,11 +50,11 @@ def judged(rule: Rule | None, x: np.ndarray) -> dict[str, object]:
     return {"rule": str(rule or ""), "value": rule and rule.value(x), "holds": rule and rule.holds(x)}
 
 
-def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, object]:
-    """A table row about measurements x: mean, standard error, rule; of fewer than two nothing is said."""
+def row(quantity: str, x: np.ndarray, rule: Rule | None = None, **labels: object) -> dict[str, object]:
+    """A table row about measurements x: labels, mean, standard error, rule; of fewer than two nothing is said."""
     if np.size(x) < 2:
-        return {"quantity": quantity, "mean": None, "s.e.": None, **judged(None, x)}
-    return {"quantity": quantity, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
+        return {"quantity": quantity, **labels, "mean": None, "s.e.": None, **judged(None, x)}
+    return {"quantity": quantity, **labels, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
 
 
 def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -19,7 +19,6 @@ independent one failed it, falling from 0.30 to 0.14 in the first quick run, and
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +29,9 @@ import xarray as xr
 from jax import Array
 
 from sims.lab.command import command
+from sims.lab.sweep import each
 from sims.models.toy import activations
-from sims.models.toys import ToyConfig, features_and_head, stacked_tasks, started, train_toys
+from sims.models.toys import ToyConfig, features_and_head, problems, started, train_toys
 from svtheory import (
     BernoulliUniform,
     Head,
@@ -96,18 +96,16 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Train, and decompose the planted decisions at every snapshot."""
     law = BernoulliUniform(config.probability, config.n_features)
-    T = _template(config)
-    tasks = stacked_tasks(config, jnp.broadcast_to(T, (config.members, *T.shape)))
-    before = jax.vmap(features_and_head)(started(config, tasks)[0])
-    _, history = train_toys(config, tasks, checkpoints(folder), config.snapshots, features_and_head)
+    before = jax.vmap(features_and_head)(started(config, config.members)[0])
+    asked = problems(config, _template(config))
+    _, history = train_toys(config, asked, checkpoints(folder), config.snapshots, features_and_head)
     snapshots = {name: jnp.concatenate([x[None], jnp.asarray(history[name])]) for name, x in before.items()}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.members)
 
     def over_members(parameters):
         return jax.lax.map(lambda member: _read(config, law, *member), (parameters, keys))
 
-    found = jax.jit(partial(jax.lax.map, over_members))(snapshots)
-    results = _results(config, found)
+    results = _results(config, each(over_members, snapshots))
     return Outcome(_summary(results), results, {"sad_toy": _exhibit(results)}, _rows(results))
 
 

@@ -29,19 +29,20 @@ from sims.engines.flow import flow
 from sims.engines.simulation import Weights, small_factors
 from sims.lab.command import command
 from sims.lab.rules import Rule, judged, row, standard_error
-from sims.models.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
+from sims.lab.sweep import each
+from sims.models.toy import Problem
+from sims.models.toys import ToyConfig, compared, features_and_head, problems, train_toys
 from svtheory import (
     Scenario,
+    Spectrum,
     alignment,
     chance_alignment,
-    compare,
     feature_dimensionality,
     growth,
     half_times,
     matching,
     predict,
     single_pair,
-    spectrum,
     tight_frame,
 )
 from svtheory.checks import InputError, whole
@@ -94,26 +95,20 @@ def run(config: Config, folder: Path) -> Outcome:
 def fixed_features(config: Config, folder: Path) -> xr.Dataset:
     """Sizes and vectors of the modes along gradient flow, predicted and measured."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), config.members)
-    scenarios, weights = jax.jit(partial(jax.lax.map, partial(drawn, config)))(keys)
-    predictions, starts, half = jax.jit(partial(jax.lax.map, foreseen))((scenarios, weights))
+    scenarios, weights = each(partial(drawn, config), keys)
+    predictions, starts, half = each(foreseen, scenarios, weights)
     modes = len(config.modes)
     rates = jax.jit(jax.vmap(curvature))(scenarios, predictions)
     last = HALF_TIMES * half[:, modes - 1]
     steps = int(np.ceil((rates * last).max() / STEP))
     times, omega = flow(scenarios, weights, last, steps, checkpoint=checkpoints(folder) / "fixed", label="fixed")
-    curves = jax.jit(jax.vmap(growth, (0, 1, 0)))(scenarios, jnp.asarray(times), starts)[..., :modes]
+    curves = jax.jit(jax.vmap(growth, (0, 1, 0)))(scenarios, jnp.asarray(times), starts)
     sizes, left, right = jax.jit(jax.vmap(jax.vmap(read_modes, (0, None)), (1, 0)))(jnp.asarray(omega), predictions)
-    grid = ("member", "record", "mode")
-    arrays = {
-        "time": (grid[:2], times.T),
-        "predicted_size": (grid, curves),
-        "size": (grid, sizes[..., :modes]),
-        "cosine_left": (grid, left[..., :modes]),
-        "cosine_right": (grid, right[..., :modes]),
-        "final_size": (grid[::2], predictions.values[:, :modes]),
-        "predicted_half_time": (grid[::2], half[:, :modes]),
-    }
-    results = xr.Dataset({name: (axes, np.asarray(x)) for name, (axes, x) in arrays.items()})
+    found = {"predicted_size": curves, "size": sizes, "cosine_left": left, "cosine_right": right}
+    found |= {"final_size": predictions.values, "predicted_half_time": half}
+    axes = ("member", "record", "mode")
+    arrays = {name: (axes if x.ndim == 3 else axes[::2], np.asarray(x)[..., :modes]) for name, x in found.items()}
+    results = xr.Dataset({"time": (axes[:2], times.T), **arrays})
     passed = results.size >= results.final_size / 2
     results["half_time"] = crossing(results.time, results.size - results.final_size / 2, passed)
     aligned = np.minimum(results.cosine_left, results.cosine_right)
@@ -130,20 +125,19 @@ def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
     return Scenario(X, Y, T), small_factors(config.dim, config.head_dim, config.start, head)
 
 
-def foreseen(cell: tuple[Scenario, Weights]) -> tuple[Any, Array, Array]:
+def foreseen(scenario: Scenario, weights: Weights) -> tuple[Spectrum, Array, Array]:
     """The spectrum, the size a_0 from which each mode grows, and when each is half-way."""
-    scenario, weights = cell
     start = mode_start(scenario, weights["W_Q"], weights["W_K"])
     return predict(scenario), start, half_times(scenario, start)
 
 
-def curvature(scenario: Scenario, prediction: Any) -> Array:
+def curvature(scenario: Scenario, prediction: Spectrum) -> Array:
     """The rate at which the strongest mode settles, `2 alpha beta sigma*_1`."""
     alpha, beta = (jnp.linalg.norm(F, 2) ** 2 for F in (scenario.query_features, scenario.key_features))
     return 2 * alpha * beta * prediction.values[0]
 
 
-def read_modes(omega: Array, prediction: Any) -> tuple[Array, Array, Array]:
+def read_modes(omega: Array, prediction: Spectrum) -> tuple[Array, Array, Array]:
     """`u_k^T Omega v_k` along the predicted vectors, and the |cos| of the measured ones with these, each (K,)."""
     U, _, Vt = jnp.linalg.svd(omega)
     sizes = jnp.einsum("dk,de,ek->k", prediction.left, omega, prediction.right, precision="highest")
@@ -164,29 +158,18 @@ def crossing(time: xr.DataArray, excess: xr.DataArray, passed: xr.DataArray) -> 
 
 def trained_features(config: Config, folder: Path) -> xr.Dataset:
     """Cosines, sizes and dimensionalities along the training of features and head together."""
-    T = single_pair(config.n_features, config.n_features, 0, 1, config.strength)
-    tasks = stacked_tasks(config, jnp.broadcast_to(T, (config.members, *T.shape)))
-    _, history = train_toys(config, tasks, checkpoints(folder) / "trained", records=100, observe=features_and_head)
+    asked = problems(config, single_pair(config.n_features, config.n_features, 0, 1, config.strength))
+    _, history = train_toys(config, asked, checkpoints(folder) / "trained", records=100, observe=features_and_head)
     snapshots = {name: jnp.asarray(history[name]).swapaxes(0, 1) for name in ("W", "W_Q", "W_K")}
-    follow = jax.jit(partial(jax.lax.map, lambda member: jax.lax.map(partial(read_toy, config, member[1]), member[0])))
-    found = follow((snapshots, tasks))
+    found = each(lambda problem, path: jax.lax.map(partial(read_toy, config, problem), path), asked, snapshots)
     arrays = {name: (("member", "step"), np.asarray(x)) for name, x in found.items()}
     return xr.Dataset(arrays, {"member": np.arange(config.members), "step": history["step"]})
 
 
-def read_toy(config: Config, task: Any, weights: dict[str, Array]) -> dict[str, Array]:
+def read_toy(config: Config, problem: Problem, parameters: dict[str, Array]) -> dict[str, Array]:
     """The first singular pair of one moment, and what theory expects of its features."""
-    W = weights["W"]
-    head = spectrum(weights["W_Q"], weights["W_K"])
-    agreement = compare(predict(scenario(config, W, task)), head, (W, W))
-    return {
-        "cosine_query": agreement.measured_left[0, 0],
-        "cosine_key": agreement.measured_right[0, 1],
-        "expected_cosine_query": agreement.predicted_left[0, 0],
-        "expected_cosine_key": agreement.predicted_right[0, 1],
-        "sigma_1": head.values[0],
-        "dimensionality": feature_dimensionality(W)[:2].min(),
-    }
+    head, D = compared(config, parameters, problem), feature_dimensionality(parameters["W"])
+    return head.cosines(0, 0, 1) | {"sigma_1": head.trained.values[0], "dimensionality": D[:2].min()}
 
 
 def table_rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -195,14 +178,13 @@ def table_rows(results: xr.Dataset) -> list[dict[str, Any]]:
     for mode in results.mode.values:
         some = results.sel(mode=mode)
         ratio = (some.half_time / some.predicted_half_time).values
+        aligned = some.cosine_at_half_size.values
         rows.append(row(f"mode {mode}: half-time / predicted", ratio, Rule("furthest", "within 10 % of", 1)))
-        rows.append(
-            row(f"mode {mode}: |cos| at half size", some.cosine_at_half_size.values, Rule("lowest", ">=", REACHED))
-        )
+        rows.append(row(f"mode {mode}: |cos| at half size", aligned, Rule("lowest", ">=", REACHED)))
     first, features = arrivals(results)
     for what, steps in (("cosines", first), ("dimensionalities", features)):
-        middle = {"quantity": f"median step from which {what} exceed {REACHED}", "mean": np.median(steps), "s.e.": None}
-        rows.append(middle | judged(None, steps))
+        median = {"quantity": f"step from which {what} exceed {REACHED}, median", "mean": None, "s.e.": None}
+        rows.append(median | judged(None, steps) | {"value": np.median(steps)})
     rows.append(row("vectors first (share of seeds)", (first < features).astype(float), Rule("mean", ">=", 1.0)))
     return rows
 

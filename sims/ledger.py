@@ -54,7 +54,7 @@ from svtheory.reports.plotting import (
     panels,
     predicted_against_measured,
 )
-from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 D, N = 10, 20
 STEP = 0.5  # of an Euler step, in units of the largest curvature
@@ -128,7 +128,7 @@ def run(config: Config, folder: Path) -> Outcome:
     """Predict, train and compare every row of the ledger; heads of one shape are trained together."""
     keys = jax.random.split(jax.random.key(config.seed), len(ROWS))
     batches = [_batch(config, index, key) for index, key in enumerate(keys)]
-    results = sweep(batches, partial(_train, config), _compare, folder, ("side", "reading"))
+    results = sweep(batches, partial(_train, config), _compare, checkpoints(folder), ("side", "reading"))
     unwhitened = np.array([ROWS[index].unwhitened for index in results.row.values], int)
     results = results.isel(reading=("head", unwhitened)).assign_coords(side=["query", "key"])
     results = results.assign_attrs(chance=chance_alignment(D))
@@ -306,9 +306,8 @@ def _batch(config: Config, index: int, key: Array) -> Batch:
     values = jnp.asarray(cells["value"], float)
     scenarios = each(row.build, values, jax.random.split(key, len(values)))
     labels = {"row": index, "theorem": row.theorem, "knob": row.knob, "objective": row.objective}
-    labels = {name: np.full(len(values), label) for name, label in labels.items()} | {"value": cells["value"]}
     given = Timed(scenarios, values) if row.timed else scenarios
-    return Batch(given, jax.random.fold_in(key, 1), labels)
+    return Batch(given, jax.random.fold_in(key, 1), {**labels, "value": cells["value"]})
 
 
 def _train(config: Config, given: Scenario | Timed, keys: Array, **place: Any) -> Spectrum | Array:

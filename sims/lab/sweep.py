@@ -17,15 +17,13 @@ import xarray as xr
 from jax import Array
 from numpy.typing import ArrayLike
 
-from svtheory.reports.runs import checkpoints
-
 
 class Batch(NamedTuple):
     """M heads of one shape.
 
     given   what they are trained on, as stacked scenarios: leaves (M, ...)
     key     shape (), split among all heads that are trained together, or one for each head, (M,)
-    labels  coordinates, (M,) each
+    labels  coordinates, (M,), or one value for all
     """
 
     given: Any
@@ -53,27 +51,27 @@ def sweep(
     batches: Iterable[Batch],
     train: Callable[..., Any],
     read: Callable[[Any, Any], dict[str, Array]],
-    folder: Path,
+    checkpoint: Path,
     axes: Sequence[str] = (),
     head: str = "head",
 ) -> xr.Dataset:
     """Train all batches, those of one structure and shape together, and label what is read of each head.
 
-    `train(given, keys, checkpoint=, label=)` returns trained heads, leaves (M, ...), continuing after a kill from a
-    checkpoint in the run folder; `read(given, trained)` of one head a dict of arrays, whose axes are the first of
-    `axes`. Heads lie along `head`, in the order of the batches.
+    `train(given, keys, checkpoint=, label=)` returns what was trained, leaves (M, ...), and continues after a kill from
+    a folder in `checkpoint`; `read(given, trained)` of one head a dict of arrays, whose axes are the first of `axes`.
+    Heads lie along `head`, in the order of the batches.
     """
     batches = list(batches)
     tables, order = [], []
     for number, group in enumerate(alike(batches)):
-        given, key, labels = together([batches[index] for index in group])
-        size = len(jax.tree.leaves(given)[0])
-        keys = key if key.ndim else jax.random.split(key, size)
-        trained = train(given, keys, checkpoint=checkpoints(folder) / str(number), label=f"{size} {head}s")
-        found = {name: np.asarray(x) for name, x in each(read, given, trained).items()}
+        batch = together([batches[index] for index in group])
+        size = members(batch)
+        keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
+        trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} {head}s")
+        found = {name: np.asarray(x) for name, x in each(read, batch.given, trained).items()}
         data = {name: ((head, *axes)[: x.ndim], x) for name, x in found.items()}
-        tables.append(xr.Dataset(data, {name: (head, x) for name, x in labels.items()}))
-        order += [index for index in group for _ in jax.tree.leaves(batches[index].given)[0]]
+        tables.append(xr.Dataset(data, {name: (head, x) for name, x in batch.labels.items()}))
+        order += [index for index in group for _ in range(members(batches[index]))]
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
 
 
@@ -90,11 +88,13 @@ def together(batches: Sequence[Batch]) -> Batch:
     """One batch of several; one key that is to be split among all is the first's."""
     given = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(batch.given for batch in batches))
     keys = [batch.key for batch in batches]
-    labels = {name: np.concatenate([np.asarray(b.labels[name]) for b in batches]) for name in batches[0].labels}
+    labels = {
+        name: np.concatenate([np.broadcast_to(np.asarray(b.labels[name]), members(b)) for b in batches])
+        for name in batches[0].labels
+    }
     return Batch(given, jnp.concatenate(keys) if keys[0].ndim else keys[0], labels)
 
 
-def by_group(results: xr.Dataset, label: str) -> tuple[xr.Dataset, xr.Dataset]:
-    """Mean of all heads that share a label, and its standard error."""
-    groups = results.groupby(label)
-    return groups.mean(), groups.std(ddof=1) / np.sqrt(groups.count())
+def members(batch: Batch) -> int:
+    """How many heads M a batch has."""
+    return len(jax.tree.leaves(batch.given)[0])

@@ -28,6 +28,8 @@ from matplotlib.axes import Axes
 
 from sims.engines.descent import descend
 from sims.lab.command import command
+from sims.lab.rules import standard_error
+from sims.lab.sweep import each, grid
 from svtheory import Scenario, chance_alignment, conditioned_frame, rotary_head, rotary_spectra, single_pair, spectrum
 from svtheory.checks import whole
 from svtheory.prediction import plane_cost, projected_profile
@@ -110,30 +112,33 @@ def rotary_loss(weights: dict[str, Array], asked: tuple[Array, Array, Array], of
     return jax.vmap(at)(offsets, targets).mean()
 
 
-def _start(key: Array, rows: int, dim: int) -> dict[str, Array]:
-    """A small random head."""
-    W_Q, W_K = 0.3 / dim**0.5 * jax.random.normal(key, (2, rows, dim))
-    return {"W_Q": W_Q, "W_K": W_K}
+def trained(
+    config: Config, asked: tuple[Array, Array, Array], theta: Array, keys: Array, checkpoint: Path, label: str
+) -> tuple[dict[str, Array], Array]:
+    """Heads of planes that turn at theta (M, H/2), from small random ones, and their losses, (M,)."""
+    M, planes = theta.shape
+    size = 2, 2 * planes, asked[0].shape[1]
+    factors = 0.3 / size[-1] ** 0.5 * jax.vmap(lambda key: jax.random.normal(key, size))(keys)
+    given = asked, jnp.tile(config.offsets[None], (M, 1)), theta
+    weights = {"W_Q": factors[:, 0], "W_K": factors[:, 1]}
+    weights, _ = descend(rotary_loss, weights, keys, config.steps, *given, checkpoint=checkpoint, label=label)
+    return weights, jax.jit(jax.vmap(rotary_loss))(weights, *given)
 
 
 def single_pairs(config: Config, folder: Path) -> xr.Dataset:
     """Singular values and vectors at every offset of heads trained for one pair."""
-    names = [name for name in PROFILES for _ in range(config.frames)]
+    names = grid(profile=PROFILES, frame=range(config.frames))["profile"]
     keys = jax.random.split(jax.random.key(config.seed), len(names))
-    offsets, theta = config.offsets, jnp.array(config.frequencies)
-    profiles = jnp.stack([PROFILES[name](offsets) for name in names])
-    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
-    scenarios = jax.jit(partial(jax.lax.map, partial(_scenario, config)))(keys)
+    theta = jnp.array(config.frequencies)
+    profiles = jnp.stack([PROFILES[name](config.offsets) for name in names])
+    scenarios = each(partial(_scenario, config), keys)
     asked = scenarios.query_features, scenarios.key_features, profiles[:, :, None, None] * scenarios.target[:, None]
-    given = [jnp.tile(x[None], (len(names), 1)) for x in (offsets, theta)]
-    weights = jax.vmap(partial(_start, rows=2 * theta.size, dim=config.dim))(keys)
-    where = checkpoints(folder) / "pairs"
-    weights, _ = descend(
-        rotary_loss, weights, keys, config.steps, asked, *given, checkpoint=where, label=f"{len(names)} heads, one pair"
-    )
-    read = jax.jit(partial(jax.lax.map, lambda head: _read(offsets, theta, *head)))
-    data = {name: (("head", "offset"), np.asarray(x)) for name, x in read((scenarios, profiles, weights)).items()}
-    coordinates = {"profile": ("head", names), "offset": np.asarray(offsets)}
+    label = f"{len(names)} heads, one pair"
+    given = asked, jnp.tile(theta[None], (len(names), 1)), keys
+    weights, _ = trained(config, *given, checkpoints(folder) / "pairs", label)
+    found = each(partial(_read, config.offsets, theta), scenarios, profiles, weights)
+    data = {name: (("head", "offset"), np.asarray(x)) for name, x in found.items()}
+    coordinates = {"profile": ("head", names), "offset": np.asarray(config.offsets)}
     return xr.Dataset(data, coordinates, {"chance": chance_alignment(config.dim)})
 
 
@@ -161,28 +166,24 @@ def _read(offsets: Array, theta: Array, scenario: Scenario, profile: Array, weig
 
 def capacity(config: Config, folder: Path) -> xr.Dataset:
     """Pairs kept by heads of one frequency, of H/2 and of H equal pairs, the best of their starts."""
-    reach = np.geomspace(0.05, 20, config.turns)  # theta d_max
-    cells = [(pairs, turn) for pairs in (ROWS // 2, ROWS) for turn in reach for _ in range(config.starts)]
-    pairs, turn = (jnp.array(column, float) for column in zip(*cells, strict=True))
-    offsets = config.offsets
-    theta = jnp.tile(turn[:, None] / offsets[-1], (1, ROWS // 2))
+    axes = {"pairs": np.array([ROWS // 2, ROWS]), "reach": np.geomspace(0.05, 20, config.turns)}  # theta d_max
+    cells = grid(**axes, start=range(config.starts))
+    pairs, reach = (jnp.asarray(cells[name], float) for name in axes)
+    M = len(pairs)
     target = jnp.where(jnp.arange(ROWS)[None, :] < pairs[:, None], 1.0, 0.0)[:, :, None] * jnp.eye(ROWS)[None]
-    eye = jnp.tile(jnp.eye(ROWS)[None], (len(cells), 1, 1))
-    asked = eye, eye, jnp.tile(target[:, None], (1, offsets.size, 1, 1))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), len(cells))
-    weights = jax.vmap(partial(_start, rows=ROWS, dim=ROWS))(keys)
-    given = asked, jnp.tile(offsets[None], (len(cells), 1)), theta
-    where = checkpoints(folder) / "capacity"
-    label = f"{len(cells)} heads, equal pairs"
-    weights, _ = descend(rotary_loss, weights, keys, config.steps, *given, checkpoint=where, label=label)
-    costs = 2 * jax.jit(jax.vmap(rotary_loss))(weights, *given).reshape(2, config.turns, config.starts)
-    asked_for = np.array([ROWS // 2, ROWS])
-    kept = asked_for[:, None, None] - np.asarray(costs)
+    eye = jnp.tile(jnp.eye(ROWS)[None], (M, 1, 1))
+    asked = eye, eye, jnp.tile(target[:, None], (1, config.n_offsets, 1, 1))
+    theta = reach / config.offsets[-1]
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), M)
+    given = asked, jnp.tile(theta[:, None], (1, ROWS // 2)), keys
+    _, losses = trained(config, *given, checkpoints(folder) / "capacity", f"{M} heads, equal pairs")
+    kept = cells["pairs"] - 2 * np.asarray(losses)
+    frequencies = jnp.asarray(axes["reach"] / float(config.offsets[-1]))
     data = {
-        "kept": (("pairs", "reach", "start"), kept),
-        "kept_predicted": (("pairs", "reach"), _room(offsets, jnp.asarray(reach / float(offsets[-1])))),
+        "kept": (("pairs", "reach", "start"), kept.reshape(2, config.turns, config.starts)),
+        "kept_predicted": (("pairs", "reach"), _room(config.offsets, frequencies)),
     }
-    return xr.Dataset(data, {"pairs": asked_for, "reach": reach})
+    return xr.Dataset(data, axes)
 
 
 def _room(offsets: Array, frequencies: Array) -> np.ndarray:
@@ -197,20 +198,16 @@ def _room(offsets: Array, frequencies: Array) -> np.ndarray:
 def _profile_row(results: xr.Dataset, profile: str) -> dict[str, Any]:
     """One line of the table: single pairs of one profile, all offsets."""
     heads = results.sel(head=results.profile == profile)
-    error = np.abs(heads.measured - heads.predicted)
     cosine = heads.cosine.where(heads.predicted >= VISIBLE)
-    mean = error.mean("offset")
-    holds = error.max() <= VALUE_TOLERANCE and cosine.min() >= COSINE
+    error = np.abs(heads.measured - heads.predicted)
     return {
         "target": f"one pair, {profile}",
         "heads": heads.sizes["head"],
-        "mean |error|": mean.mean().item(),
-        "s.e.": mean.std(ddof=1).item() / np.sqrt(mean.size),
-        "largest |error|": error.max().item(),
+        **_errors(error, error.mean("offset")),
         "without projection": np.abs(heads.measured - heads.profile_asked).max().item(),
         "lowest |cos|": cosine.min().item(),
         "chance": results.attrs["chance"],
-        "holds": bool(holds),
+        "holds": bool(error.max() <= VALUE_TOLERANCE and cosine.min() >= COSINE),
     }
 
 
@@ -222,14 +219,18 @@ def _room_row(room: xr.Dataset, pairs: int) -> dict[str, Any]:
     return {
         "target": f"{pairs} equal pairs, H = {ROWS}",
         "heads": here.kept.size,
-        "mean |error|": error.mean().item(),
-        "s.e.": error.std(ddof=1).item() / np.sqrt(error.size),
-        "largest |error|": error.max().item(),
+        **_errors(error, error),
         "without projection": np.abs(best - pairs).max().item(),
         "lowest |cos|": None,
         "chance": None,
         "holds": bool(error.max() <= PAIR_TOLERANCE),
     }
+
+
+def _errors(error: xr.DataArray, independent: xr.DataArray) -> dict[str, float]:
+    """The mean of independent errors, its standard error, and the largest of all."""
+    s_e = standard_error(independent.values)
+    return {"mean |error|": independent.mean().item(), "s.e.": s_e, "largest |error|": error.max().item()}
 
 
 def _summary(pairs: xr.Dataset, room: xr.Dataset) -> dict[str, Any]:

@@ -68,11 +68,16 @@ def sweep(
         size = members(batch)
         keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
         trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} {head}s")
-        found = {name: np.asarray(x) for name, x in each(read, batch.given, trained).items()}
-        data = {name: ((head, *axes)[: x.ndim], x) for name, x in found.items()}
-        tables.append(xr.Dataset(data, {name: (head, x) for name, x in batch.labels.items()}))
+        tables.append(labelled(each(read, batch.given, trained), batch.labels, head, *axes))
         order += [index for index in group for _ in range(members(batches[index]))]
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
+
+
+def labelled(found: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike], *axes: str) -> xr.Dataset:
+    """What was found, arrays whose axes are the first of `axes`, with labels along the first of these."""
+    arrays = {name: np.asarray(x) for name, x in found.items()}
+    data = {name: (axes[: x.ndim], x) for name, x in arrays.items()}
+    return xr.Dataset(data, {name: (axes[0], np.asarray(x)) for name, x in labels.items()})
 
 
 def alike(batches: Sequence[Batch]) -> list[list[int]]:

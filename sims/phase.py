@@ -19,7 +19,6 @@ not orthogonalised. ReLU: s_0 and s_1 are below 1.1, orthogonalised, in 95 % of 
 elsewhere.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -93,11 +92,6 @@ class Config(Options):
         """Coupling from which the orthogonalised arrangement of `middle` features is stable."""
         return orthogonalization_threshold(self.middle, self.dim)
 
-    @property
-    def g_x(self) -> float:
-        """Coupling up to which it is not the lowest, where the head adapts."""
-        return phases.adaptive_threshold(self.middle, self.dim)
-
 
 SCALES = {
     "quick": Config(),
@@ -130,7 +124,7 @@ def run(config: Config, folder: Path) -> Outcome:
         part.rename({name: f"{key}_{name}" for name in [*part.variables, *part.dims]})
         for key, part in (("plane", plane), ("adaptive", adaptive), ("relu", relu))
     )
-    return Outcome(_summary(plane, rows), results, {"phase": _exhibit(config, plane, adaptive, relu)}, rows)
+    return Outcome(_summary(config, plane, rows), results, {"phase": _exhibit(config, plane, adaptive, relu)}, rows)
 
 
 def energy(weights: Array, present: Array, coupling: Array, adaptive: Array) -> Array:
@@ -155,7 +149,7 @@ def descents(config: Config, folder: Path) -> xr.Dataset:
     largest = [1.25 * max(orthogonalization_threshold(n, D), phases.collapse_threshold(n, D)) for n in config.numbers]
     couplings = np.linspace(0, largest, config.couplings + 1)[1:].T  # at g = 0 there is no pair to speak of
     cells = [("linear", n, g) for n, some in zip(config.numbers, couplings, strict=True) for g in some]
-    adaptive = np.linspace(0.4 * config.g_c, 2 * config.g_x, config.couplings)
+    adaptive = np.linspace(0.4 * config.g_c, 2 * phases.adaptive_threshold(N, D), config.couplings)
     cells += [(kind, N, g) for kind in ("orthogonalised", "random") for g in adaptive]
     kind, features, coupling = (np.repeat(column, config.starts) for column in zip(*cells, strict=True))
     noise, frame, keys = jax.random.split(jax.random.key(config.seed), 3)
@@ -218,13 +212,13 @@ def _adaptive_row(config: Config, adaptive: xr.Dataset) -> dict[str, Any]:
     disturbed = adaptive.kind == "orthogonalised"
     stays = alone[disturbed & (adaptive.coupling >= STABLE * config.g_c)]
     leaves = ~alone[disturbed & (adaptive.coupling <= LEAVES * config.g_c)]
-    best = _best(adaptive)
-    between = (best.coupling >= STABLE * config.g_c) & (best.coupling <= BEFORE * config.g_x)
+    best, g_x = _best(adaptive), phases.adaptive_threshold(config.middle, config.dim)
+    between = (best.coupling >= STABLE * config.g_c) & (best.coupling <= BEFORE * g_x)
     crowded, told = best.s_1[between] > 1 + NEAR, np.concatenate([stays, leaves])
     return {
         "model": f"adaptive head, N/D = {config.middle / config.dim:.3g}",
         "g_c": config.g_c,
-        "g_x": config.g_x,
+        "g_x": g_x,
         **_told(adaptive, told),
         "best start as predicted": crowded.mean().item() if crowded.size else None,
         "found": "stable but not lowest from g_c to g_x",
@@ -249,8 +243,7 @@ def _relu_row(config: Config, part: xr.Dataset, probability: float) -> dict[str,
 
 def _told(part: xr.Dataset, told: np.ndarray, chance: float = 0.5) -> dict[str, float]:
     """Columns of the table: how many descents, and the share of those asked about that end as theory says."""
-    share = told.mean().item()
-    error = np.sqrt(share * (1 - share) / told.size)
+    share, error = told.mean().item(), np.sqrt(told.var().item() / told.size)
     return {"descents": part.sizes["member"], "as predicted": share, "s.e.": error, "chance": chance}
 
 
@@ -260,17 +253,16 @@ def _best(part: xr.Dataset) -> xr.Dataset:
     return part.isel(member=order[np.unique(part.coupling.values[order], return_index=True)[1]])
 
 
-def _summary(plane: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    linear = [row for row in rows if row["model"].startswith("linear")]
-    listed = plane.distance <= NEAR
-    right = {re.sub("[ ,=]+", "_", row["model"].partition(", N/D")[0]): row["as predicted"] for row in rows}
+def _summary(config: Config, plane: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    listed, linear = plane.distance <= NEAR, len(config.numbers)
+    others = ["adaptive_head", *(f"ReLU_p_{p:g}" for p in config.probabilities)]
     return {
         "descents": int(sum(row["descents"] for row in rows)),
         "linear_in_a_listed_phase_share": listed.mean().item(),
         "linear_in_the_lowest_phase_share": (listed & (plane.phase == plane.lowest)).mean().item(),
-        "linear_best_start_is_lowest_share": float(np.mean([row["best start as predicted"] for row in linear])),
+        "linear_best_start_is_lowest_share": float(np.mean([row["best start as predicted"] for row in rows[:linear]])),
         "chance_share": 1 / len(phases.ARRANGEMENTS),
-        **{f"{model}_right_share": share for model, share in right.items() if model != "linear"},
+        **{f"{model}_right_share": row["as predicted"] for model, row in zip(others, rows[linear:], strict=True)},
     }
 
 
@@ -299,11 +291,7 @@ def _draw_plane(ax: Axes, config: Config, plane: xr.Dataset) -> None:
     ratio = np.linspace(0.02, 1.25 * max(1, crossed.max()), 120)
     columns = zip(numbers.tolist(), scale, strict=True)
     lowest = np.stack([phases.lowest_arrangement(n, config.dim, jnp.asarray(ratio * g))[0] for n, g in columns])
-    style: dict[str, Any] = {
-        "cmap": ListedColormap(PHASE_COLOURS),
-        "vmin": -0.5,
-        "vmax": len(phases.ARRANGEMENTS) - 0.5,
-    }
+    style: Any = {"cmap": ListedColormap(PHASE_COLOURS), "vmin": -0.5, "vmax": len(PHASE_COLOURS) - 0.5}
     ax.pcolormesh(ratio, numbers / config.dim, lowest, alpha=0.3, shading="nearest", rasterized=True, **style)
     ax.plot(crossed[crossed > 0], numbers[crossed > 0] / config.dim, color="black", linestyle="--", label=r"$g^*$")
     ax.axvline(1, color="black", label=r"$g_c$")
@@ -339,7 +327,8 @@ def _draw_adaptive(ax: Axes, config: Config, adaptive: xr.Dataset) -> None:
         style = {"color": colour, "fmt": shape, "fillstyle": fill, "label": f"from {kind} starts"}
         measured_at_each(ax, part.coupling / config.g_c, part.s_1, **style)
     ax.axvline(1, color=COLOURS[1], label=r"$g_c$, stable from here")
-    ax.axvline(config.g_x / config.g_c, color=COLOURS[1], linestyle="--", label=r"$g_x$, not lowest before")
+    g_x = phases.adaptive_threshold(config.middle, config.dim)
+    ax.axvline(g_x / config.g_c, color=COLOURS[1], linestyle="--", label=r"$g_x$, not lowest before")
     ax.set(ylabel=r"crowding $s_1$", title="adaptive head")
 
 

@@ -67,7 +67,7 @@ def sweep(
         batch = together([batches[index] for index in group])
         size = members(batch)
         keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
-        trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} {head}s")
+        trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} heads")
         found = {name: np.asarray(x) for name, x in each(read, batch.given, trained).items()}
         data = {name: ((head, *axes)[: x.ndim], x) for name, x in found.items()}
         tables.append(xr.Dataset(data, {name: (head, x) for name, x in batch.labels.items()}))

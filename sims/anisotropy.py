@@ -26,46 +26,31 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from sims.engines.flow import flow, rates
-from sims.engines.simulation import Training, simulate_ensemble, small_factors
+from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
+from sims.lab.courses import PROGRESS, followed, read_course
 from sims.lab.curves import by_label
+from sims.lab.knobs import matched
 from sims.lab.rules import Rule, judged, standard_error
 from sims.lab.sizes import Frames
 from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import (
     Scenario,
     Spectrum,
-    alignment,
     chance_alignment,
     compare,
     conditioned_frame,
-    filtered_optimum,
     frame_operator,
     kantorovich_bound,
-    optimal_omega,
     predict,
-    single_pair,
     worst_case_frame,
 )
 from svtheory.reports.options import above, at_least
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T1", "T3", "T17")
-TOLERANCE, BOUND_TOLERANCE = 0.01, 0.001
-FACTORS_TOLERANCE = 0.05
-PROGRESS = np.linspace(0.05, 0.95, 19)  # |Omega(t)|_F / |Omega*|_F at which heads are compared
-STEP = 0.5  # of an Euler step, in units of the largest curvature
-FOLLOWED = {"Omega": 4.0, "factors": 20.0}  # how long, in times of the slowest direction
-START = 0.01  # of the factors, as in Training
+NEAR, GUIDED, BOUNDED = Rule("mean", "<=", 0.01), Rule("mean", "<=", 0.05), Rule("highest", "<=", 0.001)
 PAPER = (0.3, 1.7)  # |E_X|_2 / alpha of the dictionaries that the paper measured
 
 
@@ -100,11 +85,12 @@ def run(config: Config, folder: Path) -> Outcome:
     trained = sweep([_heads(config)], train, _read, checkpoints(folder), ("side",))
     trained = trained.reset_coords("bound").assign_coords(side=["query", "key"])
     trained = trained.assign_attrs(chance=chance_alignment(config.dim))
-    follow, place = partial(_follow, config), checkpoints(folder) / "followed"
-    course = sweep([_followed(config)], follow, _read_course, place, ("progress",), "followed")
+    place = checkpoints(folder) / "followed"
+    course = sweep([_followed(config)], followed, read_course, place, ("progress",), "followed")
     course = course.assign_coords(progress=PROGRESS)
     figures = {"anisotropy": _exhibit(trained), "time": _time_exhibit(course)}
-    return Outcome(_summary(trained, course), xr.merge([trained, course]), figures, _rows(trained, course))
+    rows = _rows(trained, course)
+    return Outcome(_summary(trained, rows), xr.merge([trained, course]), figures, rows)
 
 
 def _heads(config: Config) -> Batch:
@@ -134,66 +120,18 @@ def _scenario(config: Config, condition: Array, random: Array, key: Array) -> Sc
         shape = config.dim, config.n_features, condition
         return jax.lax.cond(random, lambda: conditioned_frame(key, *shape), lambda: worst_case_frame(key, *shape))
 
-    X, Y = map(frame, jax.random.split(key))
-    return Scenario(X, Y, single_pair(config.n_features, config.n_features, 0, 0))
+    return matched(frame, key)
 
 
 def _read(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Cosines of the matched features with the first singular vectors, and of predicted with trained vectors."""
-    X, Y = scenario.query_features[:, :1], scenario.key_features[:, :1]
-    prediction = predict(scenario)
-    agreement = compare(prediction, trained)
-
-    def matched(spectrum):
-        sides = (spectrum.left, X), (spectrum.right, Y)
-        return jnp.stack([alignment(vectors[:, :1], F)[0, 0] for vectors, F in sides])
-
+    agreement = compare(predict(scenario), trained, (scenario.query_features, scenario.key_features))
     return {
-        "predicted": matched(prediction),
-        "measured": matched(trained),
+        "predicted": jnp.stack([agreement.predicted_left[0, 0], agreement.predicted_right[0, 0]]),
+        "measured": jnp.stack([agreement.measured_left[0, 0], agreement.measured_right[0, 0]]),
         "cosine": jnp.stack([agreement.left[0], agreement.right[0]]),
         "anisotropy": _anisotropy(scenario),
     }
-
-
-def _follow(config: Config, scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> dict[str, Array]:
-    """Omega (M, R, D, D) along both flows."""
-    size, slowest, curvature = each(_pace, scenarios)
-    starts = {
-        "Omega": {"Omega": jnp.zeros((len(keys), config.dim, config.dim))},
-        "factors": jax.jit(jax.vmap(partial(small_factors, config.dim, config.dim, START)))(keys),
-    }
-    found = {}
-    for kind, weights in starts.items():
-        # the curvature of a factored head grows with its size
-        scale = 2 * size if kind == "factors" else 1
-        last = FOLLOWED[kind] / slowest / (size if kind == "factors" else 1)
-        steps = int((last * curvature * scale).max() / STEP) + 1
-        _, omega = flow(scenarios, weights, last, steps, 1000, checkpoint / kind, f"{label}, {kind}")
-        found[kind] = jnp.asarray(omega).swapaxes(0, 1)
-    return found
-
-
-def _pace(scenario: Scenario) -> tuple[Array, ...]:
-    """`|Omega*|_F`, and the smallest and largest rate of the flow, products of frame bounds."""
-    return jnp.linalg.norm(optimal_omega(scenario)), *rates(scenario)
-
-
-def _read_course(scenario: Scenario, flows: dict[str, Array]) -> dict[str, Array]:
-    """Alignment by progress, along the filter of finite training time and along both flows."""
-    times = FOLLOWED["Omega"] / rates(scenario)[0] * jnp.geomspace(1e-6, 10.0, 400)
-    filtered = jax.lax.map(partial(filtered_optimum, scenario), times)
-    along = {"predicted": filtered, **flows}
-    return {f"cosine_{kind}": _by_progress(scenario, omega) for kind, omega in along.items()}
-
-
-def _by_progress(scenario: Scenario, omega: Array) -> Array:
-    """Mean over sides of |cos| of leading vectors with features 0 along Omega (R, D, D), by progress; NaN beyond it."""
-    progress = jnp.linalg.norm(omega, axis=(1, 2)) / jnp.linalg.norm(optimal_omega(scenario))
-    U, _, Vt = jnp.linalg.svd(omega)
-    left = alignment(U[:, :, 0].T, scenario.query_features[:, :1])[:, 0]
-    right = alignment(Vt[:, 0].T, scenario.key_features[:, :1])[:, 0]
-    return jnp.interp(jnp.asarray(PROGRESS), progress, (left + right) / 2, right=jnp.nan)
 
 
 def _anisotropy(scenario: Scenario) -> Array:
@@ -207,65 +145,50 @@ def _by_condition(trained: xr.Dataset, kind: str) -> tuple[xr.Dataset, xr.Datase
     return by_label(trained.sel(head=trained.frame == kind).mean("side"), "condition")
 
 
-def _errors(trained: xr.Dataset, course: xr.Dataset) -> dict[str, xr.DataArray]:
-    """|predicted - measured| cosine of random heads at the end of training, and along both flows."""
-    random = trained.sel(head=trained.frame == "random")
-    along = {kind: np.abs(course[f"cosine_{kind}"] - course.cosine_predicted) for kind in FOLLOWED}
-    return {"trained": np.abs(random.predicted - random.measured), **along}
-
-
 def _rows(trained: xr.Dataset, course: xr.Dataset) -> list[dict[str, Any]]:
     """Cosines at each condition number, then what is held to a rule."""
-    rows = []
-    for kind in ("random", "constructed"):
-        mean, error = _by_condition(trained, kind)
-        for number in range(mean.sizes["condition"]):
-            here = mean.isel(condition=number)
-            rows.append(
-                {
-                    "quantity": f"|cos|, {kind} frames",
-                    "condition number": here.condition.item(),
-                    "|E_X|/alpha": here.anisotropy.item(),
-                    "predicted": here.predicted.item(),
-                    "bound": here.bound.item(),
-                    "mean": here.measured.item(),
-                    "s.e.": error.measured[number].item(),
-                    **judged(None, here.measured.values),
-                }
-            )
-    errors, constructed = _errors(trained, course), trained.sel(head=trained.frame == "constructed")
-    near, guided = Rule("mean", "<=", TOLERANCE), Rule("mean", "<=", FACTORS_TOLERANCE)
-    bounded = Rule("highest", "<=", BOUND_TOLERANCE)
-    held = {
-        "|predicted - trained| cosine": (errors["trained"], near),
-        "the same, Omega along training": (errors["Omega"], near),
-        "the same, factors along training": (errors["factors"], guided),
-        "bound - |cos|": (trained.bound - trained.measured, bounded),
-        "|bound - |cos||, constructed frames": (np.abs(constructed.bound - constructed.measured), bounded),
+    (mean, error), (worst, _) = (_by_condition(trained, kind) for kind in ("random", "constructed"))
+    columns = {
+        "condition number": mean.condition,
+        "|E_X|/alpha": mean.anisotropy,
+        "predicted": mean.predicted,
+        "bound": mean.bound,
+        "worst case": worst.measured,
+        "mean": mean.measured,
+        "s.e.": error.measured,
     }
-    for quantity, (x, rule) in held.items():
-        by_head = x.mean(x.dims[1]).values
-        found = {"quantity": quantity, "mean": x.mean().item(), "s.e.": standard_error(by_head)}
-        rows.append(dict.fromkeys(rows[0]) | found | judged(rule, x.values[np.isfinite(x.values)]))
-    return rows
-
-
-def _summary(trained: xr.Dataset, course: xr.Dataset) -> dict[str, Any]:
     random, constructed = (trained.sel(head=trained.frame == kind) for kind in ("random", "constructed"))
+    held = {
+        "|predicted - trained| cosine": (np.abs(random.predicted - random.measured), NEAR),
+        "the same, Omega along training": (np.abs(course.cosine_Omega - course.cosine_predicted), NEAR),
+        "the same, factors along training": (np.abs(course.cosine_factors - course.cosine_predicted), GUIDED),
+        "bound - |cos|": (trained.bound - trained.measured, BOUNDED),
+        "|bound - |cos||, constructed frames": (np.abs(constructed.bound - constructed.measured), BOUNDED),
+    }
+    cosines = [{name: x[k].item() for name, x in columns.items()} for k in range(mean.sizes["condition"])]
+    return [{"quantity": "|cos|, random frames", **row, **judged(None, mean.measured)} for row in cosines] + [
+        {"quantity": quantity, **dict.fromkeys(columns), "mean": x.mean().item()}
+        | {"s.e.": standard_error(x.mean(x.dims[1]).values), **judged(rule, x.values[np.isfinite(x.values)])}
+        for quantity, (x, rule) in held.items()
+    ]
+
+
+def _summary(trained: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    random = trained.sel(head=trained.frame == "random")
     within = random.sel(head=(random.anisotropy >= PAPER[0]) & (random.anisotropy <= PAPER[1])).measured.mean("side")
-    errors = _errors(trained, course)
+    error, along, factors, below, attained = (row["value"] for row in rows if row["rule"])
     return {
         "heads": trained.sizes["head"],
-        "mean_absolute_error_cosine": errors["trained"].mean().item(),
-        "max_absolute_error_cosine": errors["trained"].max().item(),
+        "mean_absolute_error_cosine": error,
+        "max_absolute_error_cosine": np.abs(random.predicted - random.measured).max().item(),
         "median_cosine_with_prediction": np.median(trained.cosine).item(),
         "mean_cosine_in_paper_range": within.mean().item(),
         "mean_cosine_in_paper_range_standard_error": (within.std(ddof=1) / np.sqrt(max(within.size, 1))).item(),
         "heads_in_paper_range": within.size,
-        "furthest_below_bound_cosine": max((trained.bound - trained.measured).max().item(), 0.0),
-        "worst_case_distance_from_bound_cosine": np.abs(constructed.measured - constructed.bound).max().item(),
-        "mean_absolute_error_cosine_along_training": errors["Omega"].mean().item(),
-        "mean_absolute_error_cosine_along_training_of_factors": errors["factors"].mean().item(),
+        "furthest_below_bound_cosine": max(below, 0.0),
+        "worst_case_distance_from_bound_cosine": attained,
+        "mean_absolute_error_cosine_along_training": along,
+        "mean_absolute_error_cosine_along_training_of_factors": factors,
         "chance_cosine": trained.attrs["chance"],
     }
 
@@ -294,20 +217,19 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
 
 
 def _time_exhibit(course: xr.Dataset) -> Exhibit:
-    figure, axes = panels(len(np.unique(course.followed_condition)), 1, width=5.2, height=4.0)
-    for ax, condition in zip(axes[0], np.unique(course.followed_condition), strict=True):
+    conditions = np.unique(course.followed_condition)
+    figure, axes = panels(len(conditions), 1, width=5.2, height=4.0)
+    flows = (("Omega", COLOURS[0], "o", "Omega trained directly"), ("factors", COLOURS[2], "s", "factors"))
+    for ax, condition in zip(axes[0], conditions, strict=True):
         some = course.sel(followed=course.followed_condition == condition)
         ax.plot(some.progress, some.cosine_predicted.mean("followed"), color=COLOURS[1], label="predicted (T17)")
-        kinds = zip(FOLLOWED, (COLOURS[0], COLOURS[2]), ("o", "s"), ("Omega trained directly", "factors"), strict=True)
-        for kind, colour, marker, label in kinds:
+        for kind, colour, marker, label in flows:
             x = some[f"cosine_{kind}"]
             error = x.std("followed", ddof=1) / np.sqrt(x.sizes["followed"])
             measured(ax, some.progress, x.mean("followed"), error, color=colour, fmt=marker, label=label)
         ax.axhline(1, color=GREY, linestyle=":", linewidth=1)
-        ax.set(
-            ylim=(0, 1.05), xlabel=r"progress $|\Omega(t)|_F / |\Omega^*|_F$", title=f"condition number {condition:g}"
-        )
-        ax.set_ylabel("|cos(singular vector, matched feature)|")
+        ax.set(ylim=(0, 1.05), title=f"condition number {condition:g}")
+        ax.set(xlabel=r"progress $|\Omega(t)|_F / |\Omega^*|_F$", ylabel="|cos(singular vector, matched feature)|")
         ax.legend(loc="lower left")
     return Exhibit(
         figure,

@@ -24,10 +24,11 @@ from jax import Array
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
 from sims.lab.curves import curves, with_error
+from sims.lab.knobs import matched
 from sims.lab.recovery import READINGS, SIDES, compared
 from sims.lab.sizes import Frames
 from sims.lab.sweep import Batch, each, grid, sweep
-from svtheory import Gaussian, Scenario, Spectrum, chance_alignment, single_pair, tight_frame
+from svtheory import Gaussian, Scenario, Spectrum, chance_alignment, tight_frame
 from svtheory.reports.options import at_least
 from svtheory.reports.plotting import chance_line, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
@@ -92,10 +93,11 @@ def _train(config: Config, scenarios: Scenario, keys: Array, **place: Any) -> Sp
 def _scenario(config: Config, setting: str, mean: Array, key: Array) -> Scenario:
     """Query feature 0 matched with key feature 0."""
     N = config.n_features
-    X, Y = (tight_frame(k, config.dim, N) for k in jax.random.split(key))
     law = Gaussian(jnp.full(N, mean), jnp.eye(N))
     strength = LOGIT / jnp.sqrt(1 + mean**2)
-    return Scenario(X, Y, single_pair(N, N, 0, 0, strength), law, law, **SETTINGS[setting])
+    return matched(
+        lambda key: tight_frame(key, config.dim, N), key, strength, query_law=law, key_law=law, **SETTINGS[setting]
+    )
 
 
 def _row(results: xr.Dataset, setting: str, side: str, mean: float) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from jax import Array
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
 from sims.lab.curves import curves, with_error
+from sims.lab.knobs import fading, matched
 from sims.lab.recovery import READINGS, SIDES, compared
 from sims.lab.sizes import Frames
 from sims.lab.sweep import Batch, each, grid, sweep
-from svtheory import BernoulliUniform, Gaussian, Scenario, chance_alignment, conditioned_frame, single_pair
+from svtheory import BernoulliUniform, Scenario, chance_alignment, conditioned_frame
 from svtheory.reports.options import at_least
 from svtheory.reports.plotting import chance_line, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
@@ -83,12 +84,16 @@ def _heads(config: Config, number: int, setting: str) -> Batch:
 def _scenario(config: Config, setting: str, condition: Array, key: Array) -> Scenario:
     """Query feature 0 matched with key feature 0."""
     N = config.n_features
-    X, Y = (conditioned_frame(k, config.dim, N, condition) for k in jax.random.split(key))
-    law = BernoulliUniform(PROBABILITY, N)
-    if setting == "correlated":
-        law = Gaussian(jnp.zeros(N), CORRELATION ** jnp.abs(jnp.arange(N)[:, None] - jnp.arange(N)[None, :]))
-    target = single_pair(N, N, 0, 0, STRENGTH)
-    return Scenario(X, Y, target, law, law, "softmax", n_keys=N_KEYS, query_bias=setting == "query bias")
+    law = fading(N, CORRELATION) if setting == "correlated" else BernoulliUniform(PROBABILITY, N)
+    options = {"objective": "softmax", "n_keys": N_KEYS, "query_bias": setting == "query bias"}
+    return matched(
+        lambda key: conditioned_frame(key, config.dim, N, condition),
+        key,
+        STRENGTH,
+        query_law=law,
+        key_law=law,
+        **options,
+    )
 
 
 def _reading(setting: str, side: str) -> str:

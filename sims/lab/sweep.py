@@ -67,7 +67,7 @@ def sweep(
         batch = together([batches[index] for index in group])
         size = members(batch)
         keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
-        trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} {head}s")
+        trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} heads")
         tables.append(labelled(each(read, batch.given, trained), batch.labels, head, *axes))
         order += [index for index in group for _ in range(members(batches[index]))]
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})

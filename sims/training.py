@@ -25,36 +25,21 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
-from sims.engines.flow import flow
 from sims.engines.simulation import Weights, small_factors
 from sims.lab.command import command
+from sims.lab.modes import crossing, modes_along_flow
 from sims.lab.rules import Rule, judged, row, standard_error
-from sims.lab.sweep import each
+from sims.lab.sweep import each, labelled
 from sims.models.toy import Problem
 from sims.models.toys import ToyConfig, compared, features_and_head, problems, train_toys
-from svtheory import (
-    Scenario,
-    Spectrum,
-    alignment,
-    chance_alignment,
-    feature_dimensionality,
-    growth,
-    half_times,
-    matching,
-    predict,
-    single_pair,
-    tight_frame,
-)
+from svtheory import Scenario, chance_alignment, feature_dimensionality, matching, single_pair, tight_frame
 from svtheory.checks import InputError, whole
-from svtheory.prediction import mode_start
 from svtheory.reports.options import FINITE, above
 from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T6", "T9")
 REACHED = 0.9  # cosine, or dimensionality, that counts as arrived
-STEP = 0.02  # length of an Euler step, in units of the fastest mode's time
-HALF_TIMES = 1.6  # how long the flow is followed, in half-times of the slowest mode
 
 
 @dataclass(frozen=True)
@@ -96,24 +81,12 @@ def fixed_features(config: Config, folder: Path) -> xr.Dataset:
     """Sizes and vectors of the modes along gradient flow, predicted and measured."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), config.members)
     scenarios, weights = each(partial(drawn, config), keys)
-    predictions, starts, half = each(foreseen, scenarios, weights)
-    modes = len(config.modes)
-    rates = jax.jit(jax.vmap(curvature))(scenarios, predictions)
-    last = HALF_TIMES * half[:, modes - 1]
-    steps = int(np.ceil((rates * last).max() / STEP))
-    times, omega = flow(scenarios, weights, last, steps, checkpoint=checkpoints(folder) / "fixed", label="fixed")
-    curves = jax.jit(jax.vmap(growth, (0, 1, 0)))(scenarios, jnp.asarray(times), starts)
-    sizes, left, right = jax.jit(jax.vmap(jax.vmap(read_modes, (0, None)), (1, 0)))(jnp.asarray(omega), predictions)
-    found = {"predicted_size": curves, "size": sizes, "cosine_left": left, "cosine_right": right}
-    found |= {"final_size": predictions.values, "predicted_half_time": half}
-    axes = ("member", "record", "mode")
-    arrays = {name: (axes if x.ndim == 3 else axes[::2], np.asarray(x)[..., :modes]) for name, x in found.items()}
-    results = xr.Dataset({"time": (axes[:2], times.T), **arrays})
+    results = modes_along_flow(scenarios, weights, len(config.modes), checkpoints(folder) / "fixed")
     passed = results.size >= results.final_size / 2
     results["half_time"] = crossing(results.time, results.size - results.final_size / 2, passed)
     aligned = np.minimum(results.cosine_left, results.cosine_right)
     results["cosine_at_half_size"] = aligned.isel(record=passed.argmax("record"))
-    return results.assign_coords(mode=np.arange(1, modes + 1), member=np.arange(config.members))
+    return results
 
 
 def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
@@ -125,45 +98,13 @@ def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
     return Scenario(X, Y, T), small_factors(config.dim, config.head_dim, config.start, head)
 
 
-def foreseen(scenario: Scenario, weights: Weights) -> tuple[Spectrum, Array, Array]:
-    """The spectrum, the size a_0 from which each mode grows, and when each is half-way."""
-    start = mode_start(scenario, weights["W_Q"], weights["W_K"])
-    return predict(scenario), start, half_times(scenario, start)
-
-
-def curvature(scenario: Scenario, prediction: Spectrum) -> Array:
-    """The rate at which the strongest mode settles, `2 alpha beta sigma*_1`."""
-    alpha, beta = (jnp.linalg.norm(F, 2) ** 2 for F in (scenario.query_features, scenario.key_features))
-    return 2 * alpha * beta * prediction.values[0]
-
-
-def read_modes(omega: Array, prediction: Spectrum) -> tuple[Array, Array, Array]:
-    """`u_k^T Omega v_k` along the predicted vectors, and the |cos| of the measured ones with these, each (K,)."""
-    U, _, Vt = jnp.linalg.svd(omega)
-    sizes = jnp.einsum("dk,de,ek->k", prediction.left, omega, prediction.right, precision="highest")
-    left, right = alignment(prediction.left, U), alignment(prediction.right, Vt.T)
-    # singular pairs are in the order of their present size, modes in that of their final one
-    pair = jnp.argmax(left * right, axis=1)
-    chosen = jnp.arange(len(pair)), pair
-    return sizes, left[chosen], right[chosen]
-
-
-def crossing(time: xr.DataArray, excess: xr.DataArray, passed: xr.DataArray) -> xr.DataArray:
-    """When `excess` first passes 0, between records linearly; NaN where it never does."""
-    after = passed.argmax("record")
-    before = np.maximum(after - 1, 0)
-    (t0, t1), (e0, e1) = ((x.isel(record=before), x.isel(record=after)) for x in (time, excess))
-    return (t0 + (t1 - t0) * np.clip(-e0 / (e1 - e0), 0, 1)).where(passed.any("record"))
-
-
 def trained_features(config: Config, folder: Path) -> xr.Dataset:
     """Cosines, sizes and dimensionalities along the training of features and head together."""
     asked = problems(config, single_pair(config.n_features, config.n_features, 0, 1, config.strength))
     _, history = train_toys(config, asked, checkpoints(folder) / "trained", records=100, observe=features_and_head)
     snapshots = {name: jnp.asarray(history[name]).swapaxes(0, 1) for name in ("W", "W_Q", "W_K")}
     found = each(lambda problem, path: jax.lax.map(partial(read_toy, config, problem), path), asked, snapshots)
-    arrays = {name: (("member", "step"), np.asarray(x)) for name, x in found.items()}
-    return xr.Dataset(arrays, {"member": np.arange(config.members), "step": history["step"]})
+    return labelled(found, {"member": range(config.members)}, "member", "step").assign_coords(step=history["step"])
 
 
 def read_toy(config: Config, problem: Problem, parameters: dict[str, Array]) -> dict[str, Array]:
@@ -262,16 +203,14 @@ def draw_trained(config: Config, cosines: Axes, dimensionality: Axes, results: x
     """Medians over seeds along training, with the range of the middle half."""
     few = results.isel(step=slice(0, None, 4))
     for side, colour in (("query", COLOURS[0]), ("key", COLOURS[2])):
-        cosines.plot(
-            results.step, results[f"expected_cosine_{side}"].median("member"), color=colour, label=f"expected, {side}"
-        )
+        expected = results[f"expected_cosine_{side}"].median("member")
+        cosines.plot(results.step, expected, color=colour, label=f"expected, {side}")
         measured(cosines, few.step, *spread(few[f"cosine_{side}"]), color=colour, label=f"trained, {side}")
     chance_line(cosines, chance_alignment(config.dim))
     cosines.set(xlabel="training step", ylabel="|cos| with the matched feature", ylim=(0, 1.03))
     measured(dimensionality, few.step, *spread(few.dimensionality), color=COLOURS[3], label=r"$\min(D_0, D_1)$")
-    measured(
-        dimensionality, few.step, *spread(few.sigma_1 / config.strength), color=COLOURS[4], label=r"$\sigma_1 / t$"
-    )
+    size = spread(few.sigma_1 / config.strength)
+    measured(dimensionality, few.step, *size, color=COLOURS[4], label=r"$\sigma_1 / t$")
     dimensionality.axhline(1, color=GREY, linestyle="--", linewidth=1, label="orthogonal to all others")
     dimensionality.set(xlabel="training step", ylabel="feature dimensionality, size", ylim=(0, 1.1))
     for ax in (cosines, dimensionality):

@@ -21,7 +21,7 @@ elsewhere.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,13 @@ from matplotlib.colors import ListedColormap
 
 from sims.engines.descent import descend
 from sims.lab.command import command
+from sims.lab.sizes import Precise
 from sims.lab.sweep import grid, labelled
 from sims.models.tied import train_tied
 from svtheory import alignment, feature_dimensionality, orthogonalization_threshold, tight_frame
 from svtheory.geometry import frame_potential, phases, tegum
 from svtheory.geometry.columns import unit_columns
-from svtheory.reports.options import PROBABILITY, Options, above, at_least
+from svtheory.reports.options import PROBABILITY, above, at_least
 from svtheory.reports.plotting import COLOURS, measured, measured_at_each, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
@@ -51,7 +52,7 @@ PHASE_COLOURS = (COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[5])  # in the order
 
 
 @dataclass(frozen=True)
-class Config(Options):
+class Config(Precise):
     """Size of the plane."""
 
     dim: Annotated[int, at_least(4)] = 6
@@ -72,10 +73,6 @@ class Config(Options):
     """Steps of Adam, ReLU model."""
     batch: Annotated[int, at_least(1)] = 128
     """Contexts a step, ReLU model."""
-    seed: int = 0
-    """Random seed."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Precision of the whole run."""
 
     @property
     def numbers(self) -> list[int]:

@@ -13,11 +13,11 @@ of at least 0.05 below |cos| = 0.999 with the predicted one; for each number of 
 pairs, the best of its random starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ from matplotlib.axes import Axes
 from sims.engines.descent import descend
 from sims.lab.command import command
 from sims.lab.rules import standard_error
-from sims.lab.sweep import each, grid
+from sims.lab.sizes import Frames
+from sims.lab.sweep import each, grid, labelled
 from svtheory import Scenario, chance_alignment, conditioned_frame, rotary_head, rotary_spectra, single_pair, spectrum
-from svtheory.checks import whole
 from svtheory.prediction import plane_cost, projected_profile
-from svtheory.reports.options import FINITE, Options, at_least
+from svtheory.reports.options import FINITE, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
@@ -50,13 +50,9 @@ ROWS = 4  # head dimension of the heads whose capacity is measured
 
 
 @dataclass(frozen=True)
-class Config(Options):
+class Config(Frames):
     """Size of the experiment."""
 
-    dim: Annotated[int, at_least(2)] = 6
-    """Dimension D."""
-    n_features: int = 9
-    """Features N, at least D."""
     frequencies: Annotated[tuple[float, ...], FINITE] = (1.0, 0.6, 0.3, 0.1)
     """Radians a position of the single-pair heads' planes."""
     n_offsets: Annotated[int, at_least(2)] = 16
@@ -69,14 +65,6 @@ class Config(Options):
     """Random starts for each head of the sweep of capacity."""
     steps: Annotated[int, at_least(1)] = 1000
     """Steps of L-BFGS."""
-    seed: int = 0
-    """Random seed."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Precision of the whole run."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        whole("--n-features", self.n_features, self.dim)
 
     @property
     def offsets(self) -> Array:
@@ -85,7 +73,7 @@ class Config(Options):
 
 
 SCALES = {
-    "quick": Config(),
+    "quick": Config(dim=6, n_features=9),
     "paper": Config(dim=16, n_features=32, n_offsets=32, frames=16, turns=25, starts=16, steps=3000),
     "full": Config(dim=64, n_features=128, n_offsets=64, frames=128, turns=49, starts=64, steps=5000),
 }
@@ -95,8 +83,7 @@ def run(config: Config, folder: Path) -> Outcome:
     """Predict, train and compare single pairs of every profile, and the capacity of one frequency."""
     pairs, room = single_pairs(config, folder), capacity(config, folder)
     results = pairs.merge(room, combine_attrs="override")
-    rows = [_profile_row(pairs, name) for name in PROFILES] + [_room_row(room, int(k)) for k in room.pairs.values]
-    return Outcome(_summary(pairs, room), results, {"rotary": _exhibit(pairs, room)}, rows)
+    return Outcome(_summary(pairs, room), results, {"rotary": _exhibit(pairs, room)}, list(_rows(pairs, room)))
 
 
 def rotary_loss(weights: dict[str, Array], asked: tuple[Array, Array, Array], offsets: Array, theta: Array) -> Array:
@@ -133,13 +120,11 @@ def single_pairs(config: Config, folder: Path) -> xr.Dataset:
     profiles = jnp.stack([PROFILES[name](config.offsets) for name in names])
     scenarios = each(partial(_scenario, config), keys)
     asked = scenarios.query_features, scenarios.key_features, profiles[:, :, None, None] * scenarios.target[:, None]
-    label = f"{len(names)} heads, one pair"
     given = asked, jnp.tile(theta[None], (len(names), 1)), keys
-    weights, _ = trained(config, *given, checkpoints(folder) / "pairs", label)
+    weights, _ = trained(config, *given, checkpoints(folder) / "pairs", f"{len(names)} heads, one pair")
     found = each(partial(_read, config.offsets, theta), scenarios, profiles, weights)
-    data = {name: (("head", "offset"), np.asarray(x)) for name, x in found.items()}
-    coordinates = {"profile": ("head", names), "offset": np.asarray(config.offsets)}
-    return xr.Dataset(data, coordinates, {"chance": chance_alignment(config.dim)})
+    results = labelled(found, {"profile": names}, "head", "offset").assign_coords(offset=np.asarray(config.offsets))
+    return results.assign_attrs(chance=chance_alignment(config.dim))
 
 
 def _scenario(config: Config, key: Array) -> Scenario:
@@ -195,36 +180,34 @@ def _room(offsets: Array, frequencies: Array) -> np.ndarray:
     return planes * np.array([alone, both])
 
 
-def _profile_row(results: xr.Dataset, profile: str) -> dict[str, Any]:
-    """One line of the table: single pairs of one profile, all offsets."""
-    heads = results.sel(head=results.profile == profile)
-    cosine = heads.cosine.where(heads.predicted >= VISIBLE)
-    error = np.abs(heads.measured - heads.predicted)
-    return {
-        "target": f"one pair, {profile}",
-        "heads": heads.sizes["head"],
-        **_errors(error, error.mean("offset")),
-        "without projection": np.abs(heads.measured - heads.profile_asked).max().item(),
-        "lowest |cos|": cosine.min().item(),
-        "chance": results.attrs["chance"],
-        "holds": bool(error.max() <= VALUE_TOLERANCE and cosine.min() >= COSINE),
-    }
-
-
-def _room_row(room: xr.Dataset, pairs: int) -> dict[str, Any]:
-    """One line of the table: equal pairs, all frequencies; without projection every pair would be kept."""
-    here = room.sel(pairs=pairs)
-    best = here.kept.max("start")
-    error = np.abs(best - here.kept_predicted)
-    return {
-        "target": f"{pairs} equal pairs, H = {ROWS}",
-        "heads": here.kept.size,
-        **_errors(error, error),
-        "without projection": np.abs(best - pairs).max().item(),
-        "lowest |cos|": None,
-        "chance": None,
-        "holds": bool(error.max() <= PAIR_TOLERANCE),
-    }
+def _rows(pairs: xr.Dataset, room: xr.Dataset) -> Iterator[dict[str, Any]]:
+    """A row a profile, all offsets, and one for each number of equal pairs, all frequencies, best of the starts."""
+    for name in PROFILES:
+        here = pairs.sel(head=pairs.profile == name)
+        cosine = here.cosine.where(here.predicted >= VISIBLE).min().item()
+        error = np.abs(here.measured - here.predicted)
+        yield {
+            "target": f"one pair, {name}",
+            "heads": here.sizes["head"],
+            **_errors(error, error.mean("offset")),
+            "without projection": np.abs(here.measured - here.profile_asked).max().item(),
+            "lowest |cos|": cosine,
+            "chance": pairs.attrs["chance"],
+            "holds": bool(error.max() <= VALUE_TOLERANCE and cosine >= COSINE),
+        }
+    for asked in room.pairs.values:
+        here = room.sel(pairs=asked)
+        best = here.kept.max("start")
+        error = np.abs(best - here.kept_predicted)
+        yield {
+            "target": f"{asked} equal pairs, H = {ROWS}",
+            "heads": here.kept.size,
+            **_errors(error, error),
+            "without projection": np.abs(best - asked).max().item(),  # every pair would be kept
+            "lowest |cos|": None,
+            "chance": None,
+            "holds": bool(error.max() <= PAIR_TOLERANCE),
+        }
 
 
 def _errors(error: xr.DataArray, independent: xr.DataArray) -> dict[str, float]:
@@ -263,9 +246,8 @@ def _exhibit(pairs: xr.Dataset, room: xr.Dataset) -> Exhibit:
     for ax in axes[:, 0]:
         ax.set_ylabel(r"$\sigma(d)\,/\,\sigma^*$")
     axes[0, 0].legend(loc="lower right")
-    predicted_against_measured(
-        axes[0, 2], pairs.predicted.values.ravel(), pairs.measured.values.ravel(), markersize=3, alpha=0.5
-    )
+    every = pairs.predicted.values.ravel(), pairs.measured.values.ravel()
+    predicted_against_measured(axes[0, 2], *every, markersize=3, alpha=0.5)
     axes[0, 2].set(xlabel=r"predicted $\sigma(d)/\sigma^*$", ylabel=r"$\sigma(d)/\sigma^*$", title="every head, offset")
     _draw_room(axes[1, 2], room)
     return Exhibit(

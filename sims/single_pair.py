@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.rules import Rule, row
-from sims.lab.sweep import each, grid
+from sims.lab.sweep import each, grid, labelled
 from sims.models.toy import Problem
 from sims.models.toys import ToyConfig, compared, problems, reading_keys, train_toys
 from svtheory import chance_alignment, feature_dimensionality, single_pair
@@ -79,10 +79,7 @@ def run(config: Config, folder: Path) -> Outcome:
     parameters, history = train_toys(config, asked, checkpoints(folder))
     found = each(partial(read, config), parameters, asked, reading_keys(config, len(t)))
     losses = {f"{name}_loss": (("step", "member"), history[name]) for name in ("reconstruction", "attention")}
-    results = xr.Dataset(
-        {name: ("member", np.asarray(x)) for name, x in found.items()} | losses,
-        {name: ("member", x) for name, x in labels.items()} | {"step": history["step"]},
-    )
+    results = labelled(found, labels, "member").assign(losses).assign_coords(step=history["step"])
     rows = [row for setting in config.settings() for row in table_rows(config, chosen(results, *setting), *setting)]
     return Outcome(summary(config, rows), results, figures(config, results), rows)
 

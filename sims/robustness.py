@@ -11,11 +11,9 @@ Rules, set before the run, for each value: mean alignment at least 0.9; mean |pr
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
@@ -24,8 +22,8 @@ import xarray as xr
 from sims.lab.command import command
 from sims.lab.rules import Rule, judged
 from sims.lab.sweep import each
-from sims.models.toys import ToyConfig, problems, train_toys
-from sims.single_pair import read, template
+from sims.models.toys import ToyConfig, compared, problems, train_toys
+from sims.single_pair import template
 from svtheory import chance_alignment
 from svtheory.reports.options import above
 from svtheory.reports.plotting import COLOURS, chance_line, measured, panels
@@ -114,7 +112,7 @@ def trained(config: Config, settings: list[tuple[str, float, ToyConfig]], checkp
     )
     asked = problems(toys[0], template(toys[0], jnp.array(config.strength, float)), p, coupling)
     parameters, _ = train_toys(toys[0], asked, checkpoint)
-    found = each(partial(read, toys[0]), parameters, asked, jax.random.split(jax.random.key(config.seed), len(p)))
+    found = each(lambda *toy: compared(toys[0], *toy).cosines(0, 0, 1), parameters, asked)
     lower = {name: jnp.minimum(found[f"{key}_query"], found[f"{key}_key"]) for name, key in SIDES.items()}
     return xr.Dataset(
         {name: (("setting", "seed"), np.asarray(x).reshape(len(toys), config.members)) for name, x in lower.items()},

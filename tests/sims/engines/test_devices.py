@@ -26,7 +26,7 @@ TOYS = """
 import sys, jax, numpy as np
 import jax.numpy as jnp
 from sims.engines.devices import Machine, using, leads
-from sims.lab import ensemble
+from sims.engines import ensemble
 from sims.models.toy import Task, Toy, training
 from svtheory import BernoulliUniform, single_pair
 

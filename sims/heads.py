@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
@@ -33,6 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab.command import command
 from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
 from svtheory import (
+    Head,
     HeadBundle,
     chance_alignment,
     effective_rank,
@@ -43,10 +43,12 @@ from svtheory import (
 )
 from svtheory.checks import whole
 from svtheory.geometry import frame_bounds
+from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
 from svtheory.prediction import training_condition_number
 from svtheory.reports.plotting import chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ()  # it states the bounds of T3 and T17 and the gaps of T14, and holds nothing to them
 EPSILON = float(np.finfo(np.float32).eps)
 TIMES = np.geomspace(1e-2, 1e6, 97)
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
@@ -81,50 +83,39 @@ def run(config: Config, folder: Path) -> Outcome:
     """Read the bundle; decompose its heads; where it has inputs, bound the alignment they allow."""
     bundle = load_heads(bundle_file(config.bundle))
     first, second = jax.random.split(jax.random.key(config.seed))
-    results = _heads(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
+    results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
     if bundle.attn_in is not None:
         results = results.merge(_layers(bundle, second, config.resamples))
     results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
-    rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
+    rows = [_row(head) for head in each(results, *PLACE)]
     return Outcome(_summary(results), results, _figures(results), rows)
 
 
-def _heads(bundle: HeadBundle) -> xr.Dataset:
+def _spectra(bundle: HeadBundle) -> xr.Dataset:
     """The spectrum of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    bundle.check_bilinear()
-    layers, heads, d_head, d_model = bundle.W_Q.shape
-    flat = [jnp.asarray(W, jnp.float32).reshape(-1, d_head, d_model) for W in (bundle.W_Q, bundle.W_K)]
-    rounding = d_model * max(EPSILON, bundle.epsilon)
+    axes = {"left": ("dimension", "pair"), "right": ("dimension", "pair"), "rank": (), "effective_rank": ()}
+    axes |= dict.fromkeys(("singular_value", "gap", "named"), ("pair",))
+    rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
+    found = over_heads(_spectrum, bundle, axes, shared=(rounding,))
+    check_values_held(found.singular_value.values)
+    norms = 1.0 if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2)).astype(float)
+    scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
+    found["largest_score"] = (found.singular_value[..., 0] * scale).drop_vars("pair", errors="ignore")
+    zero = found["numerically_zero"] = found.largest_score < EPSILON
+    named = found["named"] = found.named & ~zero
+    for name, known in {"left": named, "right": named, "gap": ~zero, "effective_rank": ~zero}.items():
+        found[name] = found[name].where(known)
+    found["rank"] = found["rank"].where(~zero, 0)
+    return found.assign_coords(pair=range(1, found.sizes["pair"] + 1))
 
-    def read(factors):
-        s = spectrum(*factors)
-        error = rounding * s.values[0]
-        return s, nameable(s, error), (s.values > error).sum(), effective_rank(s.values)
 
-    found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
-    check_values_held(np.reshape(found.values, (layers, heads, -1)))
-    norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
-    by_head = partial(np.reshape, shape=(layers, heads))
-    divisors = np.array(bundle.scoring.divisors)
-    score = by_head(found.values[:, 0]) * norms[:, None].astype(float) ** 2 / divisors[:, None]
-    zero = score < EPSILON
-    named = np.asarray(named).reshape(layers, heads, -1) & ~zero[..., None]
-    pair, vector = ("layer", "head", "pair"), ("layer", "head", "dimension", "pair")
-    shaped = {name: np.reshape(x, (layers, heads, *x.shape[1:])) for name, x in vars(found).items()}
-    return xr.Dataset(
-        {
-            "singular_value": (pair, shaped["values"]),
-            "gap": (pair, np.where(zero[..., None], np.nan, shaped["gaps"])),
-            "named": (pair, named),
-            "left": (vector, np.where(named[:, :, None], shaped["left"], np.nan)),
-            "right": (vector, np.where(named[:, :, None], shaped["right"], np.nan)),
-            "rank": (("layer", "head"), np.where(zero, 0, by_head(rank))),
-            "effective_rank": (("layer", "head"), np.where(zero, np.nan, by_head(effective))),
-            "largest_score": (("layer", "head"), score),
-            "numerically_zero": (("layer", "head"), zero),
-        },
-        {"layer": range(layers), "head": range(heads), "pair": range(1, shaped["values"].shape[-1] + 1)},
-    )
+def _spectrum(head: Head, rounding: Array) -> dict[str, Array]:
+    """The spectrum of one head, whose vectors can be named where gaps are above `rounding` times sigma_1."""
+    s = spectrum(head.W_Q, head.W_K)
+    error = rounding * s.values[0]
+    rank = (s.values > error).sum()
+    found = {"singular_value": s.values, "gap": s.gaps, "left": s.left, "right": s.right}
+    return found | {"named": nameable(s, error), "rank": rank, "effective_rank": effective_rank(s.values)}
 
 
 def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Dataset:
@@ -185,14 +176,12 @@ def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
     return xr.Dataset({**means, **deviations, **scalars}, {"side": ["query", "key"], "time": TIMES})
 
 
-def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
+def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: its first singular value, rank and nameable pairs, and what its layer's tokens allow."""
-    here = results.sel(layer=layer, head=head)
     zero = bool(here.numerically_zero)
     sigma = float(here.singular_value[0])
     row = {
-        "layer": layer,
-        "head": head,
+        **{name: int(here[name]) for name in PLACE},
         "sigma_1": sigma,
         "gap_1/sigma_1": float("nan") if zero else float(here.gap[0]) / sigma,
         "effective rank": float(here.effective_rank),
@@ -200,7 +189,7 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
         "largest score": float(here.largest_score),
         "directions named": "none: numerically zero" if zero else f"{int(here.named.sum())} of {here.named.size}",
     }
-    for side in results.side.values if "side" in results.dims else ():
+    for side in here.side.values if "side" in here.dims else ():
         there = here.sel(side="key" if bool(here.query_bias) else side)
         row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
         below = " (below chance)" if there.bound < there.chance_cosine else ""
@@ -245,7 +234,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
 
 def _figures(results: xr.Dataset) -> dict[str, Exhibit]:
     figure, axes = panels(columns=1 + ("side" in results.dims))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
+    colours = layer_colours(results)
     _draw_spectra(axes[0, 0], results, colours)
     caption = (
         "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "

@@ -147,7 +147,7 @@ def table_rows(config: Config, results: xr.Dataset) -> Iterator[dict[str, Any]]:
         results.knob.values, results.value.values, results.expected.values, results.trained.values, strict=True
     ):
         for what, x, rule in (("|cos|", seen, ALIGNED), ("|predicted - trained|", np.abs(seen - expected), FORESEEN)):
-            row = {"knob": AXES[knob], "value": value, "quantity": what, "mean": x.mean(), "95 % +-": half_width(x)}
+            row = {"knob": AXES[knob], "setting": value, "quantity": what, "mean": x.mean(), "95 % +-": half_width(x)}
             yield row | {"chance": chance_alignment(config.dim) if what == "|cos|" else None} | judged(rule, x)
 
 

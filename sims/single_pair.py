@@ -212,7 +212,7 @@ def summary(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "heads": config.members * len(config.settings()),
         "chance_cosine": chance_alignment(config.dim),
-        **{f"{names[row['quantity']]}_t{row['t']:g}_p{row['p']:g}": row["seen"] for row in ruled},
+        **{f"{names[row['quantity']]}_t{row['t']:g}_p{row['p']:g}": row["value"] for row in ruled},
         "rules": len(ruled),
         "rules_held": sum(bool(row["holds"]) for row in ruled),
     }

@@ -52,8 +52,9 @@ from sims.lab.directions import (
 )
 from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
 from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
-from svtheory.checks import InputError, whole
+from svtheory.checks import InputError
 from svtheory.heads.sequential import sequential_p_values
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
@@ -64,20 +65,17 @@ LABELS = 24  # heads named below the figure, at most
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = "induction_ft000"
     """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
     features: Annotated[str, tyro.conf.arg(metavar="FILE")] = "W_E"
     """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
-    draws: int = 999
+    draws: Annotated[int, at_least(19)] = 999
     """Random heads of a kind behind a p-value, at most, or as many as one side alone needs."""
     seed: int = 0
     """Seed of the random directions."""
-
-    def __post_init__(self):
-        whole("--draws", self.draws, 19)
 
 
 SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(draws=99_999)}

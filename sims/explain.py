@@ -31,7 +31,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -45,7 +45,8 @@ from sims.lab.command import command
 from sims.lab.sources import bundle_file
 from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
-from svtheory.checks import InputError, index, whole
+from svtheory.checks import InputError, index
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import (
     COLOURS,
     GREY,
@@ -60,7 +61,7 @@ SHOWN = 16  # singular values in the figure
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = induction.NAME
@@ -73,16 +74,12 @@ class Config:
     """The head."""
     centre_query: bool | None = None
     """Whether the head can centre its queries; none: if it has a query bias that is not zero."""
-    samples: int = 2000
+    samples: Annotated[int, at_least(100)] = 2000
     """Sequences, without FILE."""
-    draws: int = 999
+    draws: Annotated[int, at_least(19)] = 999
     """Random heads behind a p-value, or more if many hypotheses need it, and permuted templates to draw."""
     seed: int = 0
     """Seed of sequences, random heads and permutations."""
-
-    def __post_init__(self):
-        whole("--samples", self.samples, 100)
-        whole("--draws", self.draws, 19)
 
 
 SCALES = {"quick": Config(), "paper": Config(samples=10_000, draws=9999), "full": Config(samples=10_000, draws=99_999)}

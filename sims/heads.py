@@ -18,10 +18,9 @@ of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
@@ -30,46 +29,39 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
-from svtheory import (
-    Head,
-    HeadBundle,
-    chance_alignment,
-    effective_rank,
-    kantorovich_bound,
-    load_heads,
-    nameable,
-    spectrum,
-)
-from svtheory.checks import whole
-from svtheory.geometry import frame_bounds
+from sims.lab.sources import bundle_file, check_values_held
+from sims.lab.token_bounds import TIMES, token_bounds
+from svtheory import Head, HeadBundle, effective_rank, load_heads, nameable, spectrum
 from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
-from svtheory.prediction import training_condition_number
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
 THEOREMS = ()  # it states the bounds of T3 and T17 and the gaps of T14, and holds nothing to them
 EPSILON = float(np.finfo(np.float32).eps)
-TIMES = np.geomspace(1e-2, 1e6, 97)
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
+SPECTRA = (
+    "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
+    "hollow points cannot be named."
+)
+BOUNDS = (
+    " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
+    "for a time (lines), and at its end (points, with standard errors)."
+)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = "tinystories_260k"
     """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
-    resamples: int = 100
+    resamples: Annotated[int, at_least(2)] = 100
     """Bootstrap samples behind a standard error."""
-    gaussians: int = 100
+    gaussians: Annotated[int, at_least(2)] = 100
     """Heads of Gaussian factors to compare with."""
     seed: int = 0
     """Seed of bootstrap and Gaussian factors."""
-
-    def __post_init__(self):
-        for name in ("resamples", "gaussians"):
-            whole(f"--{name}", getattr(self, name), 2)
 
 
 SCALES = {
@@ -85,7 +77,7 @@ def run(config: Config, folder: Path) -> Outcome:
     first, second = jax.random.split(jax.random.key(config.seed))
     results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
     if bundle.attn_in is not None:
-        results = results.merge(_layers(bundle, second, config.resamples))
+        results = results.merge(token_bounds(bundle, second, config.resamples))
     results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
     rows = [_row(head) for head in each(results, *PLACE)]
     return Outcome(_summary(results), results, _figures(results), rows)
@@ -133,47 +125,6 @@ def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Datase
             "gaussian_effective_rank_deviation": ((), effective.std(ddof=1)),
         }
     )
-
-
-def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
-    """By layer and side: condition number of the token moment and the bounds it implies, with standard errors."""
-    assert bundle.attn_in is not None
-    _, sequences, positions, d_model = bundle.attn_in.shape
-    check_tokens_differ(bundle.attn_in)
-    # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
-    centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
-    counts = jax.random.randint(key, (resamples, sequences), 0, sequences)
-    times = jnp.asarray(TIMES, jnp.float32)
-
-    def extremes(tokens, centred, chosen):
-        """Extreme eigenvalues of the moments of the chosen sequences, shape (side, 2)."""
-        rows = tokens[chosen].reshape(-1, d_model)
-        moments = [rows - jnp.where(middle, rows.mean(axis=0, keepdims=True), 0) for middle in centred]
-        return jnp.stack([jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments])
-
-    def read(layer, chosen):
-        tokens, centred = layer
-        m, L = extremes(tokens, centred, chosen).T
-        kappa = L / m
-        # in units of the fastest mode only kappa is left of m and L
-        shorter = training_condition_number(1 / kappa[:, None], 1.0, times[None, :])
-        return kappa, kantorovich_bound(kappa), kantorovich_bound(shorter), jnp.prod(L)
-
-    def with_errors(layer):
-        resampled = jax.lax.map(lambda chosen: read(layer, chosen), counts)
-        return read(layer, jnp.arange(sequences)), [x.std(axis=0, ddof=1) for x in resampled]
-
-    layers = jnp.asarray(bundle.attn_in, jnp.float32), centred
-    found, errors = jax.jit(partial(jax.lax.map, with_errors))(layers)
-    side = ("layer", "side")
-    axes = {"condition": side, "bound": side, "bound_at_time": (*side, "time"), "fastest_rate": ("layer",)}
-    means, deviations = (
-        {f"{name}{suffix}": (dims, np.asarray(x)) for (name, dims), x in zip(axes.items(), given, strict=True)}
-        for given, suffix in ((found, ""), (errors, "_standard_error"))
-    )
-    scalars = {"tokens": ((), sequences * positions), "chance_cosine": ((), chance_alignment(d_model))}
-    scalars |= {"query_bias": (("layer", "head"), bundle.query_bias), "centred": (side, centred)}
-    return xr.Dataset({**means, **deviations, **scalars}, {"side": ["query", "key"], "time": TIMES})
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
@@ -236,16 +187,10 @@ def _figures(results: xr.Dataset) -> dict[str, Exhibit]:
     figure, axes = panels(columns=1 + ("side" in results.dims))
     colours = layer_colours(results)
     _draw_spectra(axes[0, 0], results, colours)
-    caption = (
-        "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
-        "hollow points cannot be named."
-    )
+    caption = SPECTRA
     if "side" in results.dims:
         _draw_bounds(axes[0, 1], results, colours)
-        caption += (
-            " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
-            "for a time (lines), and at its end (points, with standard errors)."
-        )
+        caption += BOUNDS
     return {"heads": Exhibit(figure, caption)}
 
 
@@ -256,13 +201,12 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     relative = shown / shown.isel(pair=0)
     ax.plot(results.pair, results.gaussian_value, color="black", label="Gaussian factors")
     for layer, colour in enumerate(colours):
-        label = f"layer {layer}"
         for head in range(heads):
             x = results.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
             y, named = relative[layer, head].values, results.named[layer, head].values
-            ax.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=3.5, alpha=0.8)
-            ax.plot(x[named], y[named], "o", color=colour, markersize=3.5, alpha=0.8, label=label)
-            label = None
+            style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
+            ax.plot(x, y, "o", markerfacecolor="none", **style)
+            ax.plot(x[named], y[named], "o", label=None if head else f"layer {layer}", **style)
     if zero == results.numerically_zero.size:
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
     title = f"{results.attrs['bundle']}: {results.numerically_zero.size} heads" + (f", {zero} zero" if zero else "")
@@ -284,8 +228,9 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
     chance_line(ax, float(results.chance_cosine))
     levels = (0.05, 0.1, 0.2, 0.5, 1)
-    ax.set(xscale="log", yscale="log", title="least alignment, single pair")
-    ax.set(yticks=levels, yticklabels=map(str, levels))
+    ax.set(
+        xscale="log", yscale="log", title="least alignment, single pair", yticks=levels, yticklabels=map(str, levels)
+    )
     ticks = {0.01: "0.01", 1: "1", 100: "100", 1e4: "10⁴", 1e6: "10⁶", np.sqrt(ends[0, 0] * ends[-1, 1]): "end"}
     ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))
     ax.minorticks_off()

@@ -26,7 +26,7 @@ of contributions that falls on such pairs is reported, their terms are not named
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,12 @@ from matplotlib.ticker import MaxNLocator
 from sims.lab.command import command
 from sims.lab.sources import check_values_held, read_heads
 from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
-from svtheory.checks import whole
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
 from svtheory.instruments import sparser
 from svtheory.instruments.sparser import LEVEL
 from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
@@ -60,25 +60,21 @@ PUBLISHED = {  # each rule with the conventions it was published in
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     model: tyro.conf.Positional[str] = "tinystories_260k"
     """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a checkpoint."""
     text: str = ""
     """Text file that a checkpoint reads."""
-    sequences: int = 40
+    sequences: Annotated[int, at_least(2)] = 40
     """Sequences read, at most."""
-    positions: int = 64
+    positions: Annotated[int, at_least(2)] = 64
     """Tokens a sequence of the text."""
-    draws: int = 2999
+    draws: Annotated[int, at_least(19)] = 2999
     """Random heads behind a p-value, at most."""
     seed: int = 0
     """Seed of the random heads."""
-
-    def __post_init__(self):
-        for name, least in (("sequences", 2), ("positions", 2), ("draws", 19)):
-            whole(f"--{name}", getattr(self, name), least)
 
 
 SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(sequences=1000, draws=299_999)}

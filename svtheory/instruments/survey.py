@@ -59,7 +59,7 @@ def _over_layer(read: Callable[..., Any], heads: Head, of_layer: Any, of_head: A
 
 
 def side_by_side(records: Sequence[Mapping[str, Any]], axis: str, axes: Axes | None = None) -> xr.Dataset:
-    """Records of like fields as arrays along a new first axis; `axes` names the further axes of fields that have any."""
+    """Records of like fields as arrays along a new first axis; `axes` names what further axes fields have."""
     axes = axes or {}
     columns = {name: np.array([record[name] for record in records]) for name in records[0]}
     return xr.Dataset({name: ((axis, *axes.get(name, ())), x) for name, x in columns.items()})

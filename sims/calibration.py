@@ -207,7 +207,7 @@ def aligned(config: Config, case: Case, key: Array) -> dict[str, Array]:
     read = tokens(case.world, first, config.contexts * CONTEXT)
     weights = unrelated(case, read, read, second)
     X, moments, unbiased = case.world.features, token_moments(read[0]), jnp.zeros(1, bool)
-    found = of_head(list(weights), unbiased[0], X, moments, float(jnp.finfo(X.dtype).eps))
+    found = of_head(Head(*weights), moments, X, float(jnp.finfo(X.dtype).eps))
     best = jnp.where(found["named"][None, None, :], found["best_cosine"], 0).max(axis=-1)
 
     def drawn(key):

@@ -46,15 +46,12 @@ from sims.lab.sources import bundle_file
 from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
 from svtheory.checks import InputError, index
+from svtheory.instruments.survey import each
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T16",)
 COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
 INPUTS = ("query_inputs", "key_inputs")
 SHOWN = 16  # singular values in the figure
@@ -139,16 +136,12 @@ def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     """The explanations side by side."""
-
-    def rivals(name):
-        return [other for key, other in found.items() if key != name]
-
     columns = {
         "functional_cosine": [e.functional_cosine for e in found.values()],
         "weight_cosine": [e.cosine for e in found.values()],
         "p_value": [e.p_value for e in found.values()],
         "p_value_for_all": [min(1, len(found) * float(e.p_value)) for e in found.values()],
-        "margin": [e.margin(*rivals(name)) for name, e in found.items()],
+        "margin": [e.margin(*(rival for name, rival in found.items() if name != own)) for own, e in found.items()],
         "rank": [e.rank for e in found.values()],
         "time": [e.time for e in found.values()],
         "unvisited": [e.unvisited for e in found.values()],
@@ -161,6 +154,10 @@ def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     pairs = data["measured_value"][1].size
     axes = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, pairs + 1)}
     return xr.Dataset(data, axes)
+
+
+def _best(results: xr.Dataset) -> xr.Dataset:
+    return results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)))
 
 
 def _explained(results: xr.Dataset) -> xr.DataArray:
@@ -184,12 +181,12 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "training time": float(here.time),
             "weights never exercised": f"{float(here.unvisited):.2%}",
         }
-        for here in (results.isel(hypothesis=i) for i in range(results.sizes["hypothesis"]))
+        for here in each(results, "hypothesis")
     ]
 
 
 def _summary(results: xr.Dataset) -> dict[str, Any]:
-    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)))
+    best = _best(results)
     return {
         "hypotheses": results.sizes["hypothesis"],
         "best_hypothesis": str(best.hypothesis.item()),
@@ -211,7 +208,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
 def _exhibit(results: xr.Dataset) -> Exhibit:
     figure, ((cosines, values),) = panels(2, width=5.2, height=4.0)
     _draw_cosines(cosines, results)
-    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)), pair=slice(SHOWN))
+    best = _best(results).isel(pair=slice(SHOWN))
     values.plot(best.pair, best.predicted_value, color=COLOURS[1], label=f'predicted by "{best.hypothesis.item()}"')
     measured(values, best.pair, best.measured_value, label="the head's own")
     values.set(xlabel="pair k", ylabel=r"singular value $\sigma_k$", ylim=(0, None))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
+from svtheory import Head, Spectrum, alignment, nameable, spectrum, unwhiten
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
 from svtheory.numerics import exact_products
@@ -26,13 +26,14 @@ def token_moments(tokens: Array) -> tuple[Array, Array]:
     return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
 
 
-def of_head(weights: list[Array], biased: Array, features: Array, moments: Any, epsilon: float) -> dict[str, Array]:
+def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[str, Array]:
     """Of one head: its values, which vectors can be named, and the best feature of each by side and reading.
 
     `epsilon` is that of the precision in which the weights were stored.
     """
-    s = spectrum(*weights)
+    s = spectrum(head.W_Q, head.W_K)
     error = len(features) * epsilon * s.values[0]
+    biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
     return {"singular_value": s.values, "named": nameable(s, error), **of_vectors(s, biased, features, moments)}
 
 

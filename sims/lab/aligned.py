@@ -44,7 +44,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
         check_tokens_differ(bundle.attn_in)
         tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(len(bundle.W_Q), -1, D)
         moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
-    axes = dict.fromkeys(("singular_value", "named"), ("pair",))
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named"), ("pair",))
     axes |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), ("side", "reading", "pair"))
     epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
     results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))

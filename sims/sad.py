@@ -43,7 +43,6 @@ from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attent
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
 from svtheory.instruments import sparser
-from svtheory.instruments.sparser import LEVEL
 from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
@@ -83,10 +82,8 @@ SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(seque
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head on what it reads, and compare with random heads."""
     bundle = read_heads(config.model, config.text, config.sequences, config.positions)
-    results = xr.merge([sparser.tested(bundle, jax.random.key(config.seed), config.draws), _terms(bundle)])
-    results = results.assign(verdict=sparser.verdicts(results)).assign_attrs(
-        {**bundle.metadata, "model": Path(config.model).stem}
-    )
+    tested = sparser.tested(bundle, jax.random.key(config.seed), config.draws)
+    results = tested.merge(_terms(bundle)).assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
     rows = [_row(head) for head in each(results, *PLACE)]
     return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
 
@@ -127,9 +124,9 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
 
 
 def _share_small(results: xr.Dataset) -> float:
-    """The share of decisions, of those that are defined, with a p-value of at most LEVEL."""
+    """The share of decisions, of those that are defined, with a p-value of at most sparser.LEVEL."""
     p = results.decision_p_value
-    return float((p <= LEVEL).where(p.notnull()).mean())
+    return float((p <= sparser.LEVEL).where(p.notnull()).mean())
 
 
 def _quartiles(counts: xr.DataArray) -> np.ndarray:
@@ -165,7 +162,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     found = {
         **sparser.counted(results.verdict),
         **{
-            f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= LEVEL).sum())
+            f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= sparser.LEVEL).sum())
             for kind in KINDS
         },
         "decisions": int(results.sparseness.notnull().sum()),

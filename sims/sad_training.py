@@ -93,7 +93,10 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head of every checkpoint, and compare with random heads."""
     first, second = jax.random.split(jax.random.key(config.seed))
-    found = {name: _checkpoint(bundle, second, config.draws) for name, bundle in _series(config, first, folder)}
+    found = {}
+    for name, heads in _series(config, first, folder):
+        loss = float(heads.metadata.get("loss", "nan"))
+        found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
     shapes = {name: tuple(x.sizes[axis] for axis in ("layer", "head", "query")) for name, x in found.items()}
     if odd := [name for name, shape in shapes.items() if shape != next(iter(shapes.values()))]:
         raise InputError(f"MODELS must be of one shape, got {odd[0]!r} with {shapes[odd[0]]} layers, heads and queries")
@@ -115,12 +118,6 @@ def _series(config: Config, key: Array, folder: Path) -> Iterator[tuple[str, Hea
         seen = run_on(models, 0, sampled, snapshot)
         heads = bundle(models, 0, seen.reads, snapshot)
         yield str(models.steps[snapshot]), replace(heads, metadata={**heads.metadata, "loss": f"{seen.loss:.4g}"})
-
-
-def _checkpoint(bundle: HeadBundle, key: Array, draws: int) -> xr.Dataset:
-    """S of every decision, and the nulls of every head."""
-    results = sparser.tested(bundle, key, draws)
-    return results.assign(verdict=sparser.verdicts(results), loss=float(bundle.metadata.get("loss", "nan")))
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:

@@ -5,6 +5,5 @@ from .hub import fetch as fetch
 from .hub import tokenize as tokenize
 from .inference import ForwardPass as ForwardPass
 from .inference import LayerPass as LayerPass
-
 from .inference import forward as forward
 from .inference import read_layers as read_layers

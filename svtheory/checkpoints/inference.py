@@ -39,7 +39,7 @@ class ForwardPass(NamedTuple):
 
 
 class LayerPass(NamedTuple):
-    """What one layer does: its heads' inputs, their attention if it was asked for, as in ForwardPass, and what comes after.
+    """What one layer does: its heads' inputs, their attention if asked for, as in ForwardPass, and what comes after.
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
     """

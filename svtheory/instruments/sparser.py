@@ -38,7 +38,7 @@ def first_decision(heads: Head) -> int:
 
 
 def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
-    """The sparseness test of every head, diagnostics beside it, by layer and head.
+    """The sparseness test of every head, its verdict and diagnostics beside it, by layer and head.
 
     Draws continue until Benjamini and Hochberg's verdicts at LEVEL over all heads are settled, or for `most` draws.
     Those of a layer serve all of its heads. Decisions are judged by the first round alone, and not corrected for their
@@ -85,7 +85,7 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
     }
     decided, p = slice(first_decision(stacked[0]), None), tally.p_value.reshape(S.shape)
     decisions = (*PLACE, "sequence", "query")
-    return xr.Dataset(
+    results = xr.Dataset(
         {
             "sparseness": (decisions, start["sparseness"][..., decided]),
             "decision_p_value": (decisions, start["p_value"][..., decided]),
@@ -101,6 +101,7 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
         },
         {"null": [*NULLS, *KINDS], "kind": list(KINDS)},
     )
+    return results.assign(verdict=verdicts(results))
 
 
 def _largest_score(head: Head, tokens: Array) -> dict[str, Array]:

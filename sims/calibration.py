@@ -29,7 +29,7 @@ from rich.progress import track
 from scipy.stats import beta
 
 from sims.lab.command import command
-from sims.lab.null_draws import CHOICES, PLANTED, Case, D, H, Size, aligned, cosine, explained, family, rotated, sparse
+from sims.lab.null_heads import CHOICES, PLANTED, Case, D, H, Size, aligned, cosine, explained, family, rotated, sparse
 from sims.lab.worlds import HEADS, TOKENS, world
 from svtheory import single_pair
 from svtheory.checks import InputError

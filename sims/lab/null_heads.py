@@ -1,4 +1,4 @@
-"""Null draws: heads that match nothing, or were planted to match, and the p-values that one draw of each is given."""
+"""Null heads: heads that match nothing, or were planted to match, and the p-values that one of each is given."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -112,12 +112,7 @@ def _spectrum(head: Head, rounding: Array) -> dict[str, Array]:
 
 def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Dataset:
     """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries."""
-
-    def draw(key):
-        s = spectrum(*jax.random.normal(key, (2, *shape)))
-        return s.values / s.values[0], effective_rank(s.values)
-
-    values, effective = (np.asarray(x) for x in jax.jit(partial(jax.lax.map, draw))(jax.random.split(key, draws)))
+    values, effective = (np.asarray(x) for x in _drawn(shape, jax.random.split(key, draws)))
     return xr.Dataset(
         {
             "gaussian_value": ("pair", values.mean(axis=0)),
@@ -125,6 +120,15 @@ def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Datase
             "gaussian_effective_rank_deviation": ((), effective.std(ddof=1)),
         }
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def _drawn(shape: tuple[int, ...], keys: Array) -> tuple[Array, Array]:
+    def draw(key):
+        s = spectrum(*jax.random.normal(key, (2, *shape)))
+        return s.values / s.values[0], effective_rank(s.values)
+
+    return jax.lax.map(draw, keys)
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Aligned: every head of a bundle beside a dictionary of features, and how well random heads would be aligned."""
 
 import math
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from sims.lab.directions import (
     SIDES,
     balanced_heads,
     matched_directions,
+    moments_of_layers,
     of_head,
     readings,
-    token_moments,
 )
 from sims.lab.sources import check_tokens_differ, check_values_held
 from svtheory import HeadBundle, alignment_p_value, chance_alignment
@@ -43,7 +43,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     if bundle.attn_in is not None:
         check_tokens_differ(bundle.attn_in)
         tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(len(bundle.W_Q), -1, D)
-        moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
+        moments = moments_of_layers(tokens)
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named"), ("pair",))
     axes |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), ("side", "reading", "pair"))
     epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))

@@ -19,6 +19,12 @@ READINGS = ("raw", "unwhitened")
 ROUND = 50  # random heads drawn at once
 
 
+@jax.jit
+def moments_of_layers(tokens: Array) -> tuple[Array, Array]:
+    """`token_moments` of each layer's tokens (layers, n, D)."""
+    return jax.lax.map(token_moments, tokens)
+
+
 def token_moments(tokens: Array) -> tuple[Array, Array]:
     """Covariance (D, D) and mean (D,) of tokens (n, D)."""
     mean = tokens.mean(axis=0)

@@ -46,6 +46,9 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
     """
     first, second = jax.random.split(key)
     read, stacked = tokens_read(bundle), stacked_heads(bundle)
+    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,)).score
+    if not np.isfinite(largest).all():
+        raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
     together = [read_together(heads, x, x) for heads, x in zip(stacked, read, strict=True)]
     length = min(ROUND, most)
 
@@ -56,9 +59,6 @@ def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
     layers, heads = bundle.W_Q.shape[:2]
     everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in range(layers)]
     start = {name: np.stack([np.asarray(getattr(x, name)) for x in everyone]) for name in everyone[0]._fields}
-    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,)).score
-    if not np.isfinite(largest).all():
-        raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
     zero = largest < EPSILON
     S = np.where(zero, np.nan, start["head_sparseness"])
 

@@ -10,11 +10,11 @@ from sims.engines.ensemble import train
 from sims.models.tasks import induction, largest
 from sims.models.transformer import (
     ROTARY_BASE,
-    TransformerShape,
     Transformer,
+    TransformerShape,
     accuracy,
-    cross_entropy,
     adamw,
+    cross_entropy,
 )
 from svtheory import InputError
 

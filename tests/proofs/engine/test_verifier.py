@@ -232,3 +232,11 @@ def test_no_mutant_of_the_other_theorem_leaks():
     refusal = citing.refusal({cited: equal(c, -b)})
     assert refusal
     assert "T0 says" in refusal.residual
+
+
+def test_what_a_symbol_is_assumed_to_be_must_be_so_of_what_stands_for_it():
+    size = symbols("s", positive=True)
+    source = theorem(Lemma("positive", more_than(size, 0), "assumed"))
+    assert [step.ok for step in theorem(source.cite("positive", {size: 2 * size})).steps()] == [True]
+    (step,) = theorem(source.cite("positive", {size: a})).steps()
+    assert "a is not known" in step.residual

@@ -49,7 +49,7 @@ def test_the_text_is_read_in_its_parts():
 
 
 def test_a_control_that_is_true_is_not_rejected():
-    report = theorem(controls=(Control("the claim itself", "a = b"),)).verify()
+    report = theorem(controls=(Control("the claim itself", "a = b", b),)).verify()
     assert not report.ok
     assert not report.controls[0].rejected
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sympy import Integral, Limit, exp, oo, symbols
+from sympy import Integral, Limit, Ne, exp, oo, symbols
 
 import proofs.engine.lemmas
 from proofs.engine.given import Given
@@ -178,6 +178,18 @@ def test_a_lemma_says_what_its_statement_says():
     assert step.ok
 
 
+def test_a_relation_is_checked_as_it_is_written():
+    step = proofs.engine.lemmas._step("name", equal(a, c), (equal(a, b),), rules={c: b})
+    assert isinstance(step, Identity)
+    assert (step.left, step.right, step.assuming) == (a, b, (equal(a, b),))
+    step = proofs.engine.lemmas._step("name", at_least(a, b), certificate=a - b)
+    assert isinstance(step, Inequality)
+    assert (step.larger, step.smaller, step.strict) == (a, b, False)
+    step = proofs.engine.lemmas._step("name", more_than(a, b))
+    assert isinstance(step, Inequality)
+    assert (step.certificate, step.strict) == (a - b, True)
+
+
 def test_a_dropped_hypothesis_is_missed():
     X_plus = pseudo_inverse(X)
     projection = theorem(Lemma("projection", equal(X * pinv(X) * X, X), "Penrose", given=[X_plus]))
@@ -212,6 +224,13 @@ def test_a_lemma_of_another_theorem_holds_where_its_hypotheses_do():
     step, rests_on_it = cites(theorem(), c_is_x).steps()
     assert "'c = b' of T0 does not follow" in step.residual
     assert not rests_on_it.ok
+
+
+def test_what_is_not_zero_there_is_not_zero_here():
+    some = Hypothesis("a is not zero", Ne(a, 0))
+    source = theorem(Lemma("one", equal(a / a, 1), "divided", given=[some]))
+    for given, holds in ([], False), ([Hypothesis("c is not zero", Ne(c, 0))], True):
+        assert [step.ok for step in theorem(source.cite("one", {a: 2 * c}, given)).steps()] == [holds]
 
 
 def test_no_lemma_of_a_theorem_that_is_not_verified_is_cited():

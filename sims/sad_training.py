@@ -93,13 +93,14 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head of every checkpoint, and compare with random heads."""
     first, second = jax.random.split(jax.random.key(config.seed))
-    found = {}
+    found, shapes = {}, set()
     for name, heads in _series(config, first, folder):
+        assert heads.attn_in is not None
+        shapes.add(shape := (*heads.W_Q.shape[:2], heads.attn_in.shape[2] - int(heads.scoring.causal)))
+        if len(shapes) > 1:
+            raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
         found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
-    shapes = {name: tuple(x.sizes[axis] for axis in ("layer", "head", "query")) for name, x in found.items()}
-    if odd := [name for name, shape in shapes.items() if shape != next(iter(shapes.values()))]:
-        raise InputError(f"MODELS must be of one shape, got {odd[0]!r} with {shapes[odd[0]]} layers, heads and queries")
     results = xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
     rows = [_row(checkpoint) for checkpoint in each(results, "checkpoint")]
     return Outcome(_summary(results), results, {"sad_training": _exhibit(results)}, rows)

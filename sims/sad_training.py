@@ -34,7 +34,7 @@ from svtheory import HeadBundle
 from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
-from svtheory.instruments.survey import PLACE, each, layer_colours
+from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -102,7 +102,7 @@ def run(config: Config, folder: Path) -> Outcome:
         loss = float(heads.metadata.get("loss", "nan"))
         found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
     results = xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
-    rows = [_row(checkpoint) for checkpoint in each(results, "checkpoint")]
+    rows = [_row(checkpoint) for checkpoint in places(results, "checkpoint")]
     return Outcome(_summary(results), results, {"sad_training": _exhibit(results)}, rows)
 
 
@@ -193,7 +193,7 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
 
 def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
     over_chance = results.assign(sparseness=results.sparseness / _of_random_heads(results))
-    heads, colours = list(each(over_chance, *PLACE)), layer_colours(results)
+    heads, colours = list(places(over_chance, *PLACE)), layer_colours(results)
     ax.axhline(1, color=COLOURS[1])
     for i, here in enumerate(heads):
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)

@@ -44,6 +44,7 @@ from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
 from svtheory.instruments import sparser
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
+from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -108,13 +109,13 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
     for rule, convention in PUBLISHED.values():
         same = convention == "plain" or (head.b_Q is None and head.b_K is None)
         read = d if same else decompose(head, tokens, tokens, d.index, convention)
-        error = read.error / jnp.where(largest_score > 0, largest_score, 1)
+        error = read.error / positive(largest_score)
         counts.append(jnp.where(error <= MISSED, count_vectors(read, rule), jnp.nan))
         errors.append(error.max())
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     return {
         "count": jnp.stack(counts)[..., first:],
-        "contribution": (terms / jnp.where(total > 0, total, 1)).mean(axis=(0, 1)),
+        "contribution": (terms / positive(total)).mean(axis=(0, 1)),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
         "named": d.named,
         "singular_value": d.spectrum.values,
@@ -180,8 +181,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
     }
     for rule in PUBLISHED:
-        count = results["count"].sel(rule=rule)
-        name = rule.replace(", ", "_")
+        count, name = results["count"].sel(rule=rule), rule.replace(", ", "_")
         found |= {f"{name}_median_count": _quartiles(count)[1], f"{name}_undefined": int(count.isnull().sum())}
     return found
 

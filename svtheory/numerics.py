@@ -1,4 +1,4 @@
-"""Numerics: exact products, scaling by powers of 2, and what counts as zero."""
+"""Numerics: exact products, safe divisions and roots, scaling by powers of 2, and what counts as zero."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,36 @@ from jax import Array
 exact_products = jax.default_matmul_precision("highest")
 
 
+def positive(x: Array, where: Array | None = None) -> Array:
+    """`x` to divide by: 1 in place of what is not positive, or not told to stay by `where`."""
+    return jnp.where(x > 0 if where is None else where, x, 1)
+
+
+def inverse(x: Array, where: Array | None = None) -> Array:
+    """`1/x` where x is positive, or where told, and 0 elsewhere, as is the derivative there."""
+    where = x > 0 if where is None else where
+    return jnp.where(where, 1 / positive(x, where), 0)
+
+
+def root(x: Array, where: Array | None = None) -> Array:
+    """`sqrt(x)` where x is positive, or where told, and 0 elsewhere, as is the derivative there."""
+    where = x > 0 if where is None else where
+    return jnp.where(where, jnp.sqrt(positive(x, where)), 0)
+
+
 def numerical_rank_tolerance(values: Array, size: int) -> Array:
     """The largest singular value that counts as zero beside `values[0]`, the largest: `size * epsilon * values[0]`."""
     return size * jnp.finfo(values.dtype).eps * values[0]
 
 
+@jax.jit
 def scaled(X: Array) -> tuple[Array, Array]:
     """X over the power of 2 that brings its largest entry to between 1/2 and 1, and the exponent; 0 for zeros."""
     _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.abs(X).max()))
     return shifted(X, -exponent), exponent
 
 
+@jax.jit
 def shifted(X: Array, exponent: Array) -> Array:
     """`X 2^exponent`, exactly, in three factors of which the dtype holds each."""
     third = exponent // 3

@@ -46,7 +46,7 @@ from sims.lab.sources import bundle_file
 from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
 from svtheory.checks import InputError, index
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -181,7 +181,7 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "training time": float(here.time),
             "weights never exercised": f"{float(here.unvisited):.2%}",
         }
-        for here in each(results, "hypothesis")
+        for here in places(results, "hypothesis")
     ]
 
 

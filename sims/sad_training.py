@@ -34,7 +34,7 @@ from svtheory import HeadBundle
 from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
-from svtheory.instruments.survey import PLACE, each, layer_colours
+from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -93,15 +93,16 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head of every checkpoint, and compare with random heads."""
     first, second = jax.random.split(jax.random.key(config.seed))
-    found = {}
+    found, shapes = {}, set()
     for name, heads in _series(config, first, folder):
+        assert heads.attn_in is not None
+        shapes.add(shape := (*heads.W_Q.shape[:2], heads.attn_in.shape[2] - int(heads.scoring.causal)))
+        if len(shapes) > 1:
+            raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
         found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
-    shapes = {name: tuple(x.sizes[axis] for axis in ("layer", "head", "query")) for name, x in found.items()}
-    if odd := [name for name, shape in shapes.items() if shape != next(iter(shapes.values()))]:
-        raise InputError(f"MODELS must be of one shape, got {odd[0]!r} with {shapes[odd[0]]} layers, heads and queries")
     results = xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
-    rows = [_row(checkpoint) for checkpoint in each(results, "checkpoint")]
+    rows = [_row(checkpoint) for checkpoint in places(results, "checkpoint")]
     return Outcome(_summary(results), results, {"sad_training": _exhibit(results)}, rows)
 
 
@@ -192,7 +193,7 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
 
 def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
     over_chance = results.assign(sparseness=results.sparseness / _of_random_heads(results))
-    heads, colours = list(each(over_chance, *PLACE)), layer_colours(results)
+    heads, colours = list(places(over_chance, *PLACE)), layer_colours(results)
     ax.axhline(1, color=COLOURS[1])
     for i, here in enumerate(heads):
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)

@@ -28,7 +28,7 @@ from sims.models.tasks import Batch
 from sims.models.trained import Recipe, Trained, trained
 from sims.models.trained_heads import TrainedHead, explanation, run_on, unseen
 from svtheory.checks import InputError
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -140,7 +140,7 @@ def effective_matches(results: xr.Dataset) -> xr.DataArray:
 
 
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    return [_row(models) for models in each(results, "heads")]
+    return [_row(models) for models in places(results, "heads")]
 
 
 def _row(models: xr.Dataset) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 
-from sims.lab.devices import every_core
-from sims.lab.runs import environment
-from sims.lab.tables import show
+from sims.engines.devices import every_core
+from svtheory.reports.runs import environment
+from svtheory.reports.tables import show
 
 NAMES = ("training", "decomposition", "predict", "scaling")
 

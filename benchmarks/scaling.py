@@ -13,8 +13,8 @@ from matplotlib.ticker import LogFormatter, NullLocator
 
 from benchmarks.timing import interleaved
 from benchmarks.training import ours, started
-from sims.lab.figures import measured, panels, style
 from svtheory import single_pair, spectrum
+from svtheory.reports.plotting import measured, panels, style
 
 FIGURE = Path(__file__).parent / "results" / "scaling.png"
 SIZES = {

@@ -17,8 +17,13 @@ from jax import Array
 
 from benchmarks import peers
 from benchmarks.timing import ceilings, interleaved, ratio
-from sims.lab.ensemble import train
-from sims.lab.toy import Task, Toy, activations, training
+from sims.engines.ensemble import train
+from sims.models.toy import (
+    Task,
+    Toy,
+    activations,
+    training,
+)
 from svtheory import BernoulliUniform, single_pair
 
 N, D, KEYS, BATCH, P, RATE, STEPS = 20, 10, 8, 256, 0.05, 3e-3, 100

@@ -6,30 +6,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sims.lab import gallery
-from sims.lab.command import sentence_errors
-from sims.lab.devices import every_core
-from svtheory.checks import InputError
-
 
 def experiments() -> dict[str, str]:
     """Every experiment of this folder and the first line of its docstring, read without importing it."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-    return {path.stem: (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0] for path in files}
+    return {path.stem: first_line(path) for path in files}
+
+
+def first_line(path: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """List the experiments, or run the one that the first argument names with the arguments after it."""
-    if argv is None:
-        every_core()
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = experiments()
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, known), default=0)
         print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
         print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
-        print(f"\n  {'all':{width}}  {str(gallery.__doc__).partition(chr(10))[0]}")
+        print(f"\n  {'all':{width}}  {first_line(Path(__file__).parent / 'lab' / 'gallery.py')}")
         return
+    # what loads jax comes after the list
+
+    # these load jax, which a list of experiments does without
+    from sims.engines.devices import every_core
+    from sims.lab import gallery
+    from svtheory.checks import InputError
+    from svtheory.reports.command import sentence_errors
+
+    if argv is None:
+        every_core()
     if arguments[0] == "all":
         gallery.main(arguments[1:])
         return

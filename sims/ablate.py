@@ -21,14 +21,19 @@ import xarray as xr
 from jax import Array
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, measured, panels
-from sims.lab.readings import ATTENDS, Reading, ablated, explanation
-from sims.lab.readings import run as read
-from sims.lab.runs import Exhibit, Outcome
-from sims.lab.tasks import TASKS
-from sims.lab.trained import Trained, Trainings, trained
+from sims.models.readings import (
+    ATTENDS,
+    Reading,
+    ablated,
+    explanation,
+)
+from sims.models.readings import run as read
+from sims.models.tasks import TASKS
+from sims.models.trained import Trained, Trainings, trained
 from svtheory import Explanation
 from svtheory.checks import InputError, whole
+from svtheory.reports.plotting import COLOURS, measured, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 COUNTS = (1, 2, 4)
 KINDS = ("predicted", "random", "inside", "next pairs")

@@ -50,12 +50,12 @@ from sims.lab.directions import (
     readings,
     token_moments,
 )
-from sims.lab.figures import COLOURS, GREY, panels
-from sims.lab.models import bundle_file, check_tokens_differ, check_values_held
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
 from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
 from svtheory.checks import InputError, whole
-from svtheory.sequential import sequential_p_values
+from svtheory.heads.sequential import sequential_p_values
+from svtheory.reports.plotting import COLOURS, GREY, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 LEVEL = 0.05
 AXES = ("layer", "head", "side", "reading")

@@ -26,11 +26,9 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from sims.engines.flow import flow, rates
+from sims.engines.simulation import Training, simulate_ensemble, small_factors
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
-from sims.lab.flow import flow, rates
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Training, simulate_ensemble, small_factors
 from svtheory import (
     Scenario,
     Spectrum,
@@ -47,6 +45,15 @@ from svtheory import (
     worst_case_frame,
 )
 from svtheory.checks import InputError, whole
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    chance_line,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 TOLERANCE, BOUND_TOLERANCE = 0.01, 0.001
 FACTORS_TOLERANCE = 0.05

@@ -38,13 +38,18 @@ from sims.lab.directions import (
     token_moments,
 )
 from sims.lab.directions import ROUND as SHARED
-from sims.lab.figures import COLOURS, panels
-from sims.lab.runs import Exhibit, Outcome, atomic, checkpoints
-from sims.lab.tables import shown
 from sims.lab.worlds import HEADS, TOKENS, World, random_head, tokens, world
 from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, single_pair, sparseness_test
 from svtheory.checks import InputError, whole
 from svtheory.heads.random_heads import compare_with_random_heads, read_together
+from svtheory.reports.plotting import COLOURS, panels
+from svtheory.reports.runs import (
+    Exhibit,
+    Outcome,
+    atomic,
+    checkpoints,
+)
+from svtheory.reports.tables import shown
 
 LEVELS = (0.05, 0.01)
 FAMILY_WISE, POWER = 0.99, 0.8

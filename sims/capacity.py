@@ -24,22 +24,26 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
+from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
     BernoulliUniform,
     Scenario,
     Spectrum,
-    antipodal,
     matching,
     mode_strengths,
     predict,
-    simplex,
-    tegum,
 )
 from svtheory.checks import whole
+from svtheory.geometry import antipodal, simplex, tegum
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 OBJECTIVES = ("square", "softmax")
 KINDS = ("orthonormal", "polytopes", "random frame", "equal targets")

@@ -28,10 +28,10 @@ import xarray as xr
 
 from sims.lab.arrays import read_arrays
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, chance_line, panels
-from sims.lab.runs import Exhibit, Outcome
 from svtheory import BernoulliUniform, Conditions, Gaussian, Law, Scenario, chance_alignment, conditions, single_pair
 from svtheory.checks import InputError
+from svtheory.reports.plotting import COLOURS, chance_line, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 REQUIRED = ("query_features", "key_features", "target")
 OF_A_LAW = ("probabilities", "mean", "covariance")

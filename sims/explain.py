@@ -40,14 +40,19 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
-from sims.lab import induction
 from sims.lab.arrays import read_arrays
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.models import bundle_file
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.sources import bundle_file
+from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
 from svtheory.checks import InputError, index, whole
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome
 
 COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
 INPUTS = ("query_inputs", "key_inputs")

@@ -31,21 +31,21 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.figures import chance_line, measured, panels
-from sims.lab.models import bundle_file, check_tokens_differ, check_values_held
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
 from svtheory import (
     HeadBundle,
     chance_alignment,
     effective_rank,
-    frame_bounds,
     kantorovich_bound,
     load_heads,
     nameable,
     spectrum,
-    training_condition_number,
 )
 from svtheory.checks import whole
+from svtheory.geometry import frame_bounds
+from svtheory.prediction import training_condition_number
+from svtheory.reports.plotting import chance_line, measured, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 EPSILON = float(np.finfo(np.float32).eps)
 TIMES = np.geomspace(1e-2, 1e6, 97)

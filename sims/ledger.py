@@ -24,11 +24,9 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from sims.engines.flow import flow, rates
+from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
-from sims.lab.flow import flow, rates
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
     BernoulliUniform,
     Gaussian,
@@ -49,6 +47,14 @@ from svtheory import (
     worst_case_frame,
 )
 from svtheory.checks import whole
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 D, N = 10, 20
 STEP = 0.5  # of an Euler step, in units of the largest curvature

@@ -33,14 +33,16 @@ from scipy.linalg import subspace_angles
 from scipy.sparse.csgraph import connected_components
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from sims.lab.rules import Rule, row, standard_error
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toy import Task
-from sims.lab.toys import ToyConfig, scenario, stacked_tasks, train_toys
+from sims.models.toy import Task
+from sims.models.toys import (
+    ToyConfig,
+    scenario,
+    stacked_tasks,
+    train_toys,
+)
 from svtheory import (
     Spectrum,
-    best_matching,
     chance_alignment,
     compare,
     feature_dimensionality,
@@ -51,7 +53,17 @@ from svtheory import (
     wedin_bound,
 )
 from svtheory.checks import InputError, whole
-from svtheory.spectra import spectrum_of
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    chance_line,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
+from svtheory.spectra import best_matching
+from svtheory.spectra.spectra import spectrum_of
 
 CONTEXTS = 20_000  # sampled contexts behind the predicted sizes at finite logits
 MATCHED = 0.9

@@ -34,30 +34,32 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from sims.engines.descent import descend
+from sims.engines.ensemble import train
 from sims.lab.command import command
-from sims.lab.descent import descend
-from sims.lab.ensemble import train
-from sims.lab.figures import COLOURS, measured, panels
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toy import Toy, activations, losses
+from sims.models.toy import Toy, activations, losses
 from svtheory import (
-    ARRANGEMENTS,
     BernoulliUniform,
-    adaptive_threshold,
     alignment,
-    collapse_threshold,
     feature_dimensionality,
-    frame_potential,
-    lowest_arrangement,
     orthogonalization_threshold,
-    phase_energy,
     single_pair,
-    stationary_arrangements,
-    tegum,
     tight_frame,
 )
 from svtheory.checks import InputError, whole
-from svtheory.frames import unit_columns
+from svtheory.geometry import (
+    ARRANGEMENTS,
+    adaptive_threshold,
+    collapse_threshold,
+    frame_potential,
+    lowest_arrangement,
+    phase_energy,
+    stationary_arrangements,
+    tegum,
+)
+from svtheory.geometry.columns import unit_columns
+from svtheory.reports.plotting import COLOURS, measured, panels
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 NEAR, ENERGY, SHARE, ALONE = 0.02, 1e-3, 0.95, 1.1
 STABLE, LEAVES, BEFORE = 1.1, 0.9, 0.95  # of g_c, of g_c and of g_x

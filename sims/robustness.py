@@ -22,13 +22,18 @@ import scipy.stats
 import xarray as xr
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, chance_line, measured, panels
 from sims.lab.rules import Rule, judged
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toys import ToyConfig, stacked_tasks, train_toys
+from sims.models.toys import ToyConfig, stacked_tasks, train_toys
 from sims.single_pair import read, template
 from svtheory import chance_alignment
 from svtheory.checks import InputError
+from svtheory.reports.plotting import (
+    COLOURS,
+    chance_line,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 CONFIDENCE = 0.95
 ALIGNED = Rule("mean", ">=", 0.9)

@@ -26,22 +26,27 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
+from sims.engines.descent import descend
 from sims.lab.command import command
-from sims.lab.descent import descend
-from sims.lab.figures import COLOURS, GREY, measured, panels, predicted_against_measured
-from sims.lab.runs import Exhibit, Outcome, checkpoints
 from svtheory import (
     Scenario,
     chance_alignment,
     conditioned_frame,
-    plane_cost,
-    projected_profile,
     rotary_head,
     rotary_spectra,
     single_pair,
     spectrum,
 )
 from svtheory.checks import InputError, whole
+from svtheory.prediction import plane_cost, projected_profile
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 PROFILES: dict[str, Callable[[Array], Array]] = {
     "every offset alike": jnp.ones_like,

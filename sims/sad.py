@@ -40,14 +40,19 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab import sparser
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.models import check_values_held, read_heads
-from sims.lab.runs import Exhibit, Outcome
+from sims.lab.sources import check_values_held, read_heads
 from sims.lab.sparser import LEVEL
 from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
 from svtheory.checks import whole
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome
 
 MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
 PUBLISHED = {  # each rule with the conventions it was published in

@@ -30,10 +30,14 @@ import xarray as xr
 from jax import Array
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toy import activations
-from sims.lab.toys import ToyConfig, features_and_head, stacked_tasks, started, train_toys
+from sims.models.toy import activations
+from sims.models.toys import (
+    ToyConfig,
+    features_and_head,
+    stacked_tasks,
+    started,
+    train_toys,
+)
 from svtheory import (
     BernoulliUniform,
     Head,
@@ -48,6 +52,13 @@ from svtheory import (
     treves_rolls,
 )
 from svtheory.checks import InputError, whole
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 TOLERANCE, LEVEL, NOT_SPARSE = 0.05, 0.05, 0.25
 DIAGNOSTICS = ("common", "independent")

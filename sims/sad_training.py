@@ -27,14 +27,20 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
-from sims.lab import repeats, sparser
+from sims.lab import sparser
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.models import read_heads
-from sims.lab.runs import Exhibit, Outcome, checkpoints
+from sims.lab.sources import read_heads
+from sims.models import repeats
 from svtheory import HeadBundle
 from svtheory.checks import InputError, whole
 from svtheory.heads.random_heads import NULLS
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 SHOWN = {
     "raw": "random heads",

@@ -24,13 +24,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, measured, panels
-from sims.lab.readings import Reading, explanation
-from sims.lab.readings import run as read
-from sims.lab.runs import Exhibit, Outcome
-from sims.lab.tasks import Batch
-from sims.lab.trained import Recipe, Trained, trained
+from sims.models.readings import Reading, explanation
+from sims.models.readings import run as read
+from sims.models.tasks import Batch
+from sims.models.trained import Recipe, Trained, trained
 from svtheory.checks import InputError, whole
+from svtheory.reports.plotting import COLOURS, measured, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 TASK = "many_attributes"
 LEARNED, TOLERANCE = 0.99, 0.05

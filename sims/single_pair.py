@@ -28,13 +28,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from sims.lab.rules import Rule, judged, standard_error
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toy import Task
-from sims.lab.toys import ToyConfig, scenario, stacked_tasks, train_toys
+from sims.models.toy import Task
+from sims.models.toys import (
+    ToyConfig,
+    scenario,
+    stacked_tasks,
+    train_toys,
+)
 from svtheory import chance_alignment, compare, feature_dimensionality, logit_scale, predict, single_pair, spectrum
 from svtheory.checks import InputError
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    chance_line,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 NEAREST = 0.999999  # cosines nearer to 1 are drawn here
 CONTEXTS = 20_000  # sampled contexts behind the predicted size at finite logits

@@ -28,13 +28,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
 from sims.lab.rules import Rule, row
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.toys import ToyConfig, stacked_tasks, train_toys
-from svtheory import alignment, dual_frame, feature_dimensionality, polytope_name, polytopes, single_pair
+from sims.models.toys import ToyConfig, stacked_tasks, train_toys
+from svtheory import (
+    alignment,
+    dual_frame,
+    feature_dimensionality,
+    polytopes,
+    single_pair,
+)
 from svtheory.checks import InputError
-from svtheory.polytopes import NAMES
+from svtheory.geometry import polytope_name
+from svtheory.geometry.shapes import NAMES
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 TOLERANCE = 0.02
 WHOLE = Rule("mean", "within 10 % of", 1)

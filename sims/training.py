@@ -25,13 +25,17 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
+from sims.engines.flow import flow
+from sims.engines.simulation import Weights, small_factors
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
-from sims.lab.flow import flow
 from sims.lab.rules import Rule, judged, row, standard_error
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Weights, small_factors
-from sims.lab.toys import ToyConfig, features_and_head, scenario, stacked_tasks, train_toys
+from sims.models.toys import (
+    ToyConfig,
+    features_and_head,
+    scenario,
+    stacked_tasks,
+    train_toys,
+)
 from svtheory import (
     Scenario,
     alignment,
@@ -41,13 +45,22 @@ from svtheory import (
     growth,
     half_times,
     matching,
-    mode_start,
     predict,
     single_pair,
     spectrum,
     tight_frame,
 )
 from svtheory.checks import InputError, whole
+from svtheory.prediction import mode_start
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    chance_line,
+    measured,
+    panels,
+    predicted_against_measured,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 REACHED = 0.9  # cosine, or dimensionality, that counts as arrived
 STEP = 0.02  # length of an Euler step, in units of the fastest mode's time

@@ -27,14 +27,29 @@ import xarray as xr
 from jax import Array
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, panels
-from sims.lab.readings import ATTENDS, HOLDS, LEAD, Reading, centred, explanations, lead, one_hot
-from sims.lab.readings import run as read
-from sims.lab.runs import Exhibit, Outcome
-from sims.lab.tasks import TASKS
-from sims.lab.trained import Recipe, Trained, Trainings, bundle, trained
+from sims.models.readings import (
+    ATTENDS,
+    HOLDS,
+    LEAD,
+    Reading,
+    centred,
+    explanations,
+    lead,
+    one_hot,
+)
+from sims.models.readings import run as read
+from sims.models.tasks import TASKS
+from sims.models.trained import (
+    Recipe,
+    Trained,
+    Trainings,
+    bundle,
+    trained,
+)
 from svtheory import Explanation, alignment, chance_alignment, save_heads
 from svtheory.checks import InputError, one_of, whole
+from svtheory.reports.plotting import COLOURS, GREY, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 LEARNED, MEDIAN, SHARE = 0.99, 0.95, 0.9
 OVERLAPS = (1, 4)  # top-k subspaces that are compared

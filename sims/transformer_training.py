@@ -28,15 +28,20 @@ from matplotlib.ticker import NullFormatter
 from scipy.stats import false_discovery_control, rankdata
 
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, panels
-from sims.lab.readings import ATTENDS, HOLDS, Reading, explanation
-from sims.lab.readings import run as read
-from sims.lab.runs import Exhibit, Outcome
-from sims.lab.tasks import TASKS
-from sims.lab.trained import Trained, Trainings, trained
+from sims.models.readings import (
+    ATTENDS,
+    HOLDS,
+    Reading,
+    explanation,
+)
+from sims.models.readings import run as read
+from sims.models.tasks import TASKS
+from sims.models.trained import Trained, Trainings, trained
 from svtheory import Head, SparsenessTest, decompose, rotation_null, sparseness_test
 from svtheory.checks import InputError, whole
 from svtheory.heads.rotations import RotationNull
+from svtheory.reports.plotting import COLOURS, GREY, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
 LEARNED, EXPLAINS, LEVEL, SPARSE = 0.99, 0.5, 0.05, 0.8
 SERIES = (

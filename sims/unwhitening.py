@@ -21,11 +21,9 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, chance_line, measured, panels
 from sims.lab.recovery import READINGS, recoveries
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
     BernoulliUniform,
     Gaussian,
@@ -37,6 +35,13 @@ from svtheory import (
     single_pair,
 )
 from svtheory.checks import InputError, whole
+from svtheory.reports.plotting import (
+    COLOURS,
+    chance_line,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 SETTINGS = ("no query bias", "query bias", "correlated")
 TOLERANCE, RECOVERED = 0.02, 0.98

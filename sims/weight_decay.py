@@ -22,14 +22,11 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
-from sims.lab.figures import COLOURS, GREY, measured, panels
-from sims.lab.runs import Exhibit, Outcome, checkpoints
-from sims.lab.simulation import Training, simulate_ensemble
 from svtheory import (
     Scenario,
     Spectrum,
-    antipodal,
     chance_alignment,
     compare,
     conditioned_frame,
@@ -40,6 +37,14 @@ from svtheory import (
     tight_frame,
 )
 from svtheory.checks import InputError, whole
+from svtheory.geometry import antipodal
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    measured,
+    panels,
+)
+from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 KINDS = ("antipodal", "tight", "not tight")
 STRENGTHS = (1.0, 0.8, 0.55, 0.3)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, real_array, whole
+from svtheory.factorisations import eigenvalue_tolerance, symmetric_root
 from svtheory.pytrees import pytree
 
 
@@ -193,7 +194,7 @@ class Gaussian(Law):
         """`max d` times what the eigenvalues' rounding makes of their roots, most for the smallest that is not 0."""
         d, C = self._correlation()
         values = jnp.linalg.eigvalsh(lax.stop_gradient(C))
-        cut = _eigenvalue_tolerance(values)
+        cut = eigenvalue_tolerance(values)
         inside, rounding = values > cut, cut / 8
         kept = rounding / (2 * jnp.sqrt(jnp.where(inside, values, jnp.inf).min()))
         dropped = jnp.sqrt(jnp.where(~inside & (values > rounding), values, 0).max())
@@ -212,34 +213,3 @@ class Gaussian(Law):
         normal = jax.random.normal(key, (*shape, root.shape[-1]), root.dtype)
         centred = jnp.matmul(normal, root.T, precision="highest")
         return jnp.broadcast_to(self.location, centred.shape) + centred
-
-
-@jax.custom_jvp
-def symmetric_root(V: Array) -> Array:
-    """`V^{1/2}` of a symmetric positive semi-definite matrix (N, N), exactly singular where V is so to rounding.
-
-    Its derivative, like the root itself, does not care about equal eigenvalues; directions outside the range stay out.
-    """
-    root, Q = _root_and_basis(V)
-    return jnp.matmul(Q * root[None, :], Q.T, precision="highest")
-
-
-def _root_and_basis(V: Array) -> tuple[Array, Array]:
-    values, Q = jnp.linalg.eigh(V)
-    inside = values > _eigenvalue_tolerance(values)
-    return jnp.where(inside, jnp.sqrt(jnp.where(inside, values, 1)), 0), Q
-
-
-def _eigenvalue_tolerance(values: Array) -> Array:
-    """What counts as zero beside the last of rising eigenvalues."""
-    return values.size * jnp.finfo(values.dtype).eps * values[-1]
-
-
-@symmetric_root.defjvp
-@jax.default_matmul_precision("highest")
-def _symmetric_root_jvp(primals, tangents):
-    (V,), (dV,) = primals, tangents
-    root, Q = _root_and_basis(V)
-    total = root[:, None] + root[None, :]
-    F = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    return symmetric_root(V), Q @ (F * (Q.T @ dV @ Q)) @ Q.T

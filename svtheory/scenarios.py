@@ -6,8 +6,8 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, one_of, real_array, whole
-from svtheory.frames import scaled, shifted
 from svtheory.laws import Law
+from svtheory.numerics import scaled, shifted
 from svtheory.pytrees import pytree
 
 OBJECTIVES = ("square", "softmax")

@@ -108,7 +108,7 @@ theorem = Theorem(
         Control("sigma without the dual norms", "sigma", Abs(t)),
     ),
     scope="general D, N, M; X and Y of any rank", status="proved",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.optimum.predict",
-               "svtheory.frames.dual_frame"),
+    functions=("svtheory.prediction.optimum.optimal_omega", "svtheory.prediction.optimum.predict",
+               "svtheory.geometry.frames.dual_frame"),
     examples=examples, counterexamples=counterexamples, references=("Penrose 1956",),
 )  # fmt: skip

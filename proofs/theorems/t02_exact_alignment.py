@@ -175,8 +175,8 @@ theorem = Theorem(
         Control("a mean does no harm", "a mean misaligns a tight frame", 1),
     ),
     scope="general D, N, M; the polytopes and the example with a mean in exact coordinates", status="proved",
-    functions=("svtheory.tightness.eigenvector_residual", "svtheory.tightness.tight_groups",
-               "svtheory.tightness.quantised_values",
-               "svtheory.frames.feature_dimensionality"),
+    functions=("svtheory.geometry.tightness.eigenvector_residual", "svtheory.geometry.tightness.tight_groups",
+               "svtheory.geometry.tightness.quantised_values",
+               "svtheory.geometry.frames.feature_dimensionality"),
     examples=examples, counterexamples=counterexamples, references=("Benedetto and Fickus 2003", "Elhage et al. 2022"),
 )  # fmt: skip

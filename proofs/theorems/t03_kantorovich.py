@@ -155,7 +155,7 @@ theorem = Theorem(
         Control("a pair that is not extremal", "two columns: cosine", 1),
     ),
     scope="general D", status="proved",
-    functions=("svtheory.bounds.kantorovich_bound", "svtheory.bounds.alignment_bound",
-               "svtheory.bounds.local_alignment_bound"),
+    functions=("svtheory.geometry.bounds.kantorovich_bound", "svtheory.geometry.bounds.alignment_bound",
+               "svtheory.geometry.bounds.local_alignment_bound"),
     examples=(example, interior), counterexamples=counterexamples, references=("Kantorovich 1948", "Gustafson 1968"),
 )  # fmt: skip

@@ -175,6 +175,6 @@ theorem = Theorem(
                 1),
     ),
     scope="general D, N, M and number of pairs", status="proved",
-    functions=("svtheory.optimum.predict", "svtheory.pairs.pair_structure"),
+    functions=("svtheory.prediction.optimum.predict", "svtheory.criteria.pairs.pair_structure"),
     examples=(_values({}), _values(generic), _values({T: diag(12, 3)})), counterexamples=counterexamples,
 )  # fmt: skip

@@ -121,6 +121,6 @@ theorem = Theorem(
                 equal(trace(E.T * C_r * E * C_s), trace(E.T * C_r * E) * trace(C_s))),
     ),
     scope="general D, N, M; X, Y, C_r, C_s of any rank", status="proved",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.moments.probes"),
+    functions=("svtheory.prediction.optimum.optimal_omega", "svtheory.prediction.whitened.probes"),
     examples=examples, counterexamples=counterexamples,
 )  # fmt: skip

@@ -175,6 +175,6 @@ theorem = Theorem(
         Control("a key-only term changes nothing", "optimum with a key-only term", plain),
     ),
     scope="every m; general D, N, M; leading order in the logits", status="limit",
-    functions=("svtheory.optimum.optimal_omega", "svtheory.moments.moment_roots"),
+    functions=("svtheory.prediction.optimum.optimal_omega", "svtheory.prediction.whitened.moment_roots"),
     examples=(example, deficient), counterexamples=counterexamples,
 )  # fmt: skip

@@ -206,7 +206,7 @@ theorem = Theorem(
     ),
     scope="general D and H, moments of any rank; the example of truncating Omega* in exact numbers at D = 2",
     status="proved",
-    functions=("svtheory.optimum.optimal_omega",),
+    functions=("svtheory.prediction.optimum.optimal_omega",),
     examples=(_values({}), _values(generic)), counterexamples=counterexamples,
     references=("Eckart and Young 1936", "Mirsky 1960", "Izenman 1975"),
 )  # fmt: skip

@@ -190,7 +190,7 @@ theorem = Theorem(
                 equal(Derivative(exp(-g * t) * start, t), -2 * g * exp(-g * t) * start)),
     ),
     scope="general D, N, M, H; tight frames", status="proved",
-    functions=("svtheory.optimum.predict", "svtheory.dynamics.imbalance"),
+    functions=("svtheory.prediction.optimum.predict", "svtheory.prediction.training_time.imbalance"),
     examples=(_values({}), _values(generic)), counterexamples=counterexamples,
     references=("Srebro, Rennie and Jaakkola 2004", "Saxe et al. 2014"),
 )  # fmt: skip

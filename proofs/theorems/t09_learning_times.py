@@ -151,6 +151,6 @@ theorem = Theorem(
         Control("factors that are not aligned", balanced),
     ),
     scope="general D, N, M and number of modes; the threshold bracketed in exact rationals", status="proved",
-    functions=("svtheory.dynamics.growth", "svtheory.dynamics.half_times"),
+    functions=("svtheory.prediction.training_time.growth", "svtheory.prediction.training_time.half_times"),
     examples=(_values({}),), counterexamples=counterexamples, references=("Saxe, McClelland and Ganguli 2014",),
 )  # fmt: skip

@@ -193,8 +193,8 @@ theorem = Theorem(
     ),
     scope="general D >= 3 and N >= D; listed arrangements; the global threshold g* is seen, not proved",
     status="proved",
-    functions=("svtheory.phases.orthogonalization_threshold",
-               "svtheory.phases.collapse_threshold", "svtheory.phases.stationary_arrangements",
-               "svtheory.phases.exact_minimum"),
+    functions=("svtheory.geometry.phases.orthogonalization_threshold",
+               "svtheory.geometry.phases.collapse_threshold", "svtheory.geometry.phases.stationary_arrangements",
+               "svtheory.geometry.phases.exact_minimum"),
     examples=examples, counterexamples=counterexamples, references=("Benedetto and Fickus 2003",),
 )  # fmt: skip

@@ -137,7 +137,7 @@ theorem = Theorem(
                 both_above(Rational(1, 4))),
     ),
     scope="general D >= 2; any number of comparisons", status="proved",
-    functions=("svtheory.alignments.chance_alignment",
-               "svtheory.alignments.alignment_p_value"),
+    functions=("svtheory.spectra.alignments.chance_alignment",
+               "svtheory.spectra.alignments.alignment_p_value"),
     examples=(*examples, generic), counterexamples=counterexamples, references=("Cai, Fan and Jiang 2013",),
 )  # fmt: skip

@@ -179,7 +179,7 @@ theorem = Theorem(
         Control("sharing is always best", "capacity: whichever is less", shared),
     ),
     scope="general D, N, M, number of offsets; one frequency at a time; capacity of one plane", status="proved",
-    functions=("svtheory.rotary.projected_profile", "svtheory.rotary.rotary_spectra",
-               "svtheory.rotary.plane_cost"),
+    functions=("svtheory.prediction.rotary.projected_profile", "svtheory.prediction.rotary.rotary_spectra",
+               "svtheory.prediction.rotary.plane_cost"),
     examples=(example, {**example, root: 5}), counterexamples=counterexamples, references=("Su et al. 2021",),
 )  # fmt: skip

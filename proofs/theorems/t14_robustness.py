@@ -147,8 +147,8 @@ theorem = Theorem(
                 at_least(size**2, sine_u + sine_v)),
     ),
     scope="general D; the middle vector at D = 3 in exact arithmetic and to first order", status="cited",
-    functions=("svtheory.robustness.wedin_bound", "svtheory.robustness.wedin_own_bound",
-               "svtheory.robustness.nameable"),
+    functions=("svtheory.spectra.perturbation.wedin_bound", "svtheory.spectra.perturbation.wedin_own_bound",
+               "svtheory.spectra.perturbation.nameable"),
     examples=(example, mirrored, {**example, g: 10}), counterexamples=counterexamples,
     references=("Wedin 1972", "Weyl 1912"),
 )  # fmt: skip

@@ -147,6 +147,6 @@ theorem = Theorem(
         Control("the singular vector is the feature", "v", Y * e_j),
     ),
     scope="general D, N, M; X, Y and the covariances of any rank", status="proved",
-    functions=("svtheory.heads.unwhitening.unwhiten",),
+    functions=("svtheory.spectra.unwhitening.unwhiten",),
     examples=(example, {**example, V_i: 7, V_j: 7}), counterexamples=counterexamples, references=("Haufe et al. 2014",),
 )  # fmt: skip

@@ -190,9 +190,9 @@ theorem = Theorem(
         Control("a stronger bound", "bound", 2 * bound),
     ),
     scope="general D", status="proved",
-    functions=("svtheory.dynamics.filtered_optimum",
-               "svtheory.dynamics.training_condition_number",
-               "svtheory.dynamics.training_condition_numbers"),
+    functions=("svtheory.prediction.training_time.filtered_optimum",
+               "svtheory.prediction.training_time.training_condition_number",
+               "svtheory.prediction.training_time.training_condition_numbers"),
     examples=(_values({}), _values({e_i: ImmutableMatrix([1, 1])})), counterexamples=counterexamples,
     references=("Saxe, McClelland and Ganguli 2014", "Kantorovich 1948", "Perron 1907"),
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What the experiments share: command line, run folder, ensemble trainer, models, plot style."""
+"""What the experiments share: command line, rules, sources of heads, gallery."""

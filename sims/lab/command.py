@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import io
 import shlex
 import sys
 import tempfile
@@ -16,15 +15,20 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from sims.lab import figures, runs
-from sims.lab.devices import ALL, Machine, every_core, leads, using
-from sims.lab.report import report
-from sims.lab.runs import Outcome
-from sims.lab.tables import show
+from sims.engines.devices import (
+    ALL,
+    Machine,
+    every_core,
+    leads,
+    using,
+)
 from svtheory.checks import InputError
+from svtheory.reports import plotting, runs
+from svtheory.reports.command import parsed, sentence_errors
+from svtheory.reports.page import report
+from svtheory.reports.runs import Outcome
+from svtheory.reports.tables import show
 
-# what tyro draws its boxes with, in UTF-8 and elsewhere
-BORDER, RULE = "│╰╯ ", "─-"
 # keys of jax keep 32 bits of a seed, and some experiments count on from theirs
 LARGEST_SEED = 2**31 - 1
 
@@ -51,19 +55,6 @@ def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> C
 
 
 @contextlib.contextmanager
-def sentence_errors() -> Iterator[None]:
-    """Turn a user's error into one sentence on stderr and an exit code; a bug keeps its traceback."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-@contextlib.contextmanager
 def _written(out: Path) -> Iterator[Path]:
     """The folder for the run; of several processes the first writes it, the others write what nobody keeps."""
     if leads():
@@ -85,20 +76,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
             ("machine", Machine, field(default=ALL)),
         ],
     )
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            chosen = tyro.cli(
-                options,
-                prog=f"python -m sims {name}",
-                description=description,
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
-    except SystemExit as stop:
-        if stop.code == 2:
-            raise InputError(_sentence(printed.getvalue())) from None
-        raise
+    chosen = parsed(options, f"python -m sims {name}", description, arguments)
     if not 0 <= getattr(chosen.config, "seed", 0) <= LARGEST_SEED:
         raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {chosen.config.seed}")
     return chosen.config, chosen.out, chosen.machine
@@ -118,24 +96,11 @@ def _documented(kind: Any, text: str) -> Any:
     return Annotated[kind, tyro.conf.arg(help=text)]
 
 
-def _sentence(box: str) -> str:
-    """What tyro prints in a box under a title, as one sentence without the pointer to --help."""
-    paragraphs: list[list[str]] = [[]]
-    for line in (line.strip(BORDER) for line in box.splitlines()[1:]):
-        if line and set(line) <= set(RULE):
-            paragraphs.append([])
-        else:
-            paragraphs[-1].append(line)
-    texts = [" ".join(" ".join(lines).split()).rstrip(".") for lines in paragraphs]
-    sentence = "; ".join(text for text in texts if text and not text.startswith("For full helptext"))
-    return sentence.removeprefix("Error parsing ").removeprefix("config: ").replace("Argument helptext:", "allowed:")
-
-
 def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: Path, arguments: list[str]) -> Outcome:
     began = time.perf_counter()
     line = shlex.join(["python", "-m", "sims", name, *arguments])
     double = getattr(config, "dtype", "float32") == "float64"
-    with jax.enable_x64(double), figures.style(), runs.started(out, name, config, line) as folder:
+    with jax.enable_x64(double), plotting.style(), runs.started(out, name, config, line) as folder:
         outcome = run(config, folder)
         runs.finish(folder, outcome, time.perf_counter() - began)
         page = report(folder, str(run.__globals__["__doc__"]), outcome)

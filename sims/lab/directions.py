@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
-from svtheory.arrangements import haar_frame
-from svtheory.frames import exact_products
-from svtheory.heads.unwhitening import remove_direction
-from svtheory.laws import symmetric_root
+from svtheory.factorisations import symmetric_root
+from svtheory.geometry.arrangements import haar_frame
+from svtheory.numerics import exact_products
+from svtheory.spectra.unwhitening import remove_direction
 
 SIDES = ("query", "key")
 READINGS = ("raw", "unwhitened")

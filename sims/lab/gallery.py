@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from svtheory.reports.command import sentence_errors
 
-from sims.lab import runs
-from sims.lab.command import parse, scale_of, sentence_errors
-from sims.lab.report import figures_html, page_html, paragraphs_html, summary_html
+from sims.lab.command import parse, scale_of
+from svtheory.reports import runs
+from svtheory.reports.page import (
+    figures_html,
+    page_html,
+    paragraphs_html,
+    summary_html,
+)
 
 EXPERIMENTS = (
     *("superposition", "single_pair", "multi_pair", "training", "anisotropy", "robustness", "cone", "rotary"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory import Law, Scenario, Spectrum, alignment, unwhiten
-from svtheory.heads.unwhitening import remove_direction
+from svtheory.spectra.unwhitening import remove_direction
 
 READINGS = ("before", "after", "mean token removed")
 

@@ -13,7 +13,7 @@ from svtheory import Head, HeadBundle, decompose, rotation_null
 from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS, compare_with_random_heads, read_together
 from svtheory.heads.rotations import KINDS
-from svtheory.sequential import sequential_p_values
+from svtheory.heads.sequential import sequential_p_values
 
 LEVEL = 0.05
 ROUND = 99  # draws at a time: the first ones of every head, and all that a decision gets

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory import orthonormal, tight_frame
-from svtheory.frames import exact_products
+from svtheory.numerics import exact_products
 
 TOKENS = ("isotropic", "anisotropic", "one-hot", "zipf")
 HEADS = ("gaussian", "raw", "balanced")

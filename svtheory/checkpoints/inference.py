@@ -12,8 +12,8 @@ from jax import Array, lax
 from svtheory.checkpoints.architecture import Architecture
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, rotation
 from svtheory.checks import InputError
-from svtheory.frames import exact_products
 from svtheory.heads.weights import Head, affine
+from svtheory.numerics import exact_products
 
 Weights = dict[str, Any]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import one_of
-from svtheory.frames import exact_products
 from svtheory.heads.decomposition import Decomposition, attention_weights, capped, relative_attention
+from svtheory.numerics import exact_products
 
 RULES = ("sad2024", "acc2025", "accpp2026")
 STEPS = 64  # of the trapezoid behind accpp2026

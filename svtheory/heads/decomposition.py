@@ -16,11 +16,11 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
-from svtheory.frames import exact_products, scaled, shifted
 from svtheory.heads.weights import Head
+from svtheory.numerics import exact_products, scaled, shifted
 from svtheory.pytrees import pytree
-from svtheory.robustness import nameable
-from svtheory.spectra import Spectrum, product_rounding, spectrum_of
+from svtheory.spectra.perturbation import nameable
+from svtheory.spectra.spectra import Spectrum, product_rounding, spectrum_of
 
 CONVENTIONS = {
     "plain": (),

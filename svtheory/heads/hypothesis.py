@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import InputError, flag, held, real_array, whole
-from svtheory.frames import exact_products, numerical_rank_tolerance, scaled
+from svtheory.factorisations import safe_svd
+from svtheory.numerics import exact_products, numerical_rank_tolerance, scaled
 from svtheory.pytrees import pytree
-from svtheory.spectra import Spectrum, safe_svd, spectrum, spectrum_of
+from svtheory.spectra.spectra import Spectrum, spectrum, spectrum_of
 
 TIMES = 33
 """Training times on the grid."""

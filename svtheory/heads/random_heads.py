@@ -24,9 +24,9 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from svtheory.arrangements import haar_frame
 from svtheory.checks import InputError, concrete, one_of, real_array, whole
-from svtheory.frames import exact_products, numerical_rank_tolerance
+from svtheory.factorisations import safe_svd, tall_svd
+from svtheory.geometry.arrangements import haar_frame
 from svtheory.heads.decomposition import (
     Decomposition,
     _positions,
@@ -37,7 +37,7 @@ from svtheory.heads.decomposition import (
 )
 from svtheory.heads.sparsity import decision_sparseness
 from svtheory.heads.weights import Head, affine
-from svtheory.spectra import safe_svd, tall_svd
+from svtheory.numerics import exact_products, numerical_rank_tolerance
 
 NULLS = ("raw", "balanced")
 

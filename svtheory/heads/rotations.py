@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import one_of, whole
-from svtheory.frames import exact_products
+from svtheory.factorisations import tall_svd
 from svtheory.heads.decomposition import Decomposition, relative_attention
 from svtheory.heads.sparsity import decision_sparseness
-from svtheory.spectra import tall_svd
+from svtheory.numerics import exact_products
 
 KINDS = ("common", "independent", "gaussian")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from svtheory.checks import InputError
-from svtheory.rotary import PAIRINGS
+from svtheory.prediction.rotary import PAIRINGS
 
 VERSION = 2
 POSITIONAL = ("rope", "rotary", "learned absolute", "learned", "absolute", "sinusoidal", "none")

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, index, real_array
-from svtheory.frames import exact_products, leverage
+from svtheory.geometry.frames import leverage
+from svtheory.numerics import exact_products
 
 ROUNDING = 100  # times epsilon: what of a head's largest term may be rounding in another
 

@@ -9,9 +9,9 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, flag, one_of, real_array, whole
-from svtheory.frames import exact_products
+from svtheory.numerics import exact_products
+from svtheory.prediction.rotary import PAIRINGS
 from svtheory.pytrees import pytree
-from svtheory.rotary import PAIRINGS
 
 BASE = 4096  # of the two digits of a position
 

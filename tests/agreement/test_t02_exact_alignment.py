@@ -6,7 +6,12 @@ import pytest
 
 from proofs.theorems import t02_exact_alignment as t02
 from svtheory import Scenario, alignment, feature_dimensionality, predict
-from svtheory.arrangements import antipodal, polygon, simplex, tegum
+from svtheory.geometry.arrangements import (
+    antipodal,
+    polygon,
+    simplex,
+    tegum,
+)
 from tests.agreement.claims import close, frames, function
 
 SHAPES = {

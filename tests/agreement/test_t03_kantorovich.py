@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t03_kantorovich as t03
-from svtheory import alignment_bound, extremal_pair, kantorovich_bound, local_alignment_bound, spread
+from svtheory import alignment_bound, kantorovich_bound
+from svtheory.geometry import extremal_pair, local_alignment_bound, spread
 from tests.agreement.claims import close, frames, function
 
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t08_soft_threshold as t08
-from svtheory import Scenario, imbalance, optimal_omega, predict
+from svtheory import Scenario, optimal_omega, predict
+from svtheory.prediction import imbalance
 from tests.agreement.claims import close, function
 
 SHAPES = ((4, 2, 3), (3, 3, 3), (3, 6, 5), (4, 7, 2))  # D, N, M: below, at and above D

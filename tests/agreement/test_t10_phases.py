@@ -4,7 +4,7 @@ import pytest
 
 from proofs.theorems import t10_phases as t10
 from svtheory import orthogonalization_threshold
-from svtheory.phases import ARRANGEMENTS, collapse_threshold, stationary_arrangements
+from svtheory.geometry.phases import ARRANGEMENTS, collapse_threshold, stationary_arrangements
 from tests.agreement.claims import close, function
 
 SIZES = [(n, d) for d in (3, 4, 6, 10, 16) for n in (d, d + 1, 2 * d, 3 * d, 5 * d)]

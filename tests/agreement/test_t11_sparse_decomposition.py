@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t11_sparse_decomposition as t11
-from svtheory import common_rotation_sparseness, independent_rotation_sparseness, leverage_terms
+from svtheory.heads import common_rotation_sparseness, independent_rotation_sparseness, leverage_terms
 from tests.agreement.claims import close, frames, function
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t13_rotary as t13
-from svtheory.rotary import plane_cost, projected_profile, rotary_head
+from svtheory.prediction.rotary import plane_cost, projected_profile, rotary_head
 from tests.agreement.claims import function
 
 

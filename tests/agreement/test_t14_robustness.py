@@ -5,8 +5,8 @@ import pytest
 
 from proofs.engine.examples import value
 from proofs.theorems import t14_robustness as t14
-from svtheory.robustness import wedin_bound, wedin_own_bound
-from svtheory.spectra import spectrum
+from svtheory.spectra.perturbation import wedin_bound, wedin_own_bound
+from svtheory.spectra.spectra import spectrum
 from tests.agreement.claims import close, function
 
 

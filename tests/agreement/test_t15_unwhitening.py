@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t15_unwhitening as t15
-from svtheory.heads.unwhitening import unwhiten
+from svtheory.spectra.unwhitening import unwhiten
 from tests.agreement.claims import close, frames, function
 
 

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t17_training_time as t17
-from svtheory import Gaussian, Scenario, filtered_optimum, training_condition_number
-from svtheory.dynamics import training_condition_numbers
+from svtheory import Gaussian, Scenario, filtered_optimum
+from svtheory.prediction import training_condition_number
+from svtheory.prediction.training_time import training_condition_numbers
 from tests.agreement.claims import frames, function
 
 

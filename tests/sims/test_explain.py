@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sims import explain
-from sims.lab import induction
-from sims.lab.models import MODELS
+from sims.lab.sources import MODELS
+from sims.models import induction
 from svtheory import HeadBundle, load_heads, save_heads
 
 D, N, SAMPLES = 6, 4, 200

@@ -11,8 +11,14 @@ import xarray as xr
 from safetensors.numpy import save_file
 
 from sims import heads
-from sims.lab.models import MODELS
-from svtheory import HeadBundle, chance_alignment, kantorovich_bound, save_heads, training_condition_number
+from sims.lab.sources import MODELS
+from svtheory import (
+    HeadBundle,
+    chance_alignment,
+    kantorovich_bound,
+    save_heads,
+)
+from svtheory.prediction import training_condition_number
 
 LAYERS, HEADS, H, D = 2, 3, 4, 8
 SMALL = ["--resamples", "8", "--gaussians", "8"]

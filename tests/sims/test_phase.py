@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sims import phase
-from svtheory import ARRANGEMENTS
+from svtheory.geometry import ARRANGEMENTS
 
 SMALL = ["--dim", "4", "--crowding", "1.5", "3", "--couplings", "4", "--starts", "2", "--steps", "120"]
 RELU = ["--probabilities", "0.5", "--relu-steps", "200", "--batch", "32", "--relu-starts", "2"]

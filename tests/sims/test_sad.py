@@ -7,7 +7,7 @@ import xarray as xr
 from scipy.stats import false_discovery_control
 
 from sims import sad
-from sims.lab.models import MODELS
+from sims.lab.sources import MODELS
 from svtheory import (
     Head,
     HeadBundle,

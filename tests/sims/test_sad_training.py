@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from sims import sad_training
-from sims.lab import repeats
+from sims.models import repeats
 from svtheory import HeadBundle, save_heads
 
 LAYERS, HEADS, H, D, SEQUENCES, POSITIONS = 1, 2, 4, 4, 6, 10

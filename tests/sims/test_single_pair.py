@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from sims import single_pair
-from sims.lab.toy import Task
+from sims.models.toy import Task
 from sims.single_pair import Config, read, template
 from svtheory import BernoulliUniform
 

@@ -4,7 +4,7 @@ import pytest
 
 from sims import superposition
 from sims.superposition import read
-from svtheory import antipodal, polygon, tegum
+from svtheory.geometry import antipodal, polygon, tegum
 
 SMALL = [
     *(

@@ -9,9 +9,15 @@ import pytest
 import xarray as xr
 
 from sims import ablate, share, transformer_align, transformer_training
-from sims.lab import readings
-from sims.lab.trained import SNAPSHOTS, Recipe, bundle, trained, transformer
-from sims.lab.transformer import accuracy
+from sims.models import readings
+from sims.models.trained import (
+    SNAPSHOTS,
+    Recipe,
+    bundle,
+    trained,
+    transformer,
+)
+from sims.models.transformer import accuracy
 from svtheory import InputError, load_heads
 
 SMALL = ["--tasks", "largest", "--members", "2", "--steps", "400", "--sequences", "128"]
@@ -45,7 +51,7 @@ def test_models_are_trained_once_and_snapshots_are_those_of_one_training(out, mo
 def test_models_are_trained_by_one_process_at_a_time(tmp_path, monkeypatch):
     """Experiments share their models: a second one that needs them now would train in, and remove, one checkpoint."""
     recipe = Recipe("largest", members=2, steps=400)
-    monkeypatch.setattr("sims.lab.trained._train", lambda recipe, checkpoint: trained(recipe, tmp_path))
+    monkeypatch.setattr("sims.models.trained._train", lambda recipe, checkpoint: trained(recipe, tmp_path))
     with pytest.raises(InputError, match=r"checkpoint must be free, got one in which another process runs"):
         trained(recipe, tmp_path)
 

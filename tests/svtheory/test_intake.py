@@ -17,8 +17,9 @@ from svtheory import (
     OneHot,
     Scenario,
     spectrum,
-    tightness,
 )
+from svtheory.geometry import tightness
+from svtheory.prediction import projected_profile
 
 KEY = jax.random.key(0)
 FRAME = np.array([[1.0, -2.0, 0.5], [0.25, 1.0, 3.0]], np.float32)
@@ -43,54 +44,63 @@ TAKE = {
     "alignment": (lambda u: svtheory.alignment(u, FRAME), FRAME),
     "alignment.features": (lambda X: svtheory.alignment(FRAME, X), FRAME),
     "alignment_p_value": (lambda c: svtheory.alignment_p_value(c, 5), ROW / 4),
-    "best_matching": (lambda table: svtheory.best_matching(table)[1], FRAME),
-    "principal_cosines": (lambda A: svtheory.principal_cosines(A, SQUARE), SQUARE),
-    "principal_cosines.B": (lambda B: svtheory.principal_cosines(SQUARE, B), SQUARE),
+    "best_matching": (lambda table: svtheory.spectra.best_matching(table)[1], FRAME),
+    "principal_cosines": (lambda A: svtheory.spectra.principal_cosines(A, SQUARE), SQUARE),
+    "principal_cosines.B": (lambda B: svtheory.spectra.principal_cosines(SQUARE, B), SQUARE),
     "sampled_chance": (lambda V: svtheory.sampled_chance(KEY, V, FRAME, 10)[0], SQUARE),
     "sampled_chance.features": (lambda X: svtheory.sampled_chance(KEY, SQUARE, X, 10)[0], FRAME),
+    "unwhiten": (lambda v: svtheory.unwhiten(v, SQUARE), SQUARE),
+    "unwhiten.covariance": (lambda K: svtheory.unwhiten(SQUARE, K), SQUARE),
+    "unwhiten.mean": (lambda m: svtheory.unwhiten(SQUARE, SQUARE, m), ROW[:2]),
     "conditioned_frame": (lambda k: svtheory.conditioned_frame(KEY, 2, 3, k), NUMBER),
     "worst_case_frame": (lambda k: svtheory.worst_case_frame(KEY, 3, 4, k), NUMBER),
-    "extremal_pair": (svtheory.extremal_pair, NUMBER),
-    "frame_with_spectrum": (lambda values: svtheory.frame_with_spectrum(KEY, values, 4), ROW),
-    "tegum": (lambda block: svtheory.tegum(block, SQUARE), FRAME),
+    "extremal_pair": (svtheory.geometry.extremal_pair, NUMBER),
+    "frame_with_spectrum": (lambda values: svtheory.geometry.frame_with_spectrum(KEY, values, 4), ROW),
+    "tegum": (lambda block: svtheory.geometry.tegum(block, SQUARE), FRAME),
     "kantorovich_bound": (svtheory.kantorovich_bound, ROW),
     "growth": (lambda t: svtheory.growth(PLANE, t, 0.1), ROW),
     "growth.start": (lambda a: svtheory.growth(PLANE, np.ones(2), a), NUMBER),
     "half_times": (lambda a: svtheory.half_times(PLANE, a), NUMBER / 16),
-    "mode_start": (lambda W: svtheory.mode_start(PLANE, W, SQUARE), SQUARE),
-    "mode_start.W_K": (lambda W: svtheory.mode_start(PLANE, SQUARE, W), SQUARE),
-    "imbalance": (lambda W: svtheory.imbalance(W, SQUARE), SQUARE),
-    "imbalance.W_K": (lambda W: svtheory.imbalance(SQUARE, W), SQUARE),
-    "imbalance.weight_decay": (lambda g: svtheory.imbalance(FRAME, SQUARE @ FRAME, g, 1.0), NUMBER),
-    "imbalance.time": (lambda t: svtheory.imbalance(FRAME, SQUARE @ FRAME, 0.5, t), NUMBER),
+    "mode_start": (lambda W: svtheory.prediction.mode_start(PLANE, W, SQUARE), SQUARE),
+    "mode_start.W_K": (lambda W: svtheory.prediction.mode_start(PLANE, SQUARE, W), SQUARE),
+    "imbalance": (lambda W: svtheory.prediction.imbalance(W, SQUARE), SQUARE),
+    "imbalance.W_K": (lambda W: svtheory.prediction.imbalance(SQUARE, W), SQUARE),
+    "imbalance.weight_decay": (lambda g: svtheory.prediction.imbalance(FRAME, SQUARE @ FRAME, g, 1.0), NUMBER),
+    "imbalance.time": (lambda t: svtheory.prediction.imbalance(FRAME, SQUARE @ FRAME, 0.5, t), NUMBER),
     "filtered_optimum": (lambda t: svtheory.filtered_optimum(PLANE, t), NUMBER),
     "filtered_optimum.start": (lambda W: svtheory.filtered_optimum(PLANE, 1.0, W), SQUARE),
     "filtered_optimum.omega_decay": (lambda g: svtheory.filtered_optimum(PLANE, 1.0, None, g), NUMBER),
-    "training_condition_number": (lambda m: svtheory.training_condition_number(m, 4.0, 1.0), NUMBER),
-    "training_condition_number.largest": (lambda L: svtheory.training_condition_number(1.0, L, 1.0), NUMBER),
-    "training_condition_number.time": (lambda t: svtheory.training_condition_number(1.0, 4.0, t), NUMBER),
-    "training_condition_numbers": (lambda t: svtheory.training_condition_numbers(PLANE, t)[0], NUMBER),
-    "star_alignment": (lambda Y: svtheory.star_alignment(Y, np.ones(3)), FRAME),
-    "star_alignment.strengths": (lambda t: svtheory.star_alignment(FRAME, t), ROW),
-    "phase_energy": (lambda W: svtheory.phase_energy(W, 2.0), FRAME),
-    "phase_energy.coupling": (lambda g: svtheory.phase_energy(FRAME, g), NUMBER),
-    "stationary_arrangements": (lambda g: svtheory.stationary_arrangements(6, 4, g).energy[0], NUMBER),
-    "lowest_arrangement": (lambda g: svtheory.lowest_arrangement(6, 4, g)[1].energy, NUMBER),
-    "exact_minimum": (lambda g: svtheory.exact_minimum(6, 4, g).energy, NUMBER),
+    "training_condition_number": (lambda m: svtheory.prediction.training_condition_number(m, 4.0, 1.0), NUMBER),
+    "training_condition_number.largest": (lambda L: svtheory.prediction.training_condition_number(1.0, L, 1.0), NUMBER),
+    "training_condition_number.time": (lambda t: svtheory.prediction.training_condition_number(1.0, 4.0, t), NUMBER),
+    "training_condition_numbers": (lambda t: svtheory.prediction.training_condition_numbers(PLANE, t)[0], NUMBER),
+    "star_alignment": (lambda Y: svtheory.criteria.star_alignment(Y, np.ones(3)), FRAME),
+    "star_alignment.strengths": (lambda t: svtheory.criteria.star_alignment(FRAME, t), ROW),
+    "phase_energy": (lambda W: svtheory.geometry.phase_energy(W, 2.0), FRAME),
+    "phase_energy.coupling": (lambda g: svtheory.geometry.phase_energy(FRAME, g), NUMBER),
+    "stationary_arrangements": (lambda g: svtheory.geometry.stationary_arrangements(6, 4, g).energy[0], NUMBER),
+    "lowest_arrangement": (lambda g: svtheory.geometry.lowest_arrangement(6, 4, g)[1].energy, NUMBER),
+    "exact_minimum": (lambda g: svtheory.geometry.exact_minimum(6, 4, g).energy, NUMBER),
     "polytopes": (lambda X: svtheory.polytopes(X).vertices, FRAME),
     "wedin_bound": (
         lambda e: svtheory.wedin_bound(spectrum(SQUARE, FRAME[:, :2]), spectrum(SQUARE, SQUARE), e),
         NUMBER,
     ),
-    "wedin_own_bound": (lambda e: svtheory.wedin_own_bound(spectrum(SQUARE, SQUARE), e), NUMBER / 4),
+    "wedin_own_bound": (lambda e: svtheory.spectra.wedin_own_bound(spectrum(SQUARE, SQUARE), e), NUMBER / 4),
     "nameable": (lambda e: svtheory.nameable(spectrum(SQUARE, SQUARE), e), NUMBER),
     "rotary_head": (lambda W: svtheory.rotary_head(W, SQUARE, ROW[:1], "adjacent").omega(1), SQUARE),
     "rotary_head.W_K": (lambda W: svtheory.rotary_head(SQUARE, W, ROW[:1], "adjacent").omega(1), SQUARE),
     "rotary_head.frequencies": (lambda a: svtheory.rotary_head(np.eye(6), np.eye(6), a, "adjacent").omega(1), ROW),
-    "projected_profile": (lambda g: svtheory.projected_profile(g, ROW[:1], np.arange(3.0)), ROW),
-    "projected_profile.frequencies": (lambda a: svtheory.projected_profile(np.ones(3), a, np.arange(3.0)), ROW),
-    "projected_profile.offsets": (lambda d: svtheory.projected_profile(np.ones(3), ROW[:1], d), ROW),
-    "projected_profile.weights": (lambda w: svtheory.projected_profile(ROW, ROW[:1], np.arange(3.0), w), ROW),
+    "projected_profile": (lambda g: projected_profile(g, ROW[:1], np.arange(3.0)), ROW),
+    "projected_profile.frequencies": (
+        lambda a: projected_profile(np.ones(3), a, np.arange(3.0)),
+        ROW,
+    ),
+    "projected_profile.offsets": (lambda d: projected_profile(np.ones(3), ROW[:1], d), ROW),
+    "projected_profile.weights": (
+        lambda w: projected_profile(ROW, ROW[:1], np.arange(3.0), w),
+        ROW,
+    ),
     "rotary_spectra": (
         lambda g: (
             svtheory.rotary_spectra(
@@ -99,17 +109,17 @@ TAKE = {
         ),
         ROW,
     ),
-    "plane_cost": (lambda a: svtheory.plane_cost(a, np.arange(3.0)), NUMBER),
-    "plane_cost.offsets": (lambda d: svtheory.plane_cost(0.5, d), ROW),
+    "plane_cost": (lambda a: svtheory.prediction.plane_cost(a, np.arange(3.0)), NUMBER),
+    "plane_cost.offsets": (lambda d: svtheory.prediction.plane_cost(0.5, d), ROW),
     "single_pair": (lambda t: svtheory.single_pair(2, 3, 0, 1, t), NUMBER),
     "matching": (lambda t: svtheory.matching(3, 3, [0, 1, 2], [0, 1, 2], t), ROW),
     "pair_values": (lambda X: tightness.pair_values(X, FRAME, np.eye(3)), FRAME),
     "pair_values.Y": (lambda Y: tightness.pair_values(FRAME, Y, np.eye(3)), FRAME),
     "pair_values.target": (lambda T: tightness.pair_values(SQUARE, SQUARE, T), SQUARE),
     "quantised_values": (lambda X: tightness.quantised_values(X, FRAME, np.eye(3)), FRAME),
-    **{name: (getattr(svtheory, name), ROW) for name in ("effective_rank", "value_gaps", "value_groups")},
+    **{name: (getattr(svtheory.spectra, name), ROW) for name in ("effective_rank", "value_gaps", "value_groups")},
     **{
-        name: (getattr(svtheory, name), FRAME)
+        name: (getattr(svtheory.geometry, name), FRAME)
         for name in (
             *("frame_operator", "dual_frame", "leverage", "feature_dimensionality", "frame_bounds", "spread"),
             *("condition_number", "frame_potential", "alignment_bound", "local_alignment_bound"),
@@ -210,12 +220,9 @@ def test_good_arrays_give_the_value_of_float32(name):
 
 
 def test_every_public_function_is_among_them():
-    heads = {name for name in vars(svtheory.heads) if not name.startswith("_")}
-    public = {
-        name
-        for name, thing in vars(svtheory).items()
-        if inspect.isfunction(thing) and not name.startswith("_") and name not in heads
-    }
+    spaces = (svtheory, svtheory.geometry, svtheory.spectra, svtheory.prediction, svtheory.criteria)
+    public = {name for space in spaces for name in space.__all__ if inspect.isfunction(getattr(space, name))}
+    public -= set(svtheory.heads.__all__)
     assert public - TAKE_NONE - {name.partition(".")[0] for name in TAKE} == set()
     assert public >= TAKE_NONE
 
@@ -223,10 +230,10 @@ def test_every_public_function_is_among_them():
 def test_rounding_to_float32_is_said_once(monkeypatch):
     monkeypatch.setattr(svtheory.checks, "_rounded_said", False)
     with pytest.warns(svtheory.checks.PrecisionWarning, match="^X is float64 and rounded to float32.*jax_enable_x64"):
-        svtheory.spread(FRAME.astype(float) / 3)
+        svtheory.geometry.spread(FRAME.astype(float) / 3)
     with pytest.MonkeyPatch.context() as again:
         again.setattr("warnings.warn", partial(pytest.fail, "said again"))
-        svtheory.spread(FRAME.astype(float) / 3)
+        svtheory.geometry.spread(FRAME.astype(float) / 3)
 
 
 @pytest.mark.parametrize("x", [FRAME.astype(float), (FRAME / 3).tolist(), FRAME / 3, np.array([[3]])])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from svtheory import BernoulliUniform, Gaussian, InputError, OneHot
-from svtheory.laws import Law, symmetric_root
+from svtheory.factorisations import symmetric_root
+from svtheory.laws import Law
 
 DRAWS = 20_000
 PROBABILITIES = [0.05, 0.4, 1.0, 0.7]

@@ -6,7 +6,7 @@ import pytest
 
 from svtheory import Decomposition, Head, InputError, count_vectors, decompose
 from svtheory.heads.counting import integrated_gradients
-from svtheory.spectra import spectrum
+from svtheory.spectra.spectra import spectrum
 
 nan = np.nan
 

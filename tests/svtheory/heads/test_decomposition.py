@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svtheory import CONVENTIONS, Head, InputError, decompose, load_heads, relative_attention
+from svtheory import (
+    Head,
+    InputError,
+    decompose,
+    load_heads,
+    relative_attention,
+)
+from svtheory.heads import CONVENTIONS
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 H, D, T = 4, 6, 5

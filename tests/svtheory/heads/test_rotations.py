@@ -8,13 +8,12 @@ import pytest
 from svtheory import (
     Head,
     InputError,
-    common_rotation_sparseness,
     decompose,
-    independent_rotation_sparseness,
     relative_attention,
     rotation_null,
     treves_rolls,
 )
+from svtheory.heads import common_rotation_sparseness, independent_rotation_sparseness
 
 K, D, T = 24, 32, 6
 

@@ -10,18 +10,14 @@ from hypothesis import strategies as st
 from svtheory import (
     InputError,
     Scenario,
-    antipodal,
-    common_rotation_sparseness,
-    independent_rotation_sparseness,
-    leverage_terms,
     matching,
     optimal_omega,
     orthonormal,
     predict,
-    simplex,
-    tegum,
     treves_rolls,
 )
+from svtheory.geometry import antipodal, simplex, tegum
+from svtheory.heads import common_rotation_sparseness, independent_rotation_sparseness, leverage_terms
 
 six_terms = st.lists(st.floats(-1e6, 1e6, width=32), min_size=6, max_size=6)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from svtheory import Head, InputError, fold_layer_norm, fold_rms_norm
-from svtheory.rotary import rotary_head
+from svtheory.prediction.rotary import rotary_head
 
 H, D = 8, 5
 

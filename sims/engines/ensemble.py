@@ -1,0 +1,267 @@
+"""The ensemble trainer: many members of one model, one compiled program, continued after a kill."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, PartitionSpec
+from orbax.checkpoint import v1 as ocp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from sims.engines import devices
+from svtheory.checks import whole
+
+Member = TypeVar("Member")
+Update = Callable[..., tuple[Member, dict[str, Array]]]
+Observe = Callable[[Any], dict[str, Array]]
+
+
+def train(
+    update: Update,
+    members: Member,
+    keys: Array,
+    steps: int,
+    *given: Any,
+    every: int = 1,
+    observe: Observe | None = None,
+    chunk: int = 500,
+    checkpoint: Path | None = None,
+    label: str = "training",
+) -> tuple[Member, dict[str, np.ndarray]]:
+    """Train all members for `steps` steps; returns them and the history of their metrics.
+
+    `update(member, key, *given) -> (member, metrics)` is one step of one member, `metrics` a dict of scalars. `members`
+    is a pytree whose leaves have a leading axis of size M, `keys` one key a member, shape (M,). Step number n of a
+    member sees `fold_in(its key, n)`, so results do not depend on chunks, nor on a kill in between. What a member reads
+    and never changes is `given`: pytrees with a leading axis of size M too, neither carried along nor saved.
+
+    The history holds every metric after steps `every`, `2 every`, ... and the last, shape (records, M), and those
+    numbers under "step", shape (records,); with `observe(member) -> dict of arrays` also what that says of the member
+    then, shape (records, M, ...). A chunk of about `chunk` steps is one call of one compiled program, after
+    which progress is shown and, where `checkpoint` names a folder, everything is saved there; a folder that holds a
+    checkpoint is continued. The compiled program is kept for further calls with the same `update`.
+
+    Members are spread over all devices (`sims.engines.devices`), and run in waves where they would take more memory
+    than is allowed; neither changes a result by more than rounding, and a checkpoint continues on another number of
+    devices, though not with other waves. Memory is shown from the start, speed after a hundredth of the first chunk.
+
+    Raises FloatingPointError at the first metric that is not finite, naming it, its step and its member.
+    """
+    steps, every, chunk = whole("steps", steps, 1), whole("every", every, 1), whole("chunk", chunk, 1)
+    records = -(-steps // every)
+    calls = -(-records * every // max(chunk, every))
+    length = -(-records // calls) * every  # equal chunks: a progress bar moves evenly
+    run = _Run(update, observe, steps, every, length)
+    waves = run.waves(members, keys, given)
+    if len(waves) == 1:
+        return run.wave(members, keys, given, 0, checkpoint, label)
+    parts = [
+        run.wave(
+            *(jax.tree.map(lambda x, wave=wave: x[wave], tree) for tree in (members, keys, given)),
+            first=wave.start,
+            checkpoint=checkpoint and checkpoint / f"members-{wave.start}-{wave.stop}",
+            label=f"{label}, wave {number} of {len(waves)}",
+        )
+        for number, wave in enumerate(waves, 1)
+    ]
+    trained = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(members for members, _ in parts))
+    step = parts[0][1].pop("step")
+    return trained, {"step": step} | {
+        name: np.concatenate([history[name] for _, history in parts], axis=1) for name in parts[0][1]
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all waves of members."""
+
+    update: Update
+    observe: Observe | None
+    steps: int
+    every: int
+    length: int
+
+    def arguments(self, members: Any, keys: Array, given: Any, done: int = 0, stop: int = 0) -> tuple[Any, ...]:
+        static = self.length, self.every, devices.mesh(len(keys))
+        return self.update, self.observe, members, keys, given, done, stop, *static
+
+    def waves(self, members: Any, keys: Array, given: Any) -> list[slice]:
+        """Equal parts of the members, each of which fits into memory."""
+        M, limit = len(keys), devices.max_bytes()
+        if limit == np.inf:
+            return [slice(0, M)]
+        placed = devices.spread((members, keys, given), devices.mesh(M))
+        needed = devices.bytes_of(_lower(*self.arguments(*placed)).compile())
+        size = -(-M // max(1, math.ceil(needed / limit)))
+        return [slice(first, min(first + size, M)) for first in range(0, M, size)]
+
+    def wave(
+        self, members: Any, keys: Array, given: Any, first: int, checkpoint: Path | None, label: str
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """Train members that fit into memory; `first` is the number of the first of them."""
+        M, steps, every, length = len(keys), self.steps, self.every, self.length
+        records = -(-steps // every)
+        mesh = devices.mesh(M)
+        keys, given = devices.spread((keys, given), mesh)
+        noted = _shapes(*self.arguments(devices.spread(members, mesh), keys, given))[1]
+        history = {name: np.zeros((records, M, *x.shape[2:]), x.dtype) for name, x in noted.items()}
+        with ExitStack() as stack:
+            saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
+            done, members, history = _restore(saved, members, history)
+            members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
+            program = _lower(*self.arguments(members, keys, given)).compile()
+            bar = stack.enter_context(_progress())
+            memory = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
+            task = bar.add_task(label, total=steps, completed=done, note=memory)
+            # a hundredth of a chunk first: it tells how long all will take
+            stop = min(done + every * -(-length // every // 100), steps)
+            while done < steps:
+                began = time.perf_counter()
+                members, kept, broken = _advance(*self.arguments(members, keys, given, done, stop))
+                kept, broken = devices.gathered((kept, broken))
+                _stop_if_broken(broken, done, length, first)
+                fresh = slice(done // every, (stop + every - 1) // every)
+                for name, values in kept.items():
+                    history[name][fresh] = values[:M, : fresh.stop - fresh.start].swapaxes(0, 1)
+                rate = M * (stop - done) / (time.perf_counter() - began)
+                done, stop = stop, min(stop + length, steps)
+                if saved is not None:
+                    state = jax.tree.map(lambda x: x[:M], devices.gathered(members))
+                    saved.save(done, {"members": state, "history": history})
+                left = timedelta(seconds=round(M * (steps - done) / rate))
+                bar.update(task, completed=done, note=f"{left} left, {rate:,.0f} model-steps/s")
+            step = np.minimum(every * np.arange(1, records + 1), steps)
+            return devices.first_of(devices.gathered(members), M), {"step": step, **history}
+
+
+@partial(jax.jit, static_argnames=("update", "observe", "length", "every", "mesh"), donate_argnames=("members",))
+def _advance(
+    update: Update,
+    observe: Observe | None,
+    members: Any,
+    keys: Array,
+    given: Any,
+    start: Any,
+    stop: Any,
+    length: int,
+    every: int,
+    mesh: Mesh,
+) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+    """Steps start, ..., stop - 1 of all members, each device its own, no more than `length`.
+
+    Loops are of fixed length, so that a short chunk is the same program; records past `stop` are skipped. Returns the
+    members, what is noted of them at each `every`-th or last step (M, length/every, ...), and for each metric the first
+    step of the chunk at which it is not finite, or `length` (M,).
+    """
+    own, alike = devices.MEMBERS, PartitionSpec()
+
+    def advance(members, keys, given, start, stop):
+        step, largest = _traced(update, members, keys, given)
+        size = devices.together(largest, len(keys), mesh)
+        course = partial(_course, step, observe, length, every, start, stop)
+        return jax.lax.map(lambda one: course(*one), (members, keys, given), batch_size=size)
+
+    # each device runs its members by itself: nothing is exchanged, and no member depends on how many devices there are
+    split = {"in_specs": (own, own, own, alike, alike), "out_specs": own, "check_vma": False}
+    return jax.shard_map(advance, mesh=mesh, **split)(members, keys, given, start, stop)
+
+
+# what the same trace and the same compilation also tell
+_shapes, _lower = _advance.eval_shape, _advance.lower
+
+
+def _traced(update: Update, members: Any, keys: Array, given: Any) -> tuple[Update, int]:
+    """The same update, traced for one member, and the bytes of the largest array on its way."""
+    one = jax.tree.map(lambda x: x[0], (members, keys, *given))
+    jaxpr, result = jax.make_jaxpr(update, return_shape=True)(*one)
+    run, form = jaxpr_as_fun(jaxpr), jax.tree.structure(result)
+    made = [value.aval for equation in jaxpr.eqns for value in equation.outvars]
+    largest = max((x.size * x.dtype.itemsize for x in made), default=0)
+    return lambda *arguments: jax.tree.unflatten(form, run(*jax.tree.leaves(arguments))), largest
+
+
+def _course(
+    update: Update,
+    observe: Observe | None,
+    length: int,
+    every: int,
+    start: Array,
+    stop: Array,
+    member: Any,
+    key: Array,
+    given: Any,
+) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+    """Steps of one member."""
+
+    def step(member, number):
+        stepped, metrics = update(member, jax.random.fold_in(key, number), *given)
+        return jax.tree.map(partial(jnp.where, number < stop), stepped, member), metrics
+
+    def record(member, first):
+        member, metrics = jax.lax.scan(step, member, first + jnp.arange(every))
+        return member, (metrics, {} if observe is None else observe(member))
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(record, member, start)[1])
+
+    def record_if_due(member, first):
+        return jax.lax.cond(first < stop, record, lambda member, _: (member, nothing), member, first)
+
+    member, (metrics, observed) = jax.lax.scan(record_if_due, member, start + jnp.arange(0, length, every))
+    metrics = {name: x.reshape(length) for name, x in metrics.items()}
+    last = stop - start - 1
+    kept = jnp.minimum(jnp.arange(every - 1, length, every), last)
+    number = jnp.arange(length)
+
+    def first_broken(values):
+        return jnp.where((number <= last) & ~jnp.isfinite(values), number, length).min()
+
+    return member, {name: x[kept] for name, x in metrics.items()} | observed, jax.tree.map(first_broken, metrics)
+
+
+def _stop_if_broken(broken: dict[str, np.ndarray], done: int, length: int, first: int) -> None:
+    """Raise for the earliest metric that is not finite; `broken` counts from step `done` and member `first`."""
+    name, at = min(broken.items(), key=lambda item: item[1].min())
+    if at.min() < length:
+        raise FloatingPointError(f"{name} is not finite at step {done + at.min() + 1} of member {first + at.argmin()}")
+
+
+def _checkpointer(folder: Path) -> ocp.training.Checkpointer:
+    """What saves to a folder; of several processes all take part, and the first writes."""
+    newest: Any = ocp.training.preservation_policies.LatestN(1)
+    place = devices.agreed_path(folder.resolve())
+    return ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True)
+
+
+def _restore(
+    saved: ocp.training.Checkpointer | None, members: Any, history: dict[str, np.ndarray]
+) -> tuple[int, Any, dict[str, np.ndarray]]:
+    """The number of steps done, the members and the history at the newest checkpoint, or as given without one."""
+    if saved is None or saved.latest is None:
+        return 0, members, history
+    state = saved.load(saved.latest, _on_host({"members": members, "history": history}))
+    return saved.latest.step, state["members"], state["history"]
+
+
+def _on_host(state: Any) -> Any:
+    """Numpy arrays: orbax works in threads of its own, where an `enable_x64` of this one does not hold."""
+    return jax.tree.map(np.asarray, state)
+
+
+def _progress() -> Progress:
+    """A bar, shown by the first of several processes."""
+    done = TextColumn("{task.completed}/{task.total} steps, {task.fields[note]}")
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(12), done, console=Console(stderr=True), disable=not devices.leads()
+    )

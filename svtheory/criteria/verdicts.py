@@ -1,0 +1,165 @@
+"""Verdicts: the conditions of a scenario as data, and as the table that answers a researcher's question."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jax import Array
+
+from svtheory.checks import concrete
+from svtheory.criteria.pairs import CarriedPairs
+from svtheory.pytrees import pytree
+from svtheory.spectra.alignments import chance_alignment
+
+ROUNDING = 1e-5
+"""Margins and cosines below this count as 0 in a table."""
+
+
+@pytree("theorem", "side", "statement")
+@dataclass(frozen=True)
+class Condition:
+    """One condition under which singular vectors are features.
+
+    theorem    what it rests on
+    side       "query", "key" or "both"
+    statement  what has to hold
+    margin     how far it is from holding: 0 iff it holds exactly. A number, or one a feature of the side, (N,) or (M,),
+               or one a pair, (N, M); NaN for what the target does not match
+    promise    the least |cos| of singular vector and feature that it guarantees, a number or one a feature of the side;
+               NaN where it guarantees none, as for pairs that mix or share their value
+    applies    whether its hypotheses are met, a bool scalar
+    """
+
+    theorem: str
+    side: str
+    statement: str
+    margin: Array
+    promise: Array
+    applies: Array
+
+
+@pytree("dim")
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a scenario, and what `predict` makes of its pairs: iterate over the conditions, print a table.
+
+    rows   the conditions
+    pairs  the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M); for
+           pairs that share a value (gap 0), with the space of their vectors
+    dim    D
+    """
+
+    rows: tuple[Condition, ...]
+    pairs: CarriedPairs
+    dim: int
+
+    def __iter__(self) -> Iterator[Condition]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def table(self) -> list[dict[str, str | float]]:
+        """What applies, a dict a row: theorem, side, condition, and the worst margin and promise; NaN for none.
+
+        Where several features or pairs are concerned the condition names the worst. Numbers below 1e-5 are 0.
+        """
+        return [_entry(row) for row in self.rows if row.applies and not np.isnan(row.margin).all()]
+
+    def verdict(self) -> str:
+        """One sentence: how near singular vectors come to features, which are not fixed, and what chance would give."""
+        asked, value, gap = (np.asarray(x) for x in (np.isfinite(self.pairs.value), self.pairs.value, self.pairs.gap))
+        if not asked.any():
+            return "The target matches no pair."
+        own, shared, none = asked & (gap > 0), asked & (gap == 0) & (value > 0), asked & (value == 0)
+        chance = chance_alignment(self.dim) if self.dim > 1 else 1.0
+        clauses = []
+        if own.any():
+            whose = "singular vectors" if own.sum() == asked.sum() else f"the singular vectors of {_pairs(own)}"
+            least, exact = self._least(own)
+            if exact:
+                answer = "are features exactly"
+            elif float(least[0]) > chance:
+                answer = f"have |cos| >= {_cosine(*least)} with their features"
+            else:
+                answer = f"are not all features, |cos| >= {_cosine(*least)} is no more than chance"
+            clauses.append(f"{whose} {answer}")
+        if shared.any():
+            least, exact = self._least(shared)
+            holds = "its features exactly" if exact else f"its features to |cos| >= {_cosine(*least)}"
+            clauses.append(f"the values of {_pairs(shared)} fix only a space of vectors, which holds {holds}")
+        if none.any():
+            clauses.append(f"no singular vectors can be named for {_pairs(none)}")
+        return f"Fully trained, {'; '.join(clauses)}; chance is {_number(chance)}."
+
+    def _least(self, where: np.ndarray) -> tuple[tuple[float, float], bool]:
+        """The least |cos| among some pairs and its sine, and whether it is 1 to rounding."""
+        cosines, sines = (
+            np.stack([np.asarray(query)[where], np.asarray(key)[where]])
+            for query, key in ((self.pairs.query, self.pairs.key), (self.pairs.query_sine, self.pairs.key_sine))
+        )
+        most = float(sines.max())
+        return (float(cosines.min()), most), most <= 100 * float(np.finfo(cosines.dtype).eps)
+
+    def __str__(self) -> str:
+        if not concrete(self.pairs.query) or self.pairs.query.ndim != 2:
+            return repr(self)
+        cells = [[x if isinstance(x, str) else _number(x) for x in entry.values()] for entry in self.table()]
+        header = ["theorem", "side", "condition", "margin", "promise"]
+        return "\n".join([*_columns(_pair_cells(self.pairs)), self.verdict(), "", *_columns([header, *cells])])
+
+
+def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
+    header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|"]
+    value, gap, query, key, query_sine, key_sine = (
+        np.asarray(x) for x in (pairs.value, pairs.gap, pairs.query, pairs.key, pairs.query_sine, pairs.key_sine)
+    )
+    cells = (
+        [f"x_{i} -> y_{j}", _number(value[i, j]), _number(gap[i, j])]
+        + [_cosine(float(cosine[i, j]), float(sine[i, j])) for cosine, sine in ((query, query_sine), (key, key_sine))]
+        for i, j in np.argwhere(np.isfinite(value))
+    )
+    return [header, *cells]
+
+
+def _pairs(where: np.ndarray) -> str:
+    """How many pairs."""
+    return f"{where.sum()} pair{'s' if where.sum() > 1 else ''}"
+
+
+def _entry(row: Condition) -> dict[str, str | float]:
+    margin, promise = np.asarray(row.margin), np.asarray(row.promise)
+    worst = np.unravel_index(np.nanargmax(margin), margin.shape) if margin.ndim else ()
+    least = np.nan if np.isnan(promise).all() else np.nanmin(promise)
+    most, least = (0.0 if x < ROUNDING else float(x) for x in (margin[worst], least))
+    several = most > 0 and np.isfinite(margin).sum() > 1
+    return {
+        "theorem": row.theorem,
+        "side": row.side,
+        "condition": f"{row.statement} (most at {_place(row.side, worst)})" if several else row.statement,
+        "margin": most,
+        "promise": least,
+    }
+
+
+def _place(side: str, index: tuple) -> str:
+    """The feature or the pair at an index of a margin."""
+    letters = {"query": "x", "key": "y", "both": "xy"}[side]
+    return " -> ".join(f"{letter}_{i}" for letter, i in zip(letters, index, strict=True))
+
+
+def _number(x: np.ndarray | float) -> str:
+    """Four digits; rounding errors are shown as 0, NaN as a dash."""
+    return "-" if np.isnan(x) else "0" if abs(x) < ROUNDING else f"{x:.4g}"
+
+
+def _cosine(cosine: float, sine: float) -> str:
+    """A cosine to four digits; near 1, by how much it is less, from its sine."""
+    below = sine**2 / (1 + cosine)
+    return f"1 - {below:.2g}" if sine > ROUNDING and below < 5e-5 else _number(cosine)
+
+
+def _columns(cells: list[list[str]]) -> list[str]:
+    """The rows of text cells as aligned lines."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

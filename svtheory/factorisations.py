@@ -1,0 +1,109 @@
+"""Factorisations whose derivatives stay finite at equal and at zero values."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.custom_jvp
+def safe_svd(A: Array) -> tuple[Array, Array, Array]:
+    """Thin SVD `(U, values, V^T)` of a matrix whose derivative stays finite at equal and at zero values.
+
+    Within a group of equal values the basis is arbitrary, and the derivative leaves it at rest: true for distinct
+    values and for projections on the space of a whole group, not for `U f(values) V^T` where values are equal.
+    """
+    U, values, Vt = jnp.linalg.svd(A, full_matrices=False)
+    return U, values, Vt
+
+
+@jax.custom_jvp
+def tall_svd(A: Array) -> tuple[Array, Array, Array]:
+    """`safe_svd` by way of a thin QR, `A = P L`: several times as fast where A has many more rows than columns."""
+    P, _ = jnp.linalg.qr(A)
+    U, values, Vt = safe_svd(P.T @ A)
+    return P @ U, values, Vt
+
+
+@jax.custom_jvp
+def factored_svd(W_Q: Array, W_K: Array) -> tuple[Array, Array, Array]:
+    """`safe_svd` of `W_Q^T W_K`, thin: K = min(H, D, D') triples, the derivative too without forming the product.
+
+    The QR on the way has no derivative where a factor is of deficient rank, as with a row of zeros; the SVD has.
+    """
+    # One factorisation feeds the next: two at once, such as QRs of both factors, can deadlock under vmap on few cores.
+    Q, _ = jnp.linalg.qr(W_Q.T)
+    V, values, Ut = tall_svd(W_K.T @ (W_Q @ Q))
+    return Q @ Ut.T, values, V.T
+
+
+def _svd_jvp(svd, primals, tangents):
+    (A,), (dA,) = primals, tangents
+    found = U, _, Vt = svd(A)
+    return found, _svd_tangents(found, dA @ Vt.T, dA.T @ U)
+
+
+safe_svd.defjvp(partial(_svd_jvp, safe_svd))
+
+
+tall_svd.defjvp(partial(_svd_jvp, tall_svd))
+
+
+@factored_svd.defjvp
+def _factored_svd_jvp(primals, tangents):
+    (W_Q, W_K), (dQ, dK) = primals, tangents
+    found = U, _, Vt = factored_svd(W_Q, W_K)
+    right = dQ.T @ (W_K @ Vt.T) + W_Q.T @ (dK @ Vt.T)
+    left = dK.T @ (W_Q @ U) + W_K.T @ (dQ @ U)
+    return found, _svd_tangents(found, right, left)
+
+
+def _svd_tangents(found: tuple[Array, Array, Array], right: Array, left: Array) -> tuple[Array, Array, Array]:
+    """How `A = U diag(s) V^T` moves with dA, given as `dA V` and `dA^T U`."""
+    U, s, Vt = found
+    V = Vt.T
+    dP = U.T @ right
+    tolerance = max(len(U), len(V)) * jnp.finfo(s.dtype).eps * s[0]
+    difference = s[None, :] - s[:, None]
+    apart = jnp.abs(difference) > tolerance
+    F = jnp.where(apart, 1 / jnp.where(apart, difference * (s[None, :] + s[:, None]), 1), 0)
+    inverse = jnp.where(s > tolerance, 1 / jnp.where(s > tolerance, s, 1), 0)
+    dU = U @ (F * (dP * s[None, :] + s[:, None] * dP.T))
+    dV = V @ (F * (s[:, None] * dP + dP.T * s[None, :]))
+    if U.shape[0] > U.shape[1]:
+        dU += (right - U @ dP) * inverse[None, :]
+    if V.shape[0] > V.shape[1]:
+        dV += (left - V @ dP.T) * inverse[None, :]
+    return dU, jnp.diagonal(dP), dV.T
+
+
+@jax.custom_jvp
+def symmetric_root(V: Array) -> Array:
+    """`V^{1/2}` of a symmetric positive semi-definite matrix (N, N), exactly singular where V is so to rounding.
+
+    Its derivative, like the root itself, does not care about equal eigenvalues; directions outside the range stay out.
+    """
+    root, Q = _root_and_basis(V)
+    return jnp.matmul(Q * root[None, :], Q.T, precision="highest")
+
+
+def _root_and_basis(V: Array) -> tuple[Array, Array]:
+    values, Q = jnp.linalg.eigh(V)
+    inside = values > eigenvalue_tolerance(values)
+    return jnp.where(inside, jnp.sqrt(jnp.where(inside, values, 1)), 0), Q
+
+
+def eigenvalue_tolerance(values: Array) -> Array:
+    """What counts as zero beside the last of rising eigenvalues."""
+    return values.size * jnp.finfo(values.dtype).eps * values[-1]
+
+
+@symmetric_root.defjvp
+@jax.default_matmul_precision("highest")
+def _symmetric_root_jvp(primals, tangents):
+    (V,), (dV,) = primals, tangents
+    root, Q = _root_and_basis(V)
+    total = root[:, None] + root[None, :]
+    F = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    return symmetric_root(V), Q @ (F * (Q.T @ dV @ Q)) @ Q.T

@@ -1,0 +1,159 @@
+"""Arrangements of features: the frames that superposition makes, and frames of a prescribed spectrum.
+
+Each builder returns features as columns, shape (D, N), of unit length unless it says otherwise.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svtheory.checks import InputError, concrete, real_array, whole
+from svtheory.numerics import exact_products
+
+
+def orthonormal(key: Array, dim: int, n_features: int) -> Array:
+    """`n_features <= dim` orthonormal features, Haar-distributed; shape (dim, n_features)."""
+    whole("dim", dim, 1)
+    whole("n_features", n_features, 1)
+    if n_features > dim:
+        raise InputError(f"n_features must be at most dim = {dim} for orthonormal features, got {n_features}")
+    return jax.random.orthogonal(key, dim)[:, :n_features]
+
+
+def haar_frame(key: Array, inside: Array, columns: int, dtype: Any) -> Array:
+    """A Haar frame of the coordinates that are `inside` (D,), shape (D, columns).
+
+    Columns beyond the number of such coordinates mean nothing.
+    """
+    Q, R = jnp.linalg.qr(jnp.where(inside[:, None], jax.random.normal(key, (len(inside), columns), dtype), 0))
+    # the signs that the factorisation chooses depend on the first coordinates; those of R's diagonal make it Haar
+    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(dtype)[None, :]
+
+
+def antipodal(dim: int) -> Array:
+    """`dim` digons, `+e_d` and `-e_d` side by side: shape (dim, 2 dim), feature dimensionality 1/2."""
+    eye = jnp.eye(whole("dim", dim, 1))
+    return jnp.stack([eye, -eye], axis=2).reshape(dim, 2 * dim)
+
+
+def simplex(dim: int) -> Array:
+    """The regular simplex, `dim + 1` features with dot products `-1/dim`: shape (dim, dim + 1).
+
+    Triangle (dim 2) and tetrahedron (dim 3) are the simplices of superposition, of feature dimensionality
+    `dim/(dim + 1)`.
+    """
+    whole("dim", dim, 1)
+    # Helmert's rows are an orthonormal basis of the hyperplane sum = 0, in which the unit vectors form the simplex.
+    rows = jnp.arange(1.0, dim + 1)[:, None]
+    columns = jnp.arange(dim + 1.0)[None, :]
+    helmert = jnp.where(columns < rows, 1.0, jnp.where(columns == rows, -rows, 0.0)) / jnp.sqrt(rows * (rows + 1))
+    return helmert * math.sqrt((dim + 1) / dim)
+
+
+def polygon(n_features: int) -> Array:
+    """The regular polygon in the plane, shape (2, n_features); the pentagon has feature dimensionality 2/5."""
+    angles = 2 * jnp.pi * jnp.arange(float(whole("n_features", n_features, 3))) / n_features
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+
+
+def tegum(*blocks: Array) -> Array:
+    """The tegum product: each block of features in a subspace of its own, orthogonal to the others.
+
+    Blocks of shapes (D_b, N_b) give shape (sum D_b, sum N_b).
+
+    >>> tegum(antipodal(1), simplex(2)).shape
+    (3, 5)
+    """
+    return jax.scipy.linalg.block_diag(*(real_array("blocks", block, ndim=2) for block in blocks))
+
+
+@exact_products
+def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Array:
+    """A random frame whose frame operator has the given `eigenvalues` (D,), scaled so that features have unit length.
+
+    Haar-distributed singular vectors give the spectrum; N - 1 plane rotations of the columns, which leave `X X^T` as it
+    is, then make all lengths equal (Schur-Horn; Dhillon et al. 2005). Shape (D, n_features), n_features >= D.
+    Raises InputError for eigenvalues that are not positive or n_features < D.
+    """
+    eigenvalues = real_array("eigenvalues", eigenvalues, ndim=1)
+    dim = eigenvalues.size
+    if concrete(eigenvalues) and not (eigenvalues > 0).all():
+        raise InputError(f"eigenvalues must be positive, got {eigenvalues.tolist()}")
+    if whole("n_features", n_features, 1) < dim:
+        raise InputError(f"n_features must be at least the number of eigenvalues, {dim}, got {n_features}")
+    left, right = jax.random.split(key)
+    scaled = jnp.sqrt(eigenvalues * n_features / eigenvalues.sum())
+    U = jax.random.orthogonal(left, dim, dtype=eigenvalues.dtype)
+    V = jax.random.orthogonal(right, n_features, dtype=eigenvalues.dtype)[:dim]
+    return _equalise_lengths((U * scaled[None, :]) @ V)
+
+
+def _equalise_lengths(X: Array) -> Array:
+    """Rotate pairs of columns until each has unit length; needs `|X|_F^2 = N`."""
+    return jax.lax.scan(_rotate_pair, X, length=X.shape[1] - 1)[0]
+
+
+def _rotate_pair(X: Array, _: None) -> tuple[Array, None]:
+    """Rotate the shortest column with the longest until it has unit length."""
+    squared = (X**2).sum(axis=0)
+    short, long = jnp.argmin(squared), jnp.argmax(squared)
+    x, y = X[:, short], X[:, long]
+    below, above, product = 1 - x @ x, y @ y - 1, x @ y
+    # |x + tan y|^2 = 1 + tan^2, the root that does not cancel
+    root = jnp.sqrt(jnp.maximum(product**2 + above * below, 0))
+    denominator = product + jnp.where(product >= 0, root, -root)
+    tan = jnp.where(denominator == 0, 0, below / jnp.where(denominator == 0, 1, denominator))
+    cos = 1 / jnp.sqrt(1 + tan**2)
+    sin = tan * cos
+    return X.at[:, short].set(cos * x + sin * y).at[:, long].set(cos * y - sin * x), None
+
+
+def tight_frame(key: Array, dim: int, n_features: int) -> Array:
+    """A random unit-norm tight frame, `S_X = (N/D) I`; shape (dim, n_features)."""
+    return frame_with_spectrum(key, jnp.ones(whole("dim", dim, 1)), n_features)
+
+
+def conditioned_frame(key: Array, dim: int, n_features: int, condition: float | Array) -> Array:
+    """A random unit-norm frame whose frame operator has condition number `condition >= 1`, eigenvalues log-spaced.
+
+    Shape (dim, n_features); dim must be at least 2 unless `condition` is 1.
+    """
+    whole("dim", dim, 1)
+    condition = _condition(condition)
+    if dim == 1 and concrete(condition) and condition > 1:
+        raise InputError(f"condition must be 1 in one dimension, got {condition}")
+    return frame_with_spectrum(key, jnp.geomspace(1.0, condition, dim), n_features)
+
+
+def extremal_pair(condition: float | Array) -> Array:
+    """The two features in the plane that attain T3's bound: columns `(+-sqrt m, sqrt L)/sqrt 2`, m = 1, L = condition.
+
+    Their lengths are `sqrt((1 + condition)/2)`, not 1; `alignment_bound` is attained by both.
+    """
+    condition = _condition(condition)
+    short, long = jnp.ones_like(condition), jnp.sqrt(condition)
+    return jnp.array([[short, -short], [long, long]]) / math.sqrt(2)
+
+
+def worst_case_frame(key: Array, dim: int, n_features: int, condition: float | Array) -> Array:
+    """A frame of condition number `condition` whose first two features attain T3's bound; shape (dim, n_features).
+
+    `extremal_pair` in a random plane; the other dimensions hold a random frame with eigenvalues log-spaced between the
+    extremes. Features are not of unit length. Needs `dim >= 3` and `n_features >= dim`.
+    """
+    whole("dim", dim, 3)
+    condition = _condition(condition)
+    left, right = jax.random.split(key)
+    between = jnp.geomspace(1.0, condition, dim - 2)
+    others = frame_with_spectrum(left, between, n_features - 2) * jnp.sqrt(between.sum() / (n_features - 2))
+    return jax.random.orthogonal(right, dim) @ tegum(extremal_pair(condition), others)
+
+
+def _condition(condition: float | Array) -> Array:
+    number = real_array("condition", condition, ndim=0)
+    if concrete(number) and number < 1:
+        raise InputError(f"condition must be at least 1, got {condition}")
+    return number

@@ -1,0 +1,91 @@
+"""A self-contained HTML page of a run: what it asks, its table, its figures, and how to make it again."""
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from svtheory.reports.runs import Outcome, read_manifest
+from svtheory.reports.tables import shown
+
+STYLE = """
+body { font: 16px/1.55 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem }
+h1 { font-size: 1.6rem; margin-bottom: .3rem }
+h2 { font-size: 1.15rem; margin-top: 2.2rem }
+pre { background: #f4f4f2; padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th.text, td.text { text-align: left; white-space: normal }
+th { border-bottom: 2px solid #1b1b1b; vertical-align: bottom }
+figure { margin: 1.5rem 0 }
+img { max-width: 100%; height: auto }
+figcaption, .made { color: #555; font-size: .92rem }
+"""
+
+
+def report(folder: Path, about: str, outcome: Outcome) -> str:
+    """The page of the finished run in `folder`; `about` is the experiment's docstring, its first line the title."""
+    title, _, text = about.partition("\n")
+    manifest = read_manifest(folder)
+    figures = figures_html(folder, manifest["captions"])
+    facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s, commit {manifest['git_commit']}"
+    body = f"""<h1>{escape(title)}</h1>
+{paragraphs_html(text)}
+<h2>Results</h2>
+<div class="wide">{table_html(outcome.rows)}</div>
+{figures}
+<h2>Headline figures</h2>
+<div class="wide">{summary_html(outcome.summary)}</div>
+<h2>Made by</h2>
+<pre>{escape(str(manifest["command"]))}</pre>
+<p class="made">{escape(facts)}</p>"""
+    return page_html(folder.name, body)
+
+
+def page_html(title: str, body: str) -> str:
+    """A page that needs no other file."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def figures_html(folder: Path, captions: Mapping[str, str]) -> str:
+    """The figures of the run in `folder`, each with its sentence, the images inside the page."""
+    return "\n".join(
+        figure_html((folder / "figures" / f"{name}.png").read_bytes(), caption) for name, caption in captions.items()
+    )
+
+
+def figure_html(image: bytes, caption: str) -> str:
+    """One figure."""
+    data, caption = base64.b64encode(image).decode(), escape(str(caption))
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def summary_html(summary: Mapping[str, Any]) -> str:
+    """Headline figures, a line each."""
+    return table_html([{"name": key, "value": value} for key, value in summary.items()])
+
+
+def table_html(rows: list[dict[str, Any]]) -> str:
+    """The rows as an HTML table; columns are the keys of the first row, text to the left."""
+    if not rows:
+        return ""
+    kinds = {name: ' class="text"' if isinstance(value, str) else "" for name, value in rows[0].items()}
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in kinds.items())
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(shown(row[name]))}</td>" for name, kind in kinds.items()) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def paragraphs_html(text: str) -> str:
+    """Docstring text as paragraphs."""
+    return "\n".join(f"<p>{escape(' '.join(block.split()))}</p>" for block in text.split("\n\n") if block.strip())

@@ -1,0 +1,76 @@
+"""Robustness: how far a perturbation moves singular vectors, and which of them can be named (T14)."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svtheory.checks import InputError, concrete, real_array
+from svtheory.numerics import numerical_rank_tolerance
+from svtheory.spectra.spectra import Spectrum
+
+
+def mixed_gaps(prediction: Spectrum, measurement: Spectrum) -> Array:
+    """`delta_k = min_{j != k} |sigma_k(Omega*) - sigma_j(Omega)|`, shape (K,) (T14).
+
+    Values are padded with zeros to the larger dimension of the matrices: one that is not square has a 0 at least, whose
+    vector lies on its longer side. K is the number of predicted pairs. Raises InputError for spectra of different
+    dimensions.
+    """
+    shape, other = ((s.left.shape[0], s.right.shape[0]) for s in (prediction, measurement))
+    if shape != other:
+        raise InputError(f"measurement must be a spectrum in dimension {_named(shape)}, got {_named(other)}")
+    D, K = max(shape), prediction.values.shape[0]
+    sigma = jnp.zeros(D, measurement.values.dtype).at[: measurement.values.size].set(measurement.values)
+    distance = jnp.abs(prediction.values[:, None] - sigma[None, :])
+    return jnp.where(jnp.arange(K)[:, None] == jnp.arange(D)[None, :], jnp.inf, distance).min(axis=1)
+
+
+def _named(shape: tuple[int, int]) -> str:
+    return str(shape[0]) if shape[0] == shape[1] else f"{shape[0]} x {shape[1]}"
+
+
+def wedin_bound(prediction: Spectrum, measurement: Spectrum, error: Array | float) -> Array:
+    """`sqrt(sin^2 angle(u_k) + sin^2 angle(v_k)) <= sqrt 2 |E|_2 / delta_k`, shape (K,), at most sqrt 2 (Wedin; T14).
+
+    `measurement` is the spectrum of `Omega* + E`, `prediction` that of `Omega*`, `error` the spectral norm of E and
+    delta_k the mixed gap. Raises InputError for a negative error or spectra of different dimensions.
+    """
+    return math.sqrt(2) * _ratio(_size(error), mixed_gaps(prediction, measurement))
+
+
+def wedin_own_bound(spectrum: Spectrum, error: Array | float) -> Array:
+    """`sin angle <= (1 + sqrt 2) |E|_2 / gap_k` for u_k and for v_k, shape (K,), at most 1 (T14).
+
+    The gap is the spectrum's own, so no perturbed spectrum is needed: `error` is the spectral norm of what may be added
+    to the matrix of `spectrum`. Raises InputError for a negative error.
+
+    >>> from svtheory.spectra.spectra import spectrum
+    >>> [round(float(x), 4) for x in wedin_own_bound(spectrum(jnp.diag(jnp.array([3.0, 1.0])), jnp.eye(2)), 0.1)]
+    [0.1207, 0.2414]
+    """
+    return _ratio((1 + math.sqrt(2)) * _size(error), spectrum.gaps)
+
+
+def nameable(spectrum: Spectrum, error: Array | float | None = None) -> Array:
+    """Whether each singular vector may be named: its gap is above the numerical error of its matrix, shape (K,) (T14).
+
+    `error` is the spectral norm of that error: by default the rounding of a D x D matrix, `D epsilon sigma_1` (the
+    gaps of `predict` are 0 where the rounding of what it was computed from is larger). Vectors whose gap is smaller
+    belong to a subspace only. Raises InputError for a negative error.
+    """
+    rounding = numerical_rank_tolerance(spectrum.values, max(spectrum.left.shape[0], spectrum.right.shape[0]))
+    return spectrum.gaps > (rounding if error is None else _size(error))
+
+
+def _size(error: Array | float) -> Array:
+    size = real_array("error", error, ndim=0)
+    if concrete(size) and np.asarray(size) < 0:
+        raise InputError(f"error must be at least 0, got {float(size)}")
+    return size
+
+
+def _ratio(error: Array, gap: Array) -> Array:
+    """`error / gap` up to 1; 0 without error, 1 without a gap."""
+    return jnp.where(error < gap, error / jnp.where(error < gap, gap, 1), jnp.where(error > 0, 1.0, 0.0))

@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sims.engines import ensemble
+from sims.engines.ensemble import train
+
+STEPS, MEMBERS = 23, 3
+
+
+def noisy_descent(member, key):
+    """Adam on a noisy quadratic."""
+    x, state = member
+    gradient = x + 0.1 * jax.random.normal(key, x.shape, x.dtype)
+    updates, state = optax.adam(1e-2).update(gradient, state)
+    x = x + updates
+    return (x, state), {"loss": jnp.sum(x**2), "first": x[0]}
+
+
+def start():
+    x = jax.random.normal(jax.random.key(0), (MEMBERS, 4))
+    return (x, jax.vmap(optax.adam(1e-2).init)(x)), jax.random.split(jax.random.key(1), MEMBERS)
+
+
+def equal(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
+
+
+def test_a_plain_loop_gives_the_same():
+    members, keys = start()
+    trained, history = train(noisy_descent, members, keys, STEPS, chunk=10)
+    for m in range(MEMBERS):
+        member = jax.tree.map(lambda x, m=m: x[m], members)
+        for n in range(STEPS):
+            member, metrics = noisy_descent(member, jax.random.fold_in(keys[m], n))
+            assert np.isclose(history["loss"][n, m], metrics["loss"], rtol=1e-5)
+        assert np.allclose(trained[0][m], member[0], rtol=1e-5)
+    assert history["step"].tolist() == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 100])
+def test_chunks_change_nothing(chunk):
+    members, keys = start()
+    whole, chunked = (train(noisy_descent, members, keys, STEPS, chunk=c) for c in (STEPS, chunk))
+    assert equal(whole, chunked)
+
+
+@pytest.mark.parametrize(("every", "chunk"), [(5, 10), (5, 3), (4, 23), (23, 5), (40, 5)])
+def test_history_keeps_every_so_many_steps_and_the_last(every, chunk):
+    members, keys = start()
+    trained, full = train(noisy_descent, members, keys, STEPS)
+    thinned, history = train(noisy_descent, members, keys, STEPS, every=every, chunk=chunk)
+    wanted = sorted({*range(every, STEPS + 1, every), STEPS})
+    assert equal(trained, thinned)
+    assert history["step"].tolist() == wanted
+    assert np.array_equal(history["loss"], full["loss"][np.array(wanted) - 1])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("survived", "double"), [(1, False), (3, False), (2, True)])
+def test_a_killed_run_continues_with_identical_bits(tmp_path, monkeypatch, survived, double):
+    with jax.enable_x64(double):
+        _check_continuation(tmp_path, monkeypatch, survived)
+
+
+def _check_continuation(tmp_path, monkeypatch, survived):
+    members, keys = start()
+    uninterrupted = train(noisy_descent, members, keys, STEPS, chunk=8)
+    advance, calls = ensemble._advance, []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == survived + 1:
+            raise Killed
+        return advance(*arguments)
+
+    monkeypatch.setattr(ensemble, "_advance", dies)
+    with pytest.raises(Killed):
+        train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c")
+    calls.clear()
+    monkeypatch.setattr(ensemble, "_advance", lambda *a: calls.append(a) or advance(*a))
+    assert equal(uninterrupted, train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c"))
+    assert len(calls) == 5 - survived  # a short one again, then chunks
+    calls.clear()
+    assert equal(uninterrupted, train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c"))
+    assert not calls
+
+
+def test_one_trace_whatever_the_number_of_chunks():
+    members, keys = start()
+    traces = {}
+    for chunk in (10, 5):  # 3 and 5 chunks, the last one short
+        count = []
+
+        def counted(member, key, count=count):
+            count.append(1)
+            return noisy_descent(member, key)
+
+        train(counted, members, keys, STEPS, chunk=chunk)
+        traces[chunk] = len(count)
+        train(counted, members, keys, STEPS, chunk=chunk)
+        assert len(count) == traces[chunk]
+    assert traces == {10: 1, 5: 1}
+
+
+@pytest.mark.parametrize("chunk", [4, 50])
+def test_the_first_number_that_is_not_finite_stops_the_run(tmp_path, chunk):
+    def blows_up(x, key):
+        x = x * 1e4
+        return x, {"size": x, "fine": jnp.ones(())}
+
+    members = jnp.array([1e-20, 1e10, 1.0], jnp.float32)
+    with pytest.raises(FloatingPointError, match="size is not finite at step 8 of member 1"):
+        train(blows_up, members, jax.random.split(jax.random.key(0), 3), STEPS, chunk=chunk, checkpoint=tmp_path / "c")
+    assert not (tmp_path / "c" / "8").exists()
+
+
+def test_numbers_beyond_the_last_step_do_not_count():
+    def falls(x, key):
+        return x - 1, {"root": jnp.sqrt(x)}
+
+    _, history = train(falls, jnp.full((2,), 22.0), jax.random.split(jax.random.key(0), 2), STEPS, chunk=10)
+    assert history["root"][-1, 0] == 0
+
+
+def test_the_callers_members_survive():
+    members, keys = start()
+    before = np.asarray(members[0]).copy()
+    train(noisy_descent, members, keys, STEPS)
+    assert np.array_equal(before, members[0])
+
+
+def test_lbfgs_is_an_update_like_any_other():
+    optimizer = optax.lbfgs()
+    centre = jnp.arange(4.0)
+
+    def loss(x):
+        return jnp.sum((x - centre) ** 4)
+
+    def update(member, key):
+        x, state = member
+        value, gradient = optax.value_and_grad_from_state(loss)(x, state=state)
+        updates, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        return (x + updates, state), {"loss": value}
+
+    x = jnp.ones((MEMBERS, 4)) * jnp.arange(1.0, MEMBERS + 1)[:, None]
+    members = (x, jax.vmap(optimizer.init)(x))
+    (x, _), history = train(update, members, jax.random.split(jax.random.key(0), MEMBERS), 60, chunk=25)
+    assert history["loss"][-1].max() < 1e-8
+    assert np.allclose(x, centre, atol=1e-2)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 5, "every": 0}, {"steps": 5, "chunk": 1.5}])
+def test_counts_are_whole_numbers(bad):
+    members, keys = start()
+    with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be a whole number of at least 1"):
+        train(noisy_descent, members, keys, **bad)

@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sims import Training, simulate
+from sims.engines import simulation
+from sims.engines.simulation import (
+    head_loss,
+    population,
+    sample_contexts,
+    simulate_ensemble,
+)
+from svtheory import BernoulliUniform, Gaussian, Scenario, compare, matching, predict, single_pair, tight_frame
+
+D, N, M = 4, 6, 7
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def frames(key):
+    q, k = jax.random.split(key)
+    return jax.random.normal(q, (D, N)), jax.random.normal(k, (D, M))
+
+
+def laws():
+    key = jax.random.key(5)
+    A = jax.random.normal(key, (N, N))
+    return Gaussian(jnp.linspace(0, 1, N), A @ A.T), BernoulliUniform(0.3, M)
+
+
+def test_square_loss_is_the_mean_over_samples():
+    X, Y = frames(jax.random.key(0))
+    scenario = Scenario(X, Y, jax.random.normal(jax.random.key(1), (N, M)), *laws())
+    W_Q, W_K = jax.random.normal(jax.random.key(2), (2, 3, D))
+    f = np.asarray(scenario.query_law.sample(jax.random.key(3), (200_000,)))
+    g = np.asarray(scenario.key_law.sample(jax.random.key(4), (200_000,)))
+    asked = np.einsum("ni,ij,nj->n", f, scenario.target, g)
+    given = np.einsum("ni,ij,nj->n", f @ X.T, W_Q.T @ W_K, g @ Y.T)
+    squares = (given - asked) ** 2 / 2
+    error = squares.std() / np.sqrt(len(squares))
+    data = population(scenario)
+    C_r, C_s = scenario.query_law.second_moment(), scenario.key_law.second_moment()
+    unchanged = (np.trace(C_r @ scenario.target @ C_s @ scenario.target.T) - (data.core**2).sum()) / 2
+    loss = head_loss({"W_Q": W_Q, "W_K": W_K}, data)
+    assert abs(float(loss + unchanged) - squares.mean()) < 5 * error
+    assert np.isclose(loss, head_loss({"Omega": W_Q.T @ W_K}, data), rtol=1e-12)
+
+
+def test_softmax_loss_by_loops():
+    X, Y = frames(jax.random.key(0))
+    law = BernoulliUniform(0.5, N), BernoulliUniform(0.3, M)
+    scenario = Scenario(
+        X, Y, single_pair(N, M, 0, 1, 3.0), *law, "softmax", n_keys=3, query_bias=True, weight_decay=0.1
+    )
+    contexts = sample_contexts(5, scenario, jax.random.key(1))
+    W_Q, W_K = jax.random.normal(jax.random.key(2), (2, 3, D))
+    b_Q = jnp.arange(3.0)
+    total = 0
+    for r, s, asked in zip(*map(np.asarray, contexts), strict=True):
+        logits = np.array([(W_Q @ r + b_Q) @ (W_K @ key) for key in s])
+        p = np.exp(asked) / np.exp(asked).sum()
+        total -= p @ (logits - np.log(np.exp(logits).sum())) / 5
+    total += 0.1 / 2 * ((W_Q**2).sum() + (W_K**2).sum())
+    assert np.isclose(head_loss({"W_Q": W_Q, "W_K": W_K, "b_Q": b_Q}, contexts, 0.1), total, rtol=1e-12)
+
+
+@pytest.mark.parametrize("with_laws", [False, True])
+def test_the_squared_objective_ends_at_the_prediction(with_laws):
+    X, Y = frames(jax.random.key(0))
+    scenario = Scenario(X, Y, single_pair(N, M, 0, 1, 3.0), *(laws() if with_laws else ()))
+    agreement = compare(predict(scenario), simulate(scenario, jax.random.key(1)))
+    assert agreement.left[0] > 1 - 1e-6
+    assert agreement.right[0] > 1 - 1e-6
+    assert abs(agreement.value_error[0]) < 1e-4
+
+
+def test_softmax_ends_near_the_prediction():
+    X = tight_frame(jax.random.key(0), D, 2 * D)
+    law = BernoulliUniform(0.3, 2 * D)
+    scenario = Scenario(X, X, single_pair(2 * D, 2 * D, 0, 1), law, law, "softmax", n_keys=4)
+    trained = simulate(scenario, jax.random.key(1), Training(steps=40, contexts=4096, start=0.1))
+    agreement = compare(predict(scenario), trained)
+    assert min(agreement.left[0], agreement.right[0]) > 0.99
+
+
+def test_a_narrow_head_has_as_many_values():
+    X, Y = frames(jax.random.key(0))
+    scenario = Scenario(X, Y, single_pair(N, M, 0, 1), head_dim=2)
+    assert simulate(scenario, jax.random.key(1), Training(steps=3)).values.shape == (2,)
+
+
+def test_one_trace_for_an_ensemble(monkeypatch):
+    X, Y = frames(jax.random.key(0))
+    stacked = jax.vmap(lambda t: Scenario(X, Y, single_pair(N, M, 0, 1, t)))(jnp.arange(1.0, 5.0))
+    keys = jax.random.split(jax.random.key(1), 4)
+    traces, original = [], simulation.head_loss
+    monkeypatch.setattr(simulation, "head_loss", lambda *a, **k: traces.append(1) or original(*a, **k))
+    spectra = simulate_ensemble(stacked, keys, Training(steps=120))
+    first = len(traces)
+    simulate_ensemble(stacked, jax.random.split(jax.random.key(2), 4), Training(steps=120))
+    assert spectra.values.shape == (4, D)
+    assert len(traces) - first <= first / 2  # the shapes of the metrics are asked for again
+    for strength in range(4):
+        alone = predict(jax.tree.map(lambda leaf, i=strength: leaf[i], stacked))
+        assert np.isclose(spectra.values[strength, 0], alone.values[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"contexts": -1}, "contexts must be a whole number of at least 1, got -1"),
+        ({"start": 0.0}, "start must be positive, got 0.0"),
+    ],
+)
+def test_bad_training(options, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_narrow_head_with_a_query_bias_is_the_one_predicted(seed):
+    """T7 on (r; 1), as the bias is trained: cosines of 0.9998 and 0.9983 are seen on the left, 1.0000 on the right."""
+    X, law = np.random.default_rng(seed).normal(size=(6, 12)), BernoulliUniform(0.8, 12)
+    T = matching(12, 12, [0, 2], [1, 3], np.array([0.5, 0.4]))
+    scenario = Scenario(X, X, T, law, law, "softmax", n_keys=4, query_bias=True, head_dim=1)
+    found = simulate(scenario, jax.random.key(seed), Training(steps=150, contexts=8192))
+    agreement = compare(predict(scenario), found)
+    assert min(agreement.left[0], agreement.right[0]) > 0.99

@@ -1,0 +1,77 @@
+"""The house: imports run one way, without circles, and what is not used is not imported."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# a wing imports wings to its left, and what stands in no wing
+WINGS = ("geometry", "spectra", "prediction", "criteria", "heads", "checkpoints", "reports", "instruments")
+BASE = ("checks", "pytrees", "numerics", "factorisations", "laws", "targets")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_of(path): path for top in ("svtheory", "proofs", "sims") for path in sorted((ROOT / top).rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this project that a file imports, at its top or within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                found.add(below if below in FILES else str(node.module))
+    return {name for name in found if name in FILES}
+
+
+IMPORTS = {name: imports(path) for name, path in FILES.items()}
+
+
+def test_no_circle_of_files():
+    graph = {name: found for name, found in IMPORTS.items() if not name.startswith("proofs")}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("svtheory.")])
+def test_a_wing_imports_only_wings_below_it(name):
+    wing = name.split(".")[1]
+    allowed = {*BASE, "scenarios"} if wing in WINGS else set(BASE)
+    if wing in WINGS:
+        allowed |= set(WINGS[: WINGS.index(wing) + 1])
+    elif wing == "scenarios":
+        allowed |= {"geometry"}
+    for other in IMPORTS[name]:
+        assert other.startswith("svtheory."), f"{name} imports {other}"
+        assert other.split(".")[1] in allowed, f"{name} imports {other}"
+
+
+# the command prints a table, the book's pdf is drawn
+OUTSIDE = {"__main__": {"rich"}, "typeset": {"matplotlib", "numpy"}}
+
+
+def test_proofs_import_only_sympy():
+    for name, path in FILES.items():
+        if not name.startswith("proofs"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            strangers = {n.partition(".")[0] for n in names} - {"sympy", "proofs"} - sys.stdlib_module_names
+            assert strangers <= OUTSIDE.get(name.rpartition(".")[2], set()), f"{name} imports {strangers}"
+
+
+@pytest.mark.parametrize("line", ["import svtheory", "import sims", "from sims.__main__ import main; main(['--help'])"])
+def test_jax_is_not_imported_before_it_is_used(line):
+    code = f"{line}; import sys; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0

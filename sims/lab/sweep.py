@@ -73,7 +73,7 @@ def sweep(
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
 
 
-def labelled(found: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike], *axes: str) -> xr.Dataset:
+def labelled(found: Mapping[str, Any], labels: Mapping[str, Any], *axes: str) -> xr.Dataset:
     """What was found, arrays whose axes are the first of `axes`, with labels along the first of these."""
     arrays = {name: np.asarray(x) for name, x in found.items()}
     data = {name: (axes[: x.ndim], x) for name, x in arrays.items()}

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sims.lab.sweep import Batch, sweep
+from sims.lab.sweep import Batch, labelled, sweep
 
 
 def test_heads_of_one_shape_are_trained_together_and_keep_their_order(tmp_path):
@@ -41,3 +41,8 @@ def test_a_head_may_have_a_key_of_its_own(tmp_path):
     results = sweep(batches, train, lambda given, trained: {"key": trained}, tmp_path, ("word",), head="member")
     assert results.key.dims == ("member", "word")
     np.testing.assert_array_equal(results.key.values, jax.random.key_data(keys))
+
+
+def test_what_is_found_has_as_many_of_the_axes_as_it_needs():
+    results = labelled({"size": jnp.zeros((2, 3)), "loss": jnp.ones(2)}, {"seed": range(2)}, "head", "step", "feature")
+    assert (results["size"].dims, results.loss.dims, results.seed.dims) == (("head", "step"), ("head",), ("head",))

@@ -2,7 +2,7 @@
 
 MODELS are checkpoints of one model in the order of training: folders of GPT-2, GPT-NeoX or Llama type with --text, or
 bundles with attn_in, all of which should have read the same tokens. Without any, a two-layer attention-only transformer
-is trained here on the task of induction, and read at snapshots.
+is trained here on the task of induction, and read at snapshots, at all its queries, though answers need few of them.
 
 As in sad, a decision is a query's attention to the key it attends most; S is the Treves-Rolls sparseness of the terms
 of its relative attention, 1 for equal magnitudes and 1/K for a single term, and the mean over decisions is a head's. A
@@ -114,8 +114,7 @@ def _series(config: Config, key: Array, folder: Path) -> Iterator[tuple[str, Hea
         return
     models = trained(config.recipe, folder.parent)
     sampled = config.recipe.given.sample(key, config.sequences)
-    last = len(models.steps) - 1
-    for snapshot in [0, *np.unique(np.linspace(last / config.snapshots, last, config.snapshots).round().astype(int))]:
+    for snapshot in np.unique(np.linspace(0, len(models.steps) - 1, config.snapshots + 1).round().astype(int)):
         seen = run_on(models, 0, sampled, snapshot)
         heads = bundle(models, 0, seen.reads, snapshot)
         yield str(models.steps[snapshot]), replace(heads, metadata={**heads.metadata, "loss": f"{seen.loss:.4g}"})

@@ -344,14 +344,13 @@ def test_the_margin_of_an_eigenvector_is_the_angle_of_its_probe(e):
 
 
 def test_a_bias_that_can_do_the_work_of_omega_is_told():
-    """One-hot queries of independent features: w . x_i = 1 for all i has a solution w."""
-    X = frame(0)
+    """One-hot queries of independent tokens, some of two features: w . x_i = 1 for all i has a solution w."""
+    law, T = OneHot(N), np.asarray(single_pair(N, N, 0, 1, 2.0))
     for columns, told in ((4, False), (3, False), (7, True)):
-        law = OneHot(columns)
-        T = np.asarray(single_pair(columns, columns, 0, 1, 2.0))
-        scenario = Scenario(X[:, :columns], X[:, :columns], T, law, law, "softmax", query_bias=True)
-        w = np.linalg.lstsq(X[:, :columns].T, np.ones(columns))[0]
-        assert np.allclose(X[:, :columns].T @ w, 1) != told
+        X = frame(0)[:, np.arange(N) % columns]  # of one shape for one compiled program
+        scenario = Scenario(X, X, T, law, law, "softmax", query_bias=True)
+        w = np.linalg.lstsq(X.T, np.ones(N))[0]
+        assert np.allclose(X.T @ w, 1) != told
         margin = of(conditions(scenario), "T6", "query", "told apart").margin
         assert (margin == 0) == told
         assert (predict(scenario).gaps[0] > 0) == told

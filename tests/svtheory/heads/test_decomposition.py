@@ -25,19 +25,24 @@ TOGETHER = [name for name in CONVENTIONS if name != "offset"]
 
 def head(dtype, *, biased=True, rotary=True, seed=0):
     rng = np.random.default_rng(seed)
-    W_Q, W_K = jnp.asarray(rng.normal(size=(2, H, D)), dtype)
-    b_Q, b_K = jnp.asarray(rng.normal(size=(2, H)), dtype) if biased else (None, None)
-    theta = jnp.asarray([0.9], dtype) if rotary else None
+    W_Q, W_K = rng.normal(size=(2, H, D)).astype(dtype)
+    b_Q, b_K = rng.normal(size=(2, H)).astype(dtype) if biased else (None, None)
+    theta = np.array([0.9], dtype) if rotary else None
     return Head(W_Q, W_K, b_Q, b_K, theta, divisor=2.0)
 
 
 def tokens(dtype, *shape, seed=1):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, D)), dtype)
+    return np.random.default_rng(seed).normal(size=(*shape, D)).astype(dtype)
+
+
+@jax.jit
+def queries_and_keys(h, x, at):
+    return h.queries(x, at), h.keys(x, at)
 
 
 def direct_scores(h, x):
     """Query by key, position by position."""
-    q, k = (np.asarray(f(x, jnp.arange(len(x)))) for f in (h.queries, h.keys))
+    q, k = (np.asarray(a) for a in queries_and_keys(h, x, np.arange(len(x))))
     return q @ k.T
 
 
@@ -51,7 +56,7 @@ def test_terms_sum_to_the_score_in_every_convention(dtype, biased, rotary):
         d = decompose(h, x, x, None, convention)
         assert d.terms.shape == (T, T, H)
         assert d.terms.dtype == dtype
-        np.testing.assert_allclose(d.terms.sum(axis=-1), expected, atol=tolerance)
+        np.testing.assert_allclose(np.asarray(d.terms).sum(axis=-1), expected, atol=tolerance)
         np.testing.assert_allclose(d.scores, expected, atol=tolerance)
     for t in (2, 4):
         one = decompose(h, x[t], x, t - 1, "offset", position=t)
@@ -103,37 +108,37 @@ def test_at_an_offset_the_chosen_key_is_not_rotated(dtype):
 def test_attention_is_causal_and_normalised_and_the_most_attended_key_is_chosen(dtype):
     h, x = head(dtype), tokens(dtype, T)
     d = decompose(h, x, x, None)
-    logits = direct_scores(h, x) / 2
+    logits, attention, index = direct_scores(h, x) / 2, np.asarray(d.attention), np.asarray(d.index)
     for t in range(T):
         e = np.exp(logits[t, : t + 1] - logits[t, : t + 1].max())
-        np.testing.assert_allclose(d.attention[t], np.append(e / e.sum(), np.zeros(T - t - 1)), atol=1e-5)
-        assert d.index[t] == e.argmax()
-    np.testing.assert_array_equal(d.attention[~np.tril(np.ones((T, T), bool))], 0)
+        np.testing.assert_allclose(attention[t], np.append(e / e.sum(), np.zeros(T - t - 1)), atol=1e-5)
+        assert index[t] == e.argmax()
+    np.testing.assert_array_equal(attention[~np.tril(np.ones((T, T), bool))], 0)
 
 
 def test_relative_attention_against_the_other_visible_keys(dtype):
     h, x = head(dtype), tokens(dtype, T)
-    index = jnp.asarray([0, 0, 2, 1, 3])
-    d = decompose(h, x, x, index)
-    terms, found = np.asarray(d.terms), relative_attention(d)
+    index = np.array([0, 0, 2, 1, 3])
+    read = jax.jit(lambda d: (d.terms, relative_attention(d)))
+    terms, found = (np.asarray(a) for a in read(decompose(h, x, x, index)))
     np.testing.assert_array_equal(found[0], 0)
     for t in range(1, T):
         others = [j for j in range(t + 1) if j != index[t]]
         expected = terms[t, index[t]] - terms[t, others].mean(axis=0)
         np.testing.assert_allclose(found[t], expected, atol=1e-4 * np.abs(terms).max())
-        alone = decompose(h, x[t], x, int(index[t]), position=t)
-        np.testing.assert_allclose(relative_attention(alone), expected, atol=1e-4 * np.abs(terms).max())
-        np.testing.assert_allclose(alone.terms, terms[t], atol=1e-4 * np.abs(terms).max())
+        own, alone = read(decompose(h, x[t], x, int(index[t]), position=t))
+        np.testing.assert_allclose(alone, expected, atol=1e-4 * np.abs(terms).max())
+        np.testing.assert_allclose(own, terms[t], atol=1e-4 * np.abs(terms).max())
 
 
 def test_sequences_and_stacked_heads_in_one_call(dtype):
     x = tokens(dtype, 3, T)
     heads = [head(dtype, seed=seed) for seed in range(2)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *heads)
+    stacked = jax.tree.map(lambda *a: np.stack(a), *heads)
     terms = jax.jit(lambda heads: jax.lax.map(lambda h: decompose(h, x, x, None).terms, heads))(stacked)
-    for h, found in zip(heads, terms, strict=True):
+    for h, found in zip(heads, np.asarray(terms), strict=True):
         for sequence, one in zip(x, found, strict=True):
-            expected = decompose(h, sequence, sequence, None).terms
+            expected = np.asarray(decompose(h, sequence, sequence, None).terms)
             np.testing.assert_allclose(one, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -172,8 +177,8 @@ def test_large_rotated_biases_lose_no_score(rows, width, convention):
 def test_what_terms_do_not_hold_is_measured_for_every_decision(dtype):
     """A head of more rows than inputs, rotated: no input reaches its queries. `error` against sums in numpy."""
     rng = np.random.default_rng(3)
-    h = Head(*jnp.asarray(rng.normal(size=(2, 6, 2)), dtype), frequencies=np.array([1.0, 0.5, 0.1]))
-    x = jnp.asarray(rng.normal(size=(5, 2)), dtype)
+    h = Head(*rng.normal(size=(2, 6, 2)).astype(dtype), frequencies=np.array([1.0, 0.5, 0.1]))
+    x = rng.normal(size=(5, 2)).astype(dtype)
     scores = direct_scores(h, x)
     for causal in (True, False):
         d = decompose(dataclasses.replace(h, causal=causal), x, x, None)
@@ -186,8 +191,8 @@ def test_what_terms_do_not_hold_is_measured_for_every_decision(dtype):
 
 
 def test_equal_values_are_flagged(dtype):
-    W = jnp.diag(jnp.asarray([3, 2, 2, 1], dtype))
-    d = decompose(Head(W, jnp.eye(4, dtype=dtype)), jnp.ones(4, dtype), jnp.ones((2, 4), dtype), 0)
+    W = np.diag(np.array([3, 2, 2, 1], dtype))
+    d = decompose(Head(W, np.eye(4, dtype=dtype)), np.ones(4, dtype), np.ones((2, 4), dtype), 0)
     assert d.named.tolist() == [True, False, False, True]
 
 
@@ -211,15 +216,16 @@ def test_memory_grows_with_the_context_not_with_its_terms():
 @pytest.mark.parametrize("layer", [0, 3])
 def test_a_public_language_model(layer):
     bundle = load_heads(MODELS / "tinystories_260k.safetensors")
-    x = jnp.asarray(bundle.attn_in[layer, 0])
+    x = np.asarray(bundle.attn_in)[layer, 0]
     h = bundle.head(layer, 1)
     expected = direct_scores(h, x)
     d = decompose(h, x, x, None)
     np.testing.assert_allclose(d.scores, expected, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_allclose(d.attention.sum(axis=-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(np.triu(np.asarray(d.attention), 1), 0)
+    attention = np.asarray(d.attention)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.triu(attention, 1), 0)
     # rotation on adjacent pairs, as complex numbers
-    q, k = (np.asarray(x @ W.T).astype(np.complex128) for W in (h.W_Q, h.W_K))
+    q, k = ((x @ np.asarray(W).T).astype(np.complex128) for W in (h.W_Q, h.W_K))
     turn = np.exp(1j * np.arange(48)[:, None] * 10000.0 ** -(np.arange(0, 16, 2) / 16))
     q, k = ((a[:, ::2] + 1j * a[:, 1::2]) * turn for a in (q.real, k.real))
     np.testing.assert_allclose(expected, (q @ k.conj().T).real, atol=1e-4 * np.abs(expected).max())

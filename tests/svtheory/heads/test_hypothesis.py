@@ -15,7 +15,7 @@ from svtheory import InputError, compare, explain, load_heads
 from svtheory.heads.hypothesis import _derangement, _frames
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
-D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 60
+D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 400  # of most tests: one compiled program serves all of one shape
 
 
 @pytest.fixture(autouse=True)
@@ -133,18 +133,18 @@ def test_rivals_are_the_template_with_its_columns_deranged():
 @pytest.mark.parametrize(
     ("template", "others"),
     [
-        (np.repeat(np.eye(2), 2, axis=1), 5),  # six arrangements of two columns twice
+        (np.repeat(np.eye(N, 2), 2, axis=1), 5),  # six arrangements of two columns twice
         (np.eye(4), 9),  # derangements of four
-        (np.outer(np.eye(2)[0], np.eye(6)[2]), 5),  # one pair in six
-        (np.outer([1, -1], np.ones(3)), 0),  # nothing asked of keys
-        (np.ones((2, 1)), 0),
+        (np.outer(np.eye(N)[0], np.eye(6)[2]), 5),  # one pair in six
+        (np.outer([1, -1, 0, 0], np.ones(3)), 0),  # nothing asked of keys
+        (np.ones((N, 1)), 0),
     ],
 )
 def test_rivals_are_counted_once_each_and_without_the_hypothesis(template, others):
     rng = np.random.default_rng(11)
     x, y = rng.normal(size=(2, SAMPLES, D))
     f, g = (rng.normal(size=(SAMPLES, n)) for n in template.shape)
-    found = explain(*rng.normal(size=(2, D, D)), x, f, y, g, template, jax.random.key(0), draws=400)
+    found = explain(*rng.normal(size=(2, D, D)), x, f, y, g, template, jax.random.key(0), draws=DRAWS)
     rivals = np.asarray(found.rivals)
     assert (~np.isnan(rivals)).sum() == others
     assert len(np.unique(np.round(rivals[~np.isnan(rivals)], 9))) == others
@@ -166,7 +166,7 @@ def test_chance_is_random_heads_by_the_definition():
     y = np.pad(y[:, : D - 1], ((0, 0), (0, 2)))
     W_Q, W_K = rng.normal(size=(2, 3, D)), rng.normal(size=(3, D + 1))
     W_Q = W_Q[0] * np.geomspace(3, 0.1, D)
-    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(1), draws=400)
+    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(1), draws=DRAWS)
     A, B = np.cov(x.T, bias=True), np.cov(y.T, bias=True)
     (lam, U), (mu, V) = np.linalg.eigh(A), np.linalg.eigh(B)
     mu, V = mu[2:], V[:, 2:]  # the range
@@ -190,38 +190,46 @@ def test_chance_is_random_heads_by_the_definition():
     for null, expected in zip(found.null, (whitened, turned), strict=True):
         assert ks_2samp(np.asarray(null), expected).pvalue > 1e-3
     assert ks_2samp(whitened, turned).pvalue < 1e-3  # the two differ here
-    reached = [(1 + (null >= found.functional_cosine).sum()) / 401 for null in found.null]
-    np.testing.assert_allclose(found.p_value, max(reached), atol=2 / 401)
+    reached = [(1 + (null >= found.functional_cosine).sum()) / (1 + DRAWS) for null in found.null]
+    np.testing.assert_allclose(found.p_value, max(reached), atol=2 / (1 + DRAWS))
 
 
 def test_frames_are_haar_also_of_fewer_dimensions_than_columns():
-    inside = jnp.array([1.0, 0, 1, 1, 0])[:, None]
-    frames = np.asarray(_frames(jax.random.key(0), jnp.broadcast_to(inside, (4000, 5, 1)), 2))
+    inside = np.array([1.0, 0, 1, 1, 0])[:, None]
+    frames_of = jax.jit(_frames, static_argnums=2)
+    frames = np.asarray(frames_of(jax.random.key(0), np.broadcast_to(inside, (4000, 5, 1)), 2))
     np.testing.assert_allclose(frames.swapaxes(1, 2) @ frames, np.broadcast_to(np.eye(2), (4000, 2, 2)), atol=1e-12)
     assert (frames[:, [1, 4]] == 0).all()
     moments = np.einsum("nik,njk->kij", frames, frames) / 4000
     np.testing.assert_allclose(moments[:, [0, 2, 3]][:, :, [0, 2, 3]], np.stack([np.eye(3) / 3] * 2), atol=0.02)
     np.testing.assert_allclose(frames.mean(axis=0), 0, atol=0.04)
-    crowded = np.asarray(_frames(jax.random.key(0), inside[None], 4)[0])
+    crowded = np.asarray(frames_of(jax.random.key(0), inside[None], 4))[0]
     np.testing.assert_allclose(crowded[:, :3] @ crowded[:, :3].T, np.diag(inside[:, 0]), atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def p_values():
+    """Of random heads on the same samples, one compiled program for every template."""
+
+    def p_value(key, queries, f, keys, g, template):
+        head, key = jax.random.split(key)
+        W_Q, W_K = jax.random.normal(head, (2, 4, 8))
+        return explain(W_Q, W_K, queries, f, keys, g, template, key, draws=99).p_value
+
+    return jax.jit(jax.vmap(p_value, in_axes=(0, *[None] * 5)))
 
 
 @pytest.mark.parametrize(
     "template", [np.eye(6), np.outer(np.eye(6)[1], np.eye(6)[4]), np.kron(np.eye(2), np.ones((3, 3)))]
 )
-def test_a_random_head_is_explained_by_chance_alone_as_often_as_claimed(template):
+def test_a_random_head_is_explained_by_chance_alone_as_often_as_claimed(template, p_values):
     """One set of six features of unequal frequencies for queries and keys, where permuted templates were no null."""
     rng = np.random.default_rng(13)
     X, often = rng.normal(size=(8, 6)), 1 / np.arange(1, 7)
     f, g = (np.eye(6)[rng.choice(6, 100, p=often / often.sum())] for _ in range(2))
     repetitions = 400
-
-    def p_value(key):
-        head, key = jax.random.split(key)
-        W_Q, W_K = jax.random.normal(head, (2, 4, 8))
-        return explain(W_Q, W_K, f @ X.T, f, g @ X.T, g, template, key, draws=99).p_value
-
-    p = np.asarray(jax.jit(jax.vmap(p_value))(jax.random.split(jax.random.key(0), repetitions)))
+    keys = jax.random.split(jax.random.key(0), repetitions)
+    p = np.asarray(p_values(keys, f @ X.T, f, g @ X.T, g, template))
     for level in (0.05, 0.2):
         assert (p <= level).mean() <= level + 3 * np.sqrt(level * (1 - level) / repetitions)
     assert (p <= 0.5).mean() > 0.3  # nor is it never small
@@ -237,7 +245,8 @@ def test_where_chance_leaves_two_heads_no_p_value_is_small():
 
 
 def test_derangements_are_uniform_and_fix_nothing():
-    draws = np.asarray(jax.vmap(lambda key: _derangement(key, 4))(jax.random.split(jax.random.key(0), 4000)))
+    derangements = jax.jit(jax.vmap(lambda key: _derangement(key, 4)))
+    draws = np.asarray(derangements(jax.random.split(jax.random.key(0), 4000)))
     assert (np.sort(draws, axis=1) == np.arange(4)).all()
     assert (draws != np.arange(4)).all()
     _, counts = np.unique(draws, axis=0, return_counts=True)
@@ -271,15 +280,15 @@ def test_what_the_cosines_do_not_depend_on(seed):
 
 def test_weights_that_the_data_never_exercises():
     """Inputs in a subspace: the rest of the weights changes only the weight cosine and its share."""
-    x, f, y, g, T = setting(4)
-    x, y = jnp.pad(x, ((0, 0), (0, 2))), jnp.pad(y, ((0, 0), (0, 1)))
+    x, f, y, g, T = (np.array(a) for a in setting(4))
+    x[:, D - 2 :] = y[:, D - 1 :] = 0
     inside = np.random.default_rng(4).normal(size=(D, D))
-    outside = np.zeros((D + 2, D + 1))
-    outside[D:, D:] = 3
-    omega = np.pad(inside, ((0, 2), (0, 1))) + outside
-    W_Q, W_K = omega.T, np.eye(D + 1)
-    found = explain(W_Q, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS)
-    plain = explain(np.pad(inside, ((0, 2), (0, 1))).T, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS)
+    inside[D - 2 :] = inside[:, D - 1 :] = 0
+    outside = np.zeros((D, D))
+    outside[D - 2 :, D - 1 :] = 3
+    omega = inside + outside
+    W_K = np.eye(D)
+    found, plain = (explain(W.T, W_K, x, f, y, g, T, jax.random.key(0), draws=DRAWS) for W in (omega, inside))
     np.testing.assert_allclose(found.unvisited, (outside**2).sum() / (omega**2).sum(), rtol=1e-9)
     np.testing.assert_allclose(plain.unvisited, 0, atol=1e-12)
     np.testing.assert_allclose(found.functional_cosine, plain.functional_cosine, rtol=1e-9)
@@ -406,11 +415,11 @@ def test_a_public_induction_head_is_explained_by_previous_token_is_current_token
 def test_the_sizes_of_inputs_and_features_do_not_matter(inputs, features):
     """Their squares overflow or vanish in float32."""
     rng = np.random.default_rng(0)
-    W = rng.normal(size=(2, 3, 5))
-    x, y = rng.normal(size=(2, 30, 5))
-    f, g = rng.normal(size=(2, 30, 4))
+    W = rng.normal(size=(2, D, D))
+    x, y = rng.normal(size=(2, SAMPLES, D))
+    f, g = (rng.normal(size=(SAMPLES, n)) for n in (N, M))
     plain, sized = (
-        explain(*W, a * x, b * f, a * y, b * g, np.eye(4), jax.random.key(0), draws=19)
+        explain(*W, a * x, b * f, a * y, b * g, np.eye(N, M), jax.random.key(0), draws=DRAWS)
         for a, b in ((1, 1), (inputs, features))
     )
     for name in ("functional_cosine", "cosine", "time", "p_value"):
@@ -420,9 +429,9 @@ def test_the_sizes_of_inputs_and_features_do_not_matter(inputs, features):
 
 def test_weights_too_large_and_flags_that_are_none_are_refused():
     rng = np.random.default_rng(0)
-    W, x, f = rng.normal(size=(3, 5)), rng.normal(size=(30, 5)), rng.normal(size=(30, 4))
-    given = x, f, x, f, np.eye(4), jax.random.key(0)
+    W, x, f, g = (rng.normal(size=size) for size in ((D, D), (SAMPLES, D), (SAMPLES, N), (SAMPLES, M)))
+    given = x, f, x, g, np.eye(N, M), jax.random.key(0)
     with pytest.raises(InputError, match="W_Q and W_K must be of a size"):
-        explain(*2 * [(1e25 * W).astype(np.float32)], *given, draws=19)
+        explain(1e200 * W, 1e200 * W, *given, draws=DRAWS)
     with pytest.raises(InputError, match="centre_query must be True or False, got 'False'"):
-        explain(W, W, *given, centre_query="False", draws=19)
+        explain(W, W, *given, centre_query="False", draws=DRAWS)

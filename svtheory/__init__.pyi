@@ -63,6 +63,8 @@ from .spectra.alignments import alignment as alignment
 from .spectra.alignments import alignment_p_value as alignment_p_value
 from .spectra.alignments import chance_alignment as chance_alignment
 from .spectra.alignments import sampled_chance as sampled_chance
+from .spectra.balanced import BalancedSpectrum as BalancedSpectrum
+from .spectra.balanced import balanced_spectrum as balanced_spectrum
 from .spectra.perturbation import nameable as nameable
 from .spectra.perturbation import wedin_bound as wedin_bound
 from .spectra.spectra import Spectrum as Spectrum

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from svtheory.reports.command import sentence_errors
 
 from sims.lab.command import parse, scale_of
 from svtheory.reports import runs
+from svtheory.reports.command import sentence_errors
 from svtheory.reports.page import (
     figures_html,
     page_html,

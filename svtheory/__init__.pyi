@@ -51,6 +51,7 @@ from .prediction.optimum import predict as predict
 from .prediction.rotary import rotary_head as rotary_head
 from .prediction.rotary import rotary_spectra as rotary_spectra
 from .prediction.strength import logit_scale as logit_scale
+from .prediction.templates import order_spectrum as order_spectrum
 from .prediction.training_time import filtered_optimum as filtered_optimum
 from .prediction.training_time import growth as growth
 from .prediction.training_time import half_times as half_times
@@ -71,5 +72,8 @@ from .spectra.spectra import Spectrum as Spectrum
 from .spectra.spectra import effective_rank as effective_rank
 from .spectra.spectra import spectrum as spectrum
 from .spectra.unwhitening import unwhiten as unwhiten
+from .targets import categories as categories
 from .targets import matching as matching
+from .targets import order as order
+from .targets import shift as shift
 from .targets import single_pair as single_pair

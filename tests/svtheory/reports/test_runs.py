@@ -106,7 +106,7 @@ def test_a_wrong_input_leaves_the_run_that_it_was_to_continue(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     """Another process holds the folder, and then is killed."""
     holder = (
-        "import sys, pathlib, tests.sims.test_runs as t\n"
+        "import sys, pathlib, tests.svtheory.reports.test_runs as t\n"
         "with t.started(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

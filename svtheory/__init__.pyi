@@ -23,6 +23,7 @@ from .geometry.frames import dual_frame as dual_frame
 from .geometry.frames import feature_dimensionality as feature_dimensionality
 from .geometry.frames import frame_operator as frame_operator
 from .geometry.phases import orthogonalization_threshold as orthogonalization_threshold
+from .geometry.relu_phases import relu_energy as relu_energy
 from .geometry.shapes import polytopes as polytopes
 from .heads.bundles import HeadBundle as HeadBundle
 from .heads.bundles import load_heads as load_heads

@@ -46,6 +46,7 @@ from .laws import BernoulliUniform as BernoulliUniform
 from .laws import Gaussian as Gaussian
 from .laws import Law as Law
 from .laws import OneHot as OneHot
+from .prediction.finite import predict_finite as predict_finite
 from .prediction.optimum import mode_strengths as mode_strengths
 from .prediction.optimum import optimal_omega as optimal_omega
 from .prediction.optimum import predict as predict

@@ -1,3 +1,4 @@
+from .finite import predict_finite as predict_finite
 from .optimum import mode_strengths as mode_strengths
 from .optimum import optimal_omega as optimal_omega
 from .optimum import predict as predict

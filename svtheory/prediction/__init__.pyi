@@ -7,6 +7,7 @@ from .rotary import plane_cost as plane_cost
 from .rotary import projected_profile as projected_profile
 from .rotary import rotary_head as rotary_head
 from .rotary import rotary_spectra as rotary_spectra
+from .sampling import sampling_error as sampling_error
 from .strength import logit_scale as logit_scale
 from .templates import order_spectrum as order_spectrum
 from .training_time import filtered_optimum as filtered_optimum

@@ -1,6 +1,7 @@
 """At the logits asked for: a softmax head of any strength, found in the plane of its probes (T18)."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,21 @@ from svtheory.scenarios import Scenario
 from svtheory.spectra.spectra import Spectrum, spectrum
 
 CONVERGED = 1e-6  # what another step of Newton's may gain, of the entropy of m keys
+
+
+class Plane(NamedTuple):
+    """A head `Q C P^T` in the plane of its probes.
+
+    query  Q, shape (D, L)
+    keys   P, shape (D, K)
+    core   C, shape (L, K)
+    free   the key-only term of a query bias in the same probes, shape (K,); 0 without one
+    """
+
+    query: Array
+    keys: Array
+    core: Array
+    free: Array
 
 
 def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | None = None) -> Spectrum:
@@ -54,21 +70,26 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
     whole("samples", samples, 2)
     if scenario.objective == "square":
         return predict(scenario)
+    return _carried(optimal_plane(scenario, key, samples, pairs), scenario.rank)
+
+
+def optimal_plane(scenario: Scenario, key: Array, samples: int, pairs: int | None) -> Plane:
+    """The optimal head of a softmax scenario in the plane of its probes; raises as `predict_finite`."""
     if pairs is None:
         if not concrete(scenario.target):
             raise InputError("pairs must be given while the target is traced, got None")
         pairs = max(1, int(np.linalg.matrix_rank(np.asarray(scenario.target))))
     most = min(scenario.dim, *scenario.target.shape[-2:])
-    found, lasting = _in_plane(scenario, key, samples, min(whole("pairs", pairs, 1), most))
+    plane, lasting = in_plane(scenario, key, samples, min(whole("pairs", pairs, 1), most))
     if concrete(lasting) and not bool(lasting <= CONVERGED):
         raise InputError(f"samples must bound the logits, got {samples} contexts for which no minimum was found")
-    return found
+    return plane
 
 
 @partial(jax.jit, static_argnames=("samples", "pairs"))
 @exact_products
-def _in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[Spectrum, Array]:
-    """The spectrum, NaN where the solve has not converged, and what another step of it would gain."""
+def in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[Plane, Array]:
+    """The optimal head, NaN where the solve has not converged, and what another step of it would gain."""
     X, Y, bias = scenario.query_features, scenario.key_features, scenario.query_bias
     left, _, right = safe_svd(scenario.target)
     query, asked = probe_plane(X, scenario.query_law, left[:, :pairs], mean=not bias)
@@ -88,9 +109,7 @@ def _in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple
     slope = gradients.mean(axis=0)
     lasting = slope @ jnp.linalg.solve(H, slope) / jnp.log(jnp.asarray(scenario.n_keys, f.dtype))
     C = jnp.where(used & (lasting <= CONVERGED), c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
-    if bias:
-        C = C[:-1]
-    return _carried(scenario, query, keys, C), lasting
+    return Plane(query, keys, *((C[:-1], C[-1]) if bias else (C, jnp.zeros_like(C[0])))), lasting
 
 
 def probe_plane(features: Array, law: Law, matched: Array, mean: bool) -> tuple[Array, Array]:
@@ -113,8 +132,10 @@ def probe_plane(features: Array, law: Law, matched: Array, mean: bool) -> tuple[
     return whitened, sizes > numerical_rank_tolerance(sizes, max(features.shape))
 
 
-def _carried(scenario: Scenario, query: Array, keys: Array, C: Array) -> Spectrum:
-    """The spectrum of `Q C P^T`, of rank head_dim at most."""
-    U, values, Vt = safe_svd(C)
-    kept = jnp.where(jnp.arange(values.size) < scenario.rank, values, 0)
-    return spectrum((query @ (U * kept[None, :])).T, (keys @ Vt.T).T)
+@partial(jax.jit, static_argnames="rank")
+@exact_products
+def _carried(plane: Plane, rank: int) -> Spectrum:
+    """The spectrum of `Q C P^T`, cut to a rank within the plane."""
+    U, values, Vt = safe_svd(plane.core)
+    kept = jnp.where(jnp.arange(values.size) < rank, values, 0)
+    return spectrum((plane.query @ (U * kept[None, :])).T, (plane.keys @ Vt.T).T)

@@ -46,6 +46,7 @@ from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attent
 from svtheory.checks import whole
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
+from svtheory.numerics import positive
 from svtheory.reports.plotting import (
     COLOURS,
     GREY,
@@ -135,13 +136,13 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
     for rule, convention in PUBLISHED.values():
         same = convention == "plain" or (head.b_Q is None and head.b_K is None)
         read = d if same else decompose(head, tokens, tokens, d.index, convention)
-        error = read.error / jnp.where(largest_score > 0, largest_score, 1)
+        error = read.error / positive(largest_score)
         counts.append(jnp.where(error <= MISSED, count_vectors(read, rule), jnp.nan))
         errors.append(error.max())
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     return {
         "count": jnp.stack(counts)[..., first:],
-        "contribution": (terms / jnp.where(total > 0, total, 1)).mean(axis=(0, 1)),
+        "contribution": (terms / positive(total)).mean(axis=(0, 1)),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
         "named": d.named,
         "singular_value": d.spectrum.values,

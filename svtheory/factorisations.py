@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from svtheory.numerics import inverse, root
+
 
 @jax.custom_jvp
 def safe_svd(A: Array) -> tuple[Array, Array, Array]:
@@ -67,14 +69,14 @@ def _svd_tangents(found: tuple[Array, Array, Array], right: Array, left: Array) 
     tolerance = max(len(U), len(V)) * jnp.finfo(s.dtype).eps * s[0]
     difference = s[None, :] - s[:, None]
     apart = jnp.abs(difference) > tolerance
-    F = jnp.where(apart, 1 / jnp.where(apart, difference * (s[None, :] + s[:, None]), 1), 0)
-    inverse = jnp.where(s > tolerance, 1 / jnp.where(s > tolerance, s, 1), 0)
+    F = inverse(difference * (s[None, :] + s[:, None]), apart)
+    scale = inverse(s, s > tolerance)[None, :]
     dU = U @ (F * (dP * s[None, :] + s[:, None] * dP.T))
     dV = V @ (F * (s[:, None] * dP + dP.T * s[None, :]))
     if U.shape[0] > U.shape[1]:
-        dU += (right - U @ dP) * inverse[None, :]
+        dU += (right - U @ dP) * scale
     if V.shape[0] > V.shape[1]:
-        dV += (left - V @ dP.T) * inverse[None, :]
+        dV += (left - V @ dP.T) * scale
     return dU, jnp.diagonal(dP), dV.T
 
 
@@ -84,14 +86,13 @@ def symmetric_root(V: Array) -> Array:
 
     Its derivative, like the root itself, does not care about equal eigenvalues; directions outside the range stay out.
     """
-    root, Q = _root_and_basis(V)
-    return jnp.matmul(Q * root[None, :], Q.T, precision="highest")
+    s, Q = _root_and_basis(V)
+    return jnp.matmul(Q * s[None, :], Q.T, precision="highest")
 
 
 def _root_and_basis(V: Array) -> tuple[Array, Array]:
     values, Q = jnp.linalg.eigh(V)
-    inside = values > eigenvalue_tolerance(values)
-    return jnp.where(inside, jnp.sqrt(jnp.where(inside, values, 1)), 0), Q
+    return root(values, values > eigenvalue_tolerance(values)), Q
 
 
 def eigenvalue_tolerance(values: Array) -> Array:
@@ -103,7 +104,5 @@ def eigenvalue_tolerance(values: Array) -> Array:
 @jax.default_matmul_precision("highest")
 def _symmetric_root_jvp(primals, tangents):
     (V,), (dV,) = primals, tangents
-    root, Q = _root_and_basis(V)
-    total = root[:, None] + root[None, :]
-    F = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    return symmetric_root(V), Q @ (F * (Q.T @ dV @ Q)) @ Q.T
+    s, Q = _root_and_basis(V)
+    return symmetric_root(V), Q @ (inverse(s[:, None] + s[None, :]) * (Q.T @ dV @ Q)) @ Q.T

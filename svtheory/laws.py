@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, real_array, whole
 from svtheory.factorisations import eigenvalue_tolerance, symmetric_root
+from svtheory.numerics import positive
 from svtheory.pytrees import pytree
 
 
@@ -204,7 +205,7 @@ class Gaussian(Law):
         """Standard deviations (N,) and correlations (N, N); deviations below rounding beside the largest are raised."""
         variances = jnp.diagonal(self.scatter)
         least = variances.size * jnp.finfo(variances.dtype).eps * variances.max()
-        d = lax.stop_gradient(jnp.sqrt(jnp.where(least > 0, jnp.maximum(variances, least), 1)))
+        d = lax.stop_gradient(jnp.sqrt(positive(jnp.maximum(variances, least))))
         return d, self.scatter / (d[:, None] * d[None, :])
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:

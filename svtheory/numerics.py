@@ -1,10 +1,27 @@
-"""Numerics: exact products, scaling by powers of 2, and what counts as zero."""
+"""Numerics: exact products, safe divisions and roots, scaling by powers of 2, and what counts as zero."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 exact_products = jax.default_matmul_precision("highest")
+
+
+def positive(x: Array, where: Array | None = None) -> Array:
+    """`x` to divide by: 1 in place of what is not positive, or not told to stay by `where`."""
+    return jnp.where(x > 0 if where is None else where, x, 1)
+
+
+def inverse(x: Array, where: Array | None = None) -> Array:
+    """`1/x` where x is positive, or where told, and 0 elsewhere, as is the derivative there."""
+    where = x > 0 if where is None else where
+    return jnp.where(where, 1 / positive(x, where), 0)
+
+
+def root(x: Array, where: Array | None = None) -> Array:
+    """`sqrt(x)` where x is positive, or where told, and 0 elsewhere, as is the derivative there."""
+    where = x > 0 if where is None else where
+    return jnp.where(where, jnp.sqrt(positive(x, where)), 0)
 
 
 def numerical_rank_tolerance(values: Array, size: int) -> Array:

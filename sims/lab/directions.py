@@ -11,7 +11,7 @@ from jax import Array
 from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.unwhitening import remove_direction
 
 SIDES = ("query", "key")
@@ -139,5 +139,4 @@ def _balanced(key: Array, values: Array, U: Array, s: Array) -> Array:
     """A factor (H, D) of the random head: `(A^{+1/2} P Sigma~^{1/2})^T` with A = U diag(s^2) U^T."""
     inside = s > 0
     P = haar_frame(key, inside, len(values), s.dtype)
-    inverse = jnp.where(inside, 1 / jnp.where(inside, s, 1), 0)
-    return (U @ (inverse[:, None] * P * jnp.sqrt(values)[None, :])).T
+    return (U @ (inverse(s)[:, None] * P * jnp.sqrt(values)[None, :])).T

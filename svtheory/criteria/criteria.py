@@ -1,5 +1,6 @@
 """Criteria: will the singular vectors of a head be its features, and why, or why not?"""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
@@ -8,28 +9,15 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import concrete
-from svtheory.criteria.pairs import CarriedPairs, carried_pairs, pair_structure
-from svtheory.criteria.sides import View, side_rows
+from svtheory.criteria.pairs import PairAlignments, pair_alignments, structure
+from svtheory.criteria.sides import SideFeatures, side_rows
 from svtheory.criteria.verdicts import Condition, Conditions
 from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import lengths, sine
-from svtheory.numerics import exact_products, shifted
+from svtheory.numerics import exact_products, positive, shifted
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import (
-    Optimum,
-    at_size,
-    mode_strengths,
-    optimum,
-    predict,
-)
-from svtheory.prediction.whitened import (
-    SAFETY,
-    Side,
-    narrow_sides,
-    probing,
-    pulled,
-    sides,
-)
+from svtheory.prediction.optimum import Optimum, at_size, optimum, predict
+from svtheory.prediction.whitened import SAFETY, has_query_bias
 from svtheory.scenarios import Scenario, at_unit_size
 
 TOLERANCE = 1e-3
@@ -63,39 +51,38 @@ def conditions(scenario: Scenario) -> Conditions:
 @exact_products
 def _every_condition(scenario: Scenario) -> Conditions:
     """All conditions, whether they apply or not."""
-    query, key = sides(scenario)
     found = optimum(scenario)
-    pairs = carried_pairs(found, scenario, probing(query), probing(key), TOLERANCE)
-    structure = pair_structure(scenario, TOLERANCE)
-    views = _views(scenario, query, key, pairs, structure.alone & (pairs.value > 0))
-    rows = [row for view in views for row in side_rows(view)]
-    rows += [_distinct_row(pairs, found.values), *_rank_rows(scenario)]
-    rows += [*_decay_rows(scenario, structure.values, query, key), *_time_rows(scenario, views, pairs)]
+    query, key, _ = found.tokens
+    pairs = pair_alignments(found, query.probes, key.probes, TOLERANCE)
+    singular = structure(found, TOLERANCE)
+    sides = _sides(found, pairs, singular.alone & (pairs.value > 0))
+    rows = [row for side in sides for row in side_rows(side)]
+    rows += [_distinct_row(pairs, found.values), *_rank_rows(found), _decay_row(found, singular.values)]
+    rows += [*_early_rows(found, sides), *_late_rows(found, sides, pairs)]
     return Conditions(tuple(rows), pairs, scenario.dim)
 
 
-def _views(scenario: Scenario, query: Side, key: Side, pairs: CarriedPairs, single: Array) -> tuple[View, View]:
-    softmax, matched = scenario.objective == "softmax", scenario.target != 0
+def _sides(found: Optimum, pairs: PairAlignments, single: Array) -> tuple[SideFeatures, SideFeatures]:
+    scenario, matched = found.scenario, found.scenario.target != 0
+    softmax = scenario.objective == "softmax"
 
-    def view(name, axis, features, law, centred, side, cosines):
-        return View(
+    def features(name, axis, columns, law, centred, side, cosines):
+        return SideFeatures(
             name=name,
-            features=features,
+            columns=columns,
             law=law,
             theorem="T6" if softmax else "T5",
             centred=centred,
             side=side,
-            pull=pulled(side),
-            probe=probing(side),
             count=matched.sum(axis=axis),
             single=single.any(axis=axis),
             predicted=_least(cosines, pairs.gap, matched, axis),
         )
 
-    X, Y = scenario.query_features, scenario.key_features
+    X, Y, (query, key, _) = scenario.query_features, scenario.key_features, found.tokens
     return (
-        view("query", 1, X, scenario.query_law, softmax and scenario.query_bias, query, pairs.query),
-        view("key", 0, Y, scenario.key_law, softmax, key, pairs.key),
+        features("query", 1, X, scenario.query_law, has_query_bias(scenario), query, pairs.query),
+        features("key", 0, Y, scenario.key_law, softmax, key, pairs.key),
     )
 
 
@@ -116,58 +103,67 @@ def _both(theorem: str, statement: str, margin: Array, applies: Array | bool = T
 
 def _shortfall(value: Array, needed: Array) -> Array:
     """By which share `value` stays below what is needed: 0 if it does not, 1 for no value at all."""
-    return jnp.where(value < needed, 1 - value / jnp.where(needed > 0, needed, 1), 0)
+    return jnp.where(value < needed, 1 - value / positive(needed), 0)
 
 
-def _distinct_row(pairs: CarriedPairs, values: Array) -> Condition:
+def _distinct_row(pairs: PairAlignments, values: Array) -> Condition:
     matched = jnp.isfinite(pairs.gap)
     missing = _shortfall(jnp.where(matched, pairs.gap, 0), TOLERANCE * values[0])
     statement = f"the pair's singular value is {TOLERANCE:g} sigma_1 apart from all others"
     return _both("T4", statement, jnp.where(matched, jnp.where(values[0] > 0, missing, 1), jnp.nan))
 
 
-def _rank_rows(scenario: Scenario) -> list[Condition]:
+def _rank_rows(found: Optimum) -> list[Condition]:
     """Whether the head has room for all modes, and else whether the kept ones are the only best choice (T7)."""
-    core, room = mode_strengths(scenario), scenario.rank
-    if room >= core.size:
+    if found.modes is None:
         return []
-    modes = (core > SAFETY * core_rounding(scenario.target, *narrow_sides(scenario))).sum()
-    excess = jnp.maximum(modes - room, 0)
-    unique = _shortfall(core[room - 1] - core[room], TOLERANCE * core[0])
+    strengths, room = found.modes[1], found.scenario.rank
+    excess = jnp.maximum((strengths > SAFETY * core_rounding(found.trained)).sum() - room, 0)
+    unique = _shortfall(strengths[room - 1] - strengths[room], TOLERANCE * strengths[0])
     return [
-        _both("T7", f"head_dim {room} has room for all modes: none too many", excess.astype(core.dtype)),
+        _both("T7", f"head_dim {room} has room for all modes: none too many", excess.astype(strengths.dtype)),
         _both("T7", "the modes kept outweigh the others in whitened coordinates", unique, excess > 0),
     ]
 
 
-def _decay_rows(scenario: Scenario, values: Array, query: Side, key: Side) -> list[Condition]:
+def _decay_row(found: Optimum, values: Array) -> Condition:
     """Whether each pair that would be a singular pair outweighs the threshold `g / (alpha beta)` (T8)."""
-    threshold = scenario.weight_decay / (query.scale[0] * key.scale[0]) ** 2
-    short = jnp.where(values > 0, _shortfall(values, threshold), jnp.nan)
-    return [_both("T8", "weight decay stays below the pair's singular value", short, scenario.weight_decay > 0)]
+    decay = found.scenario.weight_decay
+    short = jnp.where(values > 0, _shortfall(values, decay / found.tokens.eigenvalues[0, 0]), jnp.nan)
+    return _both("T8", "weight decay stays below the pair's singular value", short, decay > 0)
 
 
-def _time_rows(scenario: Scenario, views: tuple[View, View], pairs: CarriedPairs) -> list[Condition]:
-    """What training promises at its beginning, where Omega is along M, and at its end (T17)."""
-    rows, matched = [], scenario.target != 0
-    if scenario.rank == scenario.dim:
-        query, key = views
-        early = carried_pairs(_start(scenario, query, key), scenario, query.pull, key.pull, TOLERANCE)
-        for view, cosines, axis in zip(views, (early.query, early.key), (1, 0), strict=True):
-            promise = _least(cosines, early.gap, matched, axis)
-            margin = view.each(view.pulled(sine(view.pull, view.features)))
-            rows.append(view.state("T17", "early in training: E[r f_i] || x_i", margin, promise))
-    for view, sines, axis in zip(views, (pairs.query_sine, pairs.key_sine), (1, 0), strict=True):
-        margin = view.each(_most(sines, pairs.gap, matched, axis))
-        rows.append(view.state("T17", "fully trained: u || x_i", margin, view.predicted))
-    return rows
+def _early_rows(found: Optimum, sides: tuple[SideFeatures, SideFeatures]) -> Iterator[Condition]:
+    """What training promises at its beginning, where Omega is along M (T17)."""
+    if found.scenario.rank < found.scenario.dim:
+        return
+    query, key, T = found.tokens
+    pairs = pair_alignments(_beginning(found), query.correlations, key.correlations, TOLERANCE)
+    for features, cosines, axis in zip(sides, (pairs.query, pairs.key), (1, 0), strict=True):
+        promise = _least(cosines, pairs.gap, T != 0, axis)
+        margin = features.each(features.correlated(sine(features.side.correlations, features.columns)))
+        yield features.state("T17", "early in training: E[r f_i] || x_i", margin, promise)
 
 
-def _start(scenario: Scenario, query: View, key: View) -> Optimum:
-    """The SVD of `M = sum_ij T_ij E[r f_i] E[s f_j]^T`, and how far rounding may have moved it."""
-    U, values, Vt = safe_svd(query.pull @ scenario.target @ key.pull.T)
+def _late_rows(found: Optimum, sides: tuple[SideFeatures, SideFeatures], pairs: PairAlignments) -> Iterator[Condition]:
+    """What training promises at its end (T17)."""
+    for features, sines, axis in zip(sides, (pairs.query_sine, pairs.key_sine), (1, 0), strict=True):
+        margin = features.each(_most(sines, pairs.gap, found.scenario.target != 0, axis))
+        yield features.state("T17", "fully trained: u || x_i", margin, features.predicted)
+
+
+def _beginning(found: Optimum) -> Optimum:
+    """In place of the optimum `M = sum_ij T_ij E[r f_i] E[s f_j]^T`, and how far rounding may have moved it."""
+    query, key, T = found.tokens
+    U, values, Vt = safe_svd(query.correlations @ T @ key.correlations.T)
     # E[r f_i] = Z R_i^T is off by the rounding of Z
-    moved = [view.side.rounding * lengths(view.side.readout) for view in (query, key)]
-    T = jnp.abs(scenario.target)
-    error = moved[0] @ T @ lengths(key.pull) + lengths(query.pull) @ T @ moved[1]
-    return Optimum(U, values, Vt.T, lax.stop_gradient(error), jnp.zeros_like(error), jnp.zeros(values.shape, bool))
+    moved = [side.rounding * lengths(side.readout) for side in (query, key)]
+    error = moved[0] @ jnp.abs(T) @ lengths(key.correlations) + lengths(query.correlations) @ jnp.abs(T) @ moved[1]
+    return found._replace(
+        left=U,
+        values=values,
+        right=Vt.T,
+        error=lax.stop_gradient(error),
+        doubt=jnp.zeros_like(error),
+        undecided=jnp.zeros(values.shape, bool),
+    )

@@ -7,19 +7,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, real_array
-from svtheory.geometry.columns import lengths, root, unit_columns
+from svtheory.geometry.columns import lengths, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import connected
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, root
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import (
-    Optimum,
-    at_size,
-    mode_strengths,
-    predict,
-    trained_sides,
-)
-from svtheory.prediction.whitened import SAFETY, Side, probing
+from svtheory.prediction.optimum import Optimum, at_size, optimum
+from svtheory.prediction.whitened import SAFETY, Side
 from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.spectra.alignments import alignment
 from svtheory.spectra.spectra import value_gaps
@@ -57,24 +51,28 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     >>> structure.labels.tolist(), structure.values.diagonal().tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
-    scenario, exponent = at_unit_size(scenario)
-    query, key = trained_sides(scenario)
-    d, e = probing(query), probing(key)
-    matched = scenario.target != 0
-    modes = mode_strengths(scenario)
-    dropped = modes[scenario.rank] if scenario.rank < modes.size else jnp.zeros_like(modes[0])
-    truncates = dropped > SAFETY * core_rounding(scenario.target, query, key)
-    across = _links(query, d, tolerance, truncates), _links(key, e, tolerance, truncates)
-    labels, alone = _blocks(matched, *across)
-    kept = ~truncates | (_pair_sizes(scenario, query.readout, key.readout) > dropped + tolerance * modes[0])
-    values = jnp.where(alone & kept, _pair_sizes(scenario, d, e), 0)
-    return PairStructure(labels, alone, at_size(values, exponent), alone & _apart(values, scenario, tolerance))
+    unit, exponent = at_unit_size(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
+    found = structure(optimum(unit), tolerance)
+    return found._replace(values=at_size(found.values, exponent))
 
 
-def _links(side: Side, directions: Array, tolerance: float, truncates: Array) -> Array:
+@exact_products
+def structure(found: Optimum, tolerance: float) -> PairStructure:
+    """The `pair_structure` of an optimum's scenario."""
+    (query, key, T), H = found.trained, found.scenario.rank
+    truncates, kept = jnp.asarray(False), jnp.asarray(True)
+    if found.modes is not None:
+        strengths = found.modes[1]
+        truncates = strengths[H] > SAFETY * core_rounding(found.trained)
+        kept = ~truncates | (_pair_sizes(T, query.readout, key.readout) > strengths[H] + tolerance * strengths[0])
+    labels, alone = _blocks(T != 0, *(_links(side, tolerance, truncates) for side in (query, key)))
+    values = jnp.where(alone & kept, _pair_sizes(T, query.probes, key.probes), 0)
+    return PairStructure(labels, alone, values, alone & _apart(values, found.undecayed, tolerance))
+
+
+def _links(side: Side, tolerance: float, truncates: Array) -> Array:
     """Which features of one side are not orthogonal, shape (N, N)."""
-    in_weights = alignment(directions, directions) > tolerance
-    whitened = alignment(side.readout, side.readout) > tolerance
+    in_weights, whitened = (alignment(columns, columns) > tolerance for columns in (side.probes, side.readout))
     return in_weights | (whitened & truncates)
 
 
@@ -91,14 +89,13 @@ def _blocks(matched: Array, query_links: Array, key_links: Array) -> tuple[Array
     return jnp.where(matched, label[:, None], -1), matched & (members == 1)[:, None]
 
 
-def _pair_sizes(scenario: Scenario, query: Array, key: Array) -> Array:
+def _pair_sizes(target: Array, query: Array, key: Array) -> Array:
     """`|T_ij| |query_i| |key_j|`, shape (N, M)."""
-    return jnp.abs(scenario.target) * lengths(query)[:, None] * lengths(key)[None, :]
+    return jnp.abs(target) * lengths(query)[:, None] * lengths(key)[None, :]
 
 
-def _apart(values: Array, scenario: Scenario, tolerance: float) -> Array:
+def _apart(values: Array, spectrum: Array, tolerance: float) -> Array:
     """Whether a pair's value is not zero and near exactly one value of the predicted spectrum, its own."""
-    spectrum = predict(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay))).values
     near = jnp.abs(values[..., None] - spectrum[None, None, :]) <= tolerance * spectrum[0]
     return (values > tolerance * spectrum[0]) & (near.sum(axis=-1) == 1)
 
@@ -119,7 +116,7 @@ def star_alignment(features: Array, strengths: Array) -> Array:
     return alignment((dual_frame(Y) @ t)[:, None], Y)[0]
 
 
-class CarriedPairs(NamedTuple):
+class PairAlignments(NamedTuple):
     """Which singular vectors carry each matched pair, and how well they align; all (N, M), NaN where nothing is asked.
 
     query, key    |cos| of x_i, y_j with u, v; where the value is shared, with the space of all vectors that share it
@@ -139,15 +136,15 @@ class CarriedPairs(NamedTuple):
 
 
 @exact_products
-def carried_pairs(
-    found: Optimum, scenario: Scenario, query_directions: Array, key_directions: Array, tolerance: float = 1e-3
-) -> CarriedPairs:
+def pair_alignments(
+    found: Optimum, query_directions: Array, key_directions: Array, tolerance: float = 1e-3
+) -> PairAlignments:
     """For each pair the singular vectors of an optimum that carry most of its directions (D, N), (D, M), on both sides.
 
     Values that rounding does not tell apart share their vectors; what it does not tell from 0 carries nothing, nor does
     what is undecided, nor vectors whose |cos| with the directions is below `tolerance` on a side.
     """
-    values, present = found.values, (found.values > found.slack) & ~found.undecided
+    scenario, values, present = found.scenario, found.values, (found.values > found.slack) & ~found.undecided
     new = values[:-1] - values[1:] > found.slack
     labels = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
     groups = (labels[None, :] == jnp.arange(labels.size)[:, None]) & present[None, :]
@@ -163,8 +160,8 @@ def carried_pairs(
     key, key_sine = (x[best, columns] for x in _share(found.right, scenario.key_features, groups))
     member = jnp.argmax(groups, axis=1)[best]
     gaps = jnp.where(found.named(), value_gaps(values), 0)
-    lost = CarriedPairs(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)  # pyright: ignore
-    return CarriedPairs(
+    lost = PairAlignments(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)  # pyright: ignore
+    return PairAlignments(
         *(
             jnp.where(scenario.target != 0, jnp.where(nowhere, none, x), jnp.nan)
             for x, none in zip((query, key, values[member], gaps[member], query_sine, key_sine), lost, strict=True)

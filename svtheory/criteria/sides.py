@@ -6,43 +6,39 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.criteria.verdicts import Condition
-from svtheory.geometry.columns import root, sine, unit_columns
+from svtheory.geometry.columns import cosine, sine, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import eigenvector_residual
 from svtheory.laws import Law
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive, root
 from svtheory.prediction.certainty import mean_outside
-from svtheory.prediction.whitened import Side, eigenbasis, moment_bounds
+from svtheory.prediction.whitened import Side
 from svtheory.spectra.alignments import alignment
 
 QUERY_SYMBOLS = ("E[r", "x_i", "f_i", "X", "A", "u ||")
 KEY_SYMBOLS = ("E[s", "y_j", "f_j", "Y", "B", "v ||")
 
 
-class View(NamedTuple):
-    """One side of a scenario as the criteria see it.
+class SideFeatures(NamedTuple):
+    """The features of one side of a scenario, and what training makes of them.
 
     name       "query" or "key"
-    features   X, shape (D, N)
+    columns    X, shape (D, N)
     law        of the activations
     theorem    that says which moment the side sees
     centred    whether that is the covariance
     side       its Side
-    pull       `E[r f_i]`, shape (D, N)
-    probe      `A^+ E[r f_i]`, shape (D, N)
     count      in how many pairs each feature is, shape (N,)
     single     whether each feature's pair is a singular pair of the head, shape (N,)
     predicted  |cos| of each feature with its singular vector, shape (N,); NaN where it has none that can be named
     """
 
     name: str
-    features: Array
+    columns: Array
     law: Law | None
     theorem: str
     centred: bool
     side: Side
-    pull: Array
-    probe: Array
     count: Array
     single: Array
     predicted: Array
@@ -62,9 +58,9 @@ class View(NamedTuple):
         """`values` (N,) of the matched features, NaN elsewhere."""
         return jnp.where(self.count > 0, values, jnp.nan)
 
-    def pulled(self, values: Array) -> Array:
-        """`values` (N,) of the features that training pulls towards at all, 1 elsewhere."""
-        return jnp.where(self.pull.any(axis=0), values, 1)
+    def correlated(self, values: Array) -> Array:
+        """`values` (N,) of the features that tokens are correlated with, `E[r f_i]` not 0; 1 elsewhere."""
+        return jnp.where(self.side.correlations.any(axis=0), values, 1)
 
     def promised(self, values: Array) -> Array:
         """`values` (N,) of the features whose pair is a singular pair, NaN elsewhere; never above what is predicted.
@@ -75,32 +71,32 @@ class View(NamedTuple):
 
 
 @exact_products
-def side_rows(view: View) -> list[Condition]:
+def side_rows(own: SideFeatures) -> list[Condition]:
     """Law (T5, T6), exact alignment (T2), approximate alignment (T3) and orthogonality of pairs (T4) of one side."""
-    return [*_law_rows(view), *_exact_rows(view), *_approximate_rows(view), _orthogonal_row(view)]
+    return [*_law_rows(own), *_exact_rows(own), *_approximate_rows(own), _orthogonal_row(own)]
 
 
-def _law_rows(view: View) -> list[Condition]:
+def _law_rows(own: SideFeatures) -> list[Condition]:
     """Whether the activation moment that the side sees is c I (T2d), and no bias does the work of Omega (T6)."""
-    if view.law is None:
+    if own.law is None:
         return []
-    cone = _cone_share(view, view.law)
-    rows = [view.state(view.theorem, "the activations' covariance is c I", _anisotropy(view.law.covariance()))]
-    if not view.centred:
-        return [view.state(view.theorem, "the tokens have no mean: X mu = 0", cone), *rows]
-    rows = [view.state(view.theorem, "a mean drops out: the tokens are centred", jnp.zeros_like(cone)), *rows]
-    if view.name == "query":
-        apart = mean_outside(view.features, view.law, view.side)
-        rows.append(view.state("T6", "Omega and the bias are told apart: no w . r is the same for all tokens", apart))
+    cone = _cone_share(own, own.law)
+    rows = [own.state(own.theorem, "the activations' covariance is c I", _anisotropy(own.law.covariance()))]
+    if not own.centred:
+        return [own.state(own.theorem, "the tokens have no mean: X mu = 0", cone), *rows]
+    rows = [own.state(own.theorem, "a mean drops out: the tokens are centred", jnp.zeros_like(cone)), *rows]
+    if own.name == "query":
+        apart = mean_outside(own.columns, own.law, own.side)
+        rows.append(own.state("T6", "Omega and the bias are told apart: no w . r is the same for all tokens", apart))
     return rows
 
 
-def _cone_share(view: View, law: Law) -> Array:
+def _cone_share(own: SideFeatures, law: Law) -> Array:
     """The share of the token second moment that is the mean token: `|X mu|^2 / tr S_r`."""
-    mean, spread = view.features @ law.mean(), view.features @ law.covariance_root()
+    mean, spread = own.columns @ law.mean(), own.columns @ law.covariance_root()
     squared = (mean**2).sum()
     total = squared + (spread**2).sum()
-    return squared / jnp.where(total > 0, total, 1)
+    return squared / positive(total)
 
 
 def _anisotropy(V: Array) -> Array:
@@ -109,69 +105,63 @@ def _anisotropy(V: Array) -> Array:
     return sine(identity.reshape(-1, 1), V.reshape(-1, 1))[0]
 
 
-def _isotropic(view: View) -> Array:
+def _isotropic(own: SideFeatures) -> Array:
     """Whether the side is trained as if the activation moment were the identity, to rounding: the setting of T2."""
-    if view.law is None:
+    if own.law is None:
         return jnp.asarray(True)
-    rounding = 100 * view.features.shape[1] * jnp.finfo(view.features.dtype).eps
-    centred = jnp.asarray(view.centred) | (_cone_share(view, view.law) < rounding**2)
-    return centred & (_anisotropy(view.law.covariance()) < rounding)
+    rounding = 100 * own.columns.shape[1] * jnp.finfo(own.columns.dtype).eps
+    centred = jnp.asarray(own.centred) | (_cone_share(own, own.law) < rounding**2)
+    return centred & (_anisotropy(own.law.covariance()) < rounding)
 
 
-def _exact_rows(view: View) -> list[Condition]:
-    X = view.features
-    residual = view.pulled(sine(view.probe, X))
-    duals = jnp.where(X.any(axis=0), _cosines(dual_frame(X), X), 1).min()
+def _exact_rows(own: SideFeatures) -> list[Condition]:
+    X = own.columns
+    residual = own.correlated(sine(own.side.probes, X))
+    duals = jnp.where(X.any(axis=0), cosine(dual_frame(X), X), 1).min()
     statement = "x_i is an eigenvector of the token moment A: A x_i || E[r f_i]"
     return [
-        view.state("T2", statement, view.each(residual), view.promised(_cosines(view.probe, X))),
-        view.state(
+        own.state("T2", statement, own.each(residual), own.promised(cosine(own.side.probes, X))),
+        own.state(
             "T2",
             "all features are orthogonal tight groups",
             eigenvector_residual(X).max(),
-            view.promised(jnp.full_like(view.predicted, duals)),
-            _isotropic(view),
+            own.promised(jnp.full_like(own.predicted, duals)),
+            _isotropic(own),
         ),
     ]
 
 
-def _approximate_rows(view: View) -> list[Condition]:
-    m, L = moment_bounds(view.side)
+def _approximate_rows(own: SideFeatures) -> list[Condition]:
+    m, L = own.side.bounds()
     spread = (L - m) / (L + m)
-    slip = _slip(view)
-    law_angle = jnp.arctan2(sine(view.pull, view.features), _cosines(view.pull, view.features))
+    slip = _slip(own)
+    law_angle = jnp.arctan2(sine(own.side.correlations, own.columns), cosine(own.side.correlations, own.columns))
     whole, local = (
         jnp.cos(jnp.minimum(angle + law_angle, jnp.pi / 2)) for angle in (jnp.arcsin(spread), jnp.arctan(slip))
     )
     return [
-        view.state("T3", "the token moment A is isotropic: spread eps = 0", spread, view.promised(whole)),
-        view.state(
+        own.state("T3", "the token moment A is isotropic: spread eps = 0", spread, own.promised(whole)),
+        own.state(
             "T3",
             "E[r f_i] has no residual as an eigenvector: |A^+ q| = 0",
-            view.each(view.pulled(slip)),
-            view.promised(local),
+            own.each(own.correlated(slip)),
+            own.promised(local),
         ),
     ]
 
 
-def _slip(view: View) -> Array:
+def _slip(own: SideFeatures) -> Array:
     """`|A^+ q|` for the residual q of the unit vector along `E[r f_i]` as an eigenvector of A, shape (N,) (T3)."""
-    U, s = eigenbasis(view.side), view.side.scale[:, None]
-    weights = U.T @ unit_columns(view.pull)
+    U, s = own.side.basis, own.side.scale[:, None]
+    weights = U.T @ unit_columns(own.side.correlations)
     rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)
-    inside = s > 0
-    squared = (jnp.where(inside, 1 - rho / jnp.where(inside, s, 1) ** 2, 0) * weights) ** 2
+    squared = (jnp.where(s > 0, 1 - rho / positive(s) ** 2, 0) * weights) ** 2
     return root(squared.sum(axis=0))
 
 
-def _orthogonal_row(view: View) -> Condition:
-    others = (view.count > 0)[None, :] & ~jnp.eye(view.count.size, dtype=bool)
-    overlap = jnp.where(others, alignment(view.probe, view.probe), 0).max(axis=1)
-    overlap = jnp.where(view.count > 1, 1, overlap)
+def _orthogonal_row(own: SideFeatures) -> Condition:
+    others = (own.count > 0)[None, :] & ~jnp.eye(own.count.size, dtype=bool)
+    overlap = jnp.where(others, alignment(own.side.probes, own.side.probes), 0).max(axis=1)
+    overlap = jnp.where(own.count > 1, 1, overlap)
     statement = "the probe of x_i is orthogonal to those of the other pairs"
-    return view.state("T4", statement, view.each(overlap), view.predicted)
-
-
-def _cosines(A: Array, B: Array) -> Array:
-    """|cos| of the columns of A with those of B, one by one, shape (N,)."""
-    return jnp.minimum(jnp.abs((unit_columns(A) * unit_columns(B)).sum(axis=0)), 1)
+    return own.state("T4", statement, own.each(overlap), own.predicted)

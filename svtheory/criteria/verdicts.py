@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import concrete
-from svtheory.criteria.pairs import CarriedPairs
+from svtheory.criteria.pairs import PairAlignments
 from svtheory.pytrees import pytree
 from svtheory.spectra.alignments import chance_alignment
 
@@ -50,7 +50,7 @@ class Conditions:
     """
 
     rows: tuple[Condition, ...]
-    pairs: CarriedPairs
+    pairs: PairAlignments
     dim: int
 
     def __iter__(self) -> Iterator[Condition]:
@@ -109,7 +109,7 @@ class Conditions:
         return "\n".join([*_columns(_pair_cells(self.pairs)), self.verdict(), "", *_columns([header, *cells])])
 
 
-def _pair_cells(pairs: CarriedPairs) -> list[list[str]]:
+def _pair_cells(pairs: PairAlignments) -> list[list[str]]:
     header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|"]
     value, gap, query, key, query_sine, key_sine = (
         np.asarray(x) for x in (pairs.value, pairs.gap, pairs.query, pairs.key, pairs.query_sine, pairs.key_sine)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array, whole
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, inverse
 
 
 def orthonormal(key: Array, dim: int, n_features: int) -> Array:
@@ -105,7 +105,7 @@ def _rotate_pair(X: Array, _: None) -> tuple[Array, None]:
     # |x + tan y|^2 = 1 + tan^2, the root that does not cancel
     root = jnp.sqrt(jnp.maximum(product**2 + above * below, 0))
     denominator = product + jnp.where(product >= 0, root, -root)
-    tan = jnp.where(denominator == 0, 0, below / jnp.where(denominator == 0, 1, denominator))
+    tan = below * inverse(denominator, denominator != 0)
     cos = 1 / jnp.sqrt(1 + tan**2)
     sin = tan * cos
     return X.at[:, short].set(cos * x + sin * y).at[:, long].set(cos * y - sin * x), None

@@ -7,7 +7,7 @@ from svtheory.checks import real_array
 from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import unit_columns
 from svtheory.geometry.frames import condition_number
-from svtheory.numerics import numerical_rank_tolerance, scaled
+from svtheory.numerics import numerical_rank_tolerance, positive, scaled
 
 
 def kantorovich_bound(condition: Array | float) -> Array:
@@ -43,7 +43,7 @@ def local_alignment_bound(X: Array) -> Array:
     X, _ = scaled(real_array("X", X, ndim=2))
     _, s, Pt = safe_svd(X)
     inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
-    s = jnp.where(inside, s[:, None], 1)
+    s = positive(s[:, None], inside)
     # S^+ q in the eigenbasis of S, from the right singular vectors: forming S would lose half the digits
     weights = unit_columns(jnp.where(inside, s * Pt, 0))
     rho = ((s * weights) ** 2).sum(axis=0, keepdims=True)

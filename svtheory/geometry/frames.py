@@ -9,7 +9,7 @@ from jax import Array
 
 from svtheory.checks import held, real_array
 from svtheory.geometry.columns import unit_columns
-from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive
 
 
 @exact_products
@@ -51,11 +51,9 @@ def feature_dimensionality(X: Array) -> Array:
     X = real_array("X", X, ndim=2)
     unit = unit_columns(X)
     overlaps = unit.T @ X
-    own = jnp.diagonal(overlaps)
-    present = own > 0
+    own = jnp.diagonal(overlaps)  # 0 for a zero feature
     # ratios of lengths keep their digits however small the features are
-    crowding = ((overlaps / jnp.where(present, own, 1)[:, None]) ** 2).sum(axis=1)
-    return jnp.where(present, 1 / jnp.where(present, crowding, 1), 0)
+    return inverse(((overlaps / positive(own)[:, None]) ** 2).sum(axis=1))
 
 
 def frame_bounds(X: Array) -> tuple[Array, Array]:

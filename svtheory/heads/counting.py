@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from svtheory.checks import one_of
 from svtheory.heads.decomposition import Decomposition, attention_weights, capped, relative_attention
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 
 RULES = ("sad2024", "acc2025", "accpp2026")
 STEPS = 64  # of the trapezoid behind accpp2026
@@ -57,7 +57,7 @@ def _partial_sums_above(terms: Array, tau: float) -> Array:
 def _rounded_sums_reach(terms: Array) -> Array:
     total = terms.sum(axis=-1, keepdims=True)
     partial = jnp.cumsum(-jnp.sort(-terms, axis=-1), axis=-1)
-    share = partial / jnp.where(total > 0, total, 1)
+    share = partial / positive(total)
     return _first(jnp.round(share, DIGITS) >= 1, total[..., 0] > 0).astype(terms.dtype)
 
 

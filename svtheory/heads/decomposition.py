@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
 from svtheory.heads.weights import Head
-from svtheory.numerics import exact_products, scaled, shifted
+from svtheory.numerics import exact_products, inverse, scaled, shifted
 from svtheory.pytrees import pytree
 from svtheory.spectra.perturbation import nameable
 from svtheory.spectra.spectra import Spectrum, product_rounding, spectrum_of
@@ -237,9 +237,9 @@ def _inputs(W: Array, b: Array | None, tokens: Array, goal: Array, held: bool, r
         F = jnp.concatenate([b[:, None], W], axis=1)
         x = jnp.concatenate([jnp.ones((*tokens.shape[:-1], 1), tokens.dtype), tokens], axis=-1)
     if rotary or (b is not None and not held):
-        inverse = _inverse(F)
+        pseudoinverse = _pseudoinverse(F)
         for _ in range(2):  # the second step takes back the rounding of the first
-            x = x + (goal - x @ F.T) @ inverse.T
+            x = x + (goal - x @ F.T) @ pseudoinverse.T
     return F, x
 
 
@@ -249,11 +249,11 @@ def _svd(A: Array) -> tuple[Array, Array, Array]:
     return U, values, Vt
 
 
-def _inverse(F: Array) -> Array:
+def _pseudoinverse(F: Array) -> Array:
     """`F^+`; values are cut that the rounding of the longest row may have made."""
     U, values, Vt = _svd(F)
     cut = F.shape[0] * jnp.finfo(F.dtype).eps * jnp.linalg.norm(F, axis=1).max()
-    return (Vt.T * jnp.where(values > cut, 1 / jnp.where(values > cut, values, 1), 0)[None, :]) @ U.T
+    return (Vt.T * inverse(values, values > cut)[None, :]) @ U.T
 
 
 def _svd_of_product(F_Q: Array, F_K: Array) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ Chance is a random head of the same size: `A^{1/2} O B^{1/2}` turned at random o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, flag, held, real_array, whole
 from svtheory.factorisations import safe_svd
-from svtheory.numerics import exact_products, numerical_rank_tolerance, scaled
+from svtheory.numerics import exact_products, inverse, positive, root
+from svtheory.prediction.whitened import Side, Whitened, sampled_side
 from svtheory.pytrees import pytree
 from svtheory.spectra.spectra import Spectrum, spectrum, spectrum_of
 
@@ -161,28 +162,6 @@ def _samples(name: str, inputs: Array, features: Array, W: Array) -> tuple[Array
     return x.astype(W.dtype), f.astype(W.dtype)
 
 
-class _Side(NamedTuple):
-    """One side's samples: eigenvectors U (D, r) and eigenvalues lam (r,) of the moment, `E[whitened f^T]` (r, N).
-
-    Eigenvalues are exactly 0 outside the moment's range, where the prediction is 0 whatever the readout.
-    """
-
-    basis: Array
-    values: Array
-    readout: Array
-
-
-def _side(inputs: Array, features: Array, centre: bool) -> _Side:
-    # nothing here depends on their sizes, whose squares may not be held
-    inputs, features = scaled(inputs)[0], scaled(features)[0]
-    if centre:
-        inputs, features = (a - a.mean(axis=0, keepdims=True) for a in (inputs, features))
-    P, s, Ut = safe_svd(inputs)
-    # more samples do not make the rounding of each larger, so the smaller size counts
-    s = jnp.where(s > numerical_rank_tolerance(s, min(inputs.shape)), s, 0)
-    return _Side(Ut.T, s**2 / _positive((s**2).sum() / inputs.shape[1]), P.T @ features)
-
-
 @partial(jax.jit, static_argnums=(6, 7))
 @exact_products
 def _explain(
@@ -195,39 +174,38 @@ def _explain(
     centre_query: bool,
     draws: int,
 ) -> Explanation:
-    q = _side(*query, centre_query)
-    k = _side(_after(q, keys[0]), keys[1], True)
+    q = sampled_side(*query, centre_query)
+    k = sampled_side(_after(q, keys[0]), keys[1], True)
     # products of tiny weights would underflow
-    q_size, k_size = _positive(jnp.abs(W_Q).max()), _positive(jnp.abs(W_K).max())
+    q_size, k_size = positive(jnp.abs(W_Q).max()), positive(jnp.abs(W_K).max())
     unit = W_Q / q_size, W_K / k_size
     omega = unit[0].T @ unit[1]
-    T = T / _positive(jnp.abs(T).max())
+    whitened = Whitened(q, k, T / positive(jnp.abs(T).max()))
     read = q.basis.T @ omega @ k.basis
-    x = q.values[:, None] * k.values[None, :]
+    C, x = whitened.core, whitened.eigenvalues
     O = jnp.sqrt(x) * read
 
-    C = q.readout @ T @ k.readout.T
     time = _best_time(C, x, O)
     F = _filtered(C, x, time)
     functional_cosine = _cosine(F, O)
     learnt = jax.vmap(lambda t: -jnp.expm1(-x * jnp.exp(t)))(_log_times(x)).reshape(TIMES, x.size)
     of_random, of_permuted = jax.random.split(key)
     measured = spectrum(_after(k, W_Q), W_K)
-    null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], q, k, C, learnt)
+    null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], whitened, learnt)
     # where few turns are possible many heads tie: what rounding alone sets apart counts as reached
     least = _at_best_time(C, O, learnt) - 100 * jnp.finfo(null.dtype).eps
-    weights = F * _inverse_root(x)
-    scale = q_size * k_size * (F * O).sum() / _positive((F**2).sum())
+    weights = F * inverse(root(x))
+    scale = q_size * k_size * (F * O).sum() / positive((F**2).sum())
     return Explanation(
         functional_cosine=functional_cosine,
-        cosine=(weights * read).sum() / _positive(_norm(weights) * _norm(omega)),
+        cosine=(weights * read).sum() / positive(_norm(weights) * _norm(omega)),
         time=time,
         unvisited=_unvisited(q, k, omega, read),
         predicted=_spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape)),
         measured=measured,
         null=null,
         p_value=((1 + (~(null < least)).sum(axis=1).max()) / (1 + draws)).astype(T.dtype),
-        rivals=_permuted(of_permuted, draws, T, q, k, O, learnt),
+        rivals=_permuted(of_permuted, draws, whitened, O, learnt),
     )
 
 
@@ -237,12 +215,10 @@ def _after(done: Any, x: Array) -> Array:
     return jnp.where(jnp.isnan(last).any(), jnp.nan, x)
 
 
-def _random_heads(
-    key: Array, draws: int, factors: Sequence[Array], q: _Side, k: _Side, C: Array, learnt: Array
-) -> Array:
+def _random_heads(key: Array, draws: int, factors: Sequence[Array], whitened: Whitened, learnt: Array) -> Array:
     """How well the hypothesis explains random heads, (2, draws): the whitened head turned, and the head itself."""
-    (W_Q, W_K), q, k = lax.stop_gradient((factors, q, k))
-    q_root, k_root = (jnp.sqrt(side.values)[:, None] for side in (q, k))
+    (W_Q, W_K), (q, k, _), C = lax.stop_gradient((factors, whitened, whitened.core))
+    q_root, k_root = q.scale[:, None], k.scale[:, None]
     raw = spectrum(W_Q, W_K).values
     seen = spectrum(_after(raw, W_Q) @ (q.basis * q_root.T), W_K @ (k.basis * k_root.T)).values
     q_all, k_all = (jnp.ones_like(side.basis[:, :1]) for side in (q, k))
@@ -253,10 +229,10 @@ def _random_heads(
 
     def draw(key):
         P, Q, U, V = _frames(key, inside, len(raw))
-        whitened = (P[: len(q_root), : len(seen)] * seen[None, :]) @ Q[: len(k_root), : len(seen)].T
+        of_seen = (P[: len(q_root), : len(seen)] * seen[None, :]) @ Q[: len(k_root), : len(seen)].T
         # any coordinates are as good as those in the eigenbasis
         turned = (q_root * U[: len(q_root)] * raw[None, :]) @ (k_root * V[: len(k_root)]).T
-        return jax.vmap(lambda O: _at_best_time(C, O, learnt))(jnp.stack([whitened, turned]))
+        return jax.vmap(lambda O: _at_best_time(C, O, learnt))(jnp.stack([of_seen, turned]))
 
     return lax.map(draw, jax.random.split(key, draws), batch_size=_together(C)).T
 
@@ -267,15 +243,18 @@ def _frames(key: Array, inside: Array, pairs: int) -> Array:
     return Q * jnp.sign(jnp.diagonal(R, axis1=1, axis2=2))[:, None, :]
 
 
-def _permuted(key: Array, draws: int, T: Array, q: _Side, k: _Side, O: Array, learnt: Array) -> Array:
+def _permuted(key: Array, draws: int, whitened: Whitened, O: Array, learnt: Array) -> Array:
     """Functional cosines of different templates among random derangements of the columns, NaN for repetitions."""
+    T = whitened.target
     if T.shape[1] < 2:
         return jnp.full(draws, jnp.nan, T.dtype)
     of_orders, of_codes = jax.random.split(key)
     orders = jax.vmap(lambda key: _derangement(key, T.shape[1]))(jax.random.split(of_orders, draws))
-    rivals = lax.map(
-        lambda order: _at_best_time(q.readout @ T[:, order] @ k.readout.T, O, learnt), orders, batch_size=_together(O)
-    )
+
+    def rival(order):
+        return _at_best_time(whitened._replace(target=T[:, order]).core, O, learnt)
+
+    rivals = lax.map(rival, orders, batch_size=_together(O))
     return jnp.where(_new(of_codes, T, orders), rivals, jnp.nan)
 
 
@@ -298,9 +277,9 @@ def _together(C: Array) -> int:
     return 1 + 2**22 // C.size
 
 
-def _unvisited(q: _Side, k: _Side, omega: Array, read: Array) -> Array:
-    inside = (q.values > VISITED)[:, None] & (k.values > VISITED)[None, :]
-    share = _norm(jnp.where(inside, read, 0)) / _positive(_norm(omega))
+def _unvisited(q: Side, k: Side, omega: Array, read: Array) -> Array:
+    inside = (q.scale**2 > VISITED)[:, None] & (k.scale**2 > VISITED)[None, :]
+    share = _norm(jnp.where(inside, read, 0)) / positive(_norm(omega))
     return jnp.maximum((1 - share) * (1 + share), 0)
 
 
@@ -311,7 +290,7 @@ def _filtered(C: Array, x: Array, tau: Array) -> Array:
 
 def _log_times(x: Array) -> Array:
     """Logarithms of the times that are tried, evenly from a linear to a flat filter, (TIMES,)."""
-    first = jnp.log(0.01 / _positive(x.max()))
+    first = jnp.log(0.01 / positive(x.max()))
     last = jnp.log(100 / jnp.min(jnp.where(x > 0, x, jnp.inf)))
     return jnp.linspace(first, jnp.clip(last, first + 1, first + 37), TIMES)
 
@@ -347,11 +326,11 @@ def _derangement(key: Array, n: int) -> Array:
 def _at_best_time(C: Array, O: Array, learnt: Array) -> Array:
     """The functional cosine of `C_ab learnt_ab` and O at its best time, between the times of `learnt` by a parabola."""
     C, O, learnt = lax.stop_gradient((C, O, learnt))
-    cosines = (learnt @ (C * O).ravel()) / _positive(jnp.sqrt(learnt**2 @ (C**2).ravel()) * _norm(O))
+    cosines = (learnt @ (C * O).ravel()) / positive(jnp.sqrt(learnt**2 @ (C**2).ravel()) * _norm(O))
     top = jnp.clip(cosines.argmax(), 1, TIMES - 2)
     before, here, after = cosines[top - 1], cosines[top], cosines[top + 1]
     bend = 2 * here - before - after
-    peak = here + jnp.where(bend > 0, (after - before) ** 2 / (8 * _positive(bend)), 0)
+    peak = here + jnp.where(bend > 0, (after - before) ** 2 / (8 * positive(bend)), 0)
     return jnp.where(jnp.abs(after - before) < 2 * bend, jnp.minimum(peak, 1), cosines.max())
 
 
@@ -360,19 +339,9 @@ def _spectrum(left: Array, core: Array, right: Array, K: int) -> Spectrum:
     return spectrum_of((left @ U)[:, :K], values[:K], (right @ Vt.T)[:, :K])
 
 
-def _inverse_root(x: Array) -> Array:
-    return jnp.where(x > 0, lax.rsqrt(_positive(x)), 0)
-
-
 def _cosine(F: Array, O: Array) -> Array:
-    return (F * O).sum() / _positive(_norm(F) * _norm(O))
+    return (F * O).sum() / positive(_norm(F) * _norm(O))
 
 
 def _norm(A: Array) -> Array:
-    squared = (A**2).sum()
-    return jnp.where(squared > 0, jnp.sqrt(_positive(squared)), 0)
-
-
-def _positive(x: Array) -> Array:
-    """`x`, or 1 in place of 0, to divide by."""
-    return jnp.where(x > 0, x, 1)
+    return root((A**2).sum())

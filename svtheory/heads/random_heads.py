@@ -37,7 +37,7 @@ from svtheory.heads.decomposition import (
 )
 from svtheory.heads.sparsity import decision_sparseness
 from svtheory.heads.weights import Head, affine
-from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance
 
 NULLS = ("raw", "balanced")
 
@@ -211,8 +211,7 @@ def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
     """`W = L E^T` of every head (heads, H, d): E (heads, d, K) and the factor on it."""
     E, s, Lt = lax.map(tall_svd, W.swapaxes(-1, -2))
     kept = s > max(W.shape[1:]) * jnp.finfo(s.dtype).eps * s[:, :1]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
-    return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse[:, :, None] * Lt, shift)
+    return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse(s, kept)[:, :, None] * Lt, shift)
 
 
 def _whitened(W: Array, b: Array | None, x: Array, positioned: bool) -> tuple[_Tokens, _Factor]:
@@ -233,7 +232,7 @@ def _whitened(W: Array, b: Array | None, x: Array, positioned: bool) -> tuple[_T
     shift = None if b is None else b + W @ jnp.where(centre, x[0] + mean, 0)
     _, factor = _factored((W @ Et.T) * root[None, None, :], shift)
     whitened = jnp.where(present[None, :], P, 0) * len(x) ** 0.5
-    return _Tokens(whitened, jnp.where(present, 1 / jnp.where(present, root, 1), 0)), factor
+    return _Tokens(whitened, inverse(root)), factor
 
 
 @partial(jax.jit, static_argnames=("draws",))

@@ -18,7 +18,7 @@ from svtheory.checks import one_of, whole
 from svtheory.factorisations import tall_svd
 from svtheory.heads.decomposition import Decomposition, relative_attention
 from svtheory.heads.sparsity import decision_sparseness
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 
 KINDS = ("common", "independent", "gaussian")
 
@@ -104,7 +104,7 @@ def _rotated(decomposition: Decomposition, common: bool) -> Callable[[Array], Ar
     a, z = (x.reshape(-1, len(values)) for x in (decomposition.query, decomposition.relative_key()))
     if not common:
         root = jnp.sqrt(values)
-        a, z = (x / jnp.where(root > 0, root, 1)[None, :] for x in (a, z))
+        a, z = (x / positive(root)[None, :] for x in (a, z))
 
     def draw(key):
         Q, other = (jax.random.orthogonal(k, len(values), dtype=values.dtype) for k in jax.random.split(key))

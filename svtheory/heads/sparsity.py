@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, index, real_array
 from svtheory.geometry.frames import leverage
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 
 ROUNDING = 100  # times epsilon: what of a head's largest term may be rounding in another
 
@@ -30,9 +30,9 @@ def treves_rolls(terms: Array) -> Array:
     magnitudes = jnp.abs(real_array("terms", terms))
     largest = lax.stop_gradient(magnitudes.max(axis=-1, keepdims=True))
     # S does not depend on scale; without it squares of tiny terms would underflow
-    scaled = magnitudes / jnp.where(largest > 0, largest, 1)
+    scaled = magnitudes / positive(largest)
     defined = largest[..., 0] > 0
-    return jnp.where(defined, scaled.mean(axis=-1) ** 2 / jnp.where(defined, (scaled**2).mean(axis=-1), 1), jnp.nan)
+    return jnp.where(defined, scaled.mean(axis=-1) ** 2 / positive((scaled**2).mean(axis=-1)), jnp.nan)
 
 
 def decision_sparseness(terms: Array, size: Array) -> Array:
@@ -139,5 +139,5 @@ def independent_rotation_sparseness(values: Array) -> IndependentRotations:
     """
     sigma = real_array("values", values)
     largest = sigma.max(axis=-1, keepdims=True)
-    sigma = sigma / jnp.where(largest > 0, largest, 1)  # squares of tiny or huge values would be lost
+    sigma = sigma / positive(largest)  # squares of tiny or huge values would be lost
     return IndependentRotations((2 / math.pi) ** 2 * treves_rolls(sigma), sigma.shape[-1] * treves_rolls(sigma**2))

@@ -15,19 +15,8 @@ from jax import Array
 from svtheory.checks import InputError, concrete
 from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, shifted
-from svtheory.prediction.certainty import (
-    doubt,
-    mean_outside,
-    rounding,
-    undecided,
-)
-from svtheory.prediction.whitened import (
-    Side,
-    has_query_bias,
-    is_tight,
-    narrow_sides,
-    sides,
-)
+from svtheory.prediction.certainty import Modes, doubt, mean_outside, rounding, undecided
+from svtheory.prediction.whitened import Whitened, has_query_bias, narrowed, whiten
 from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.spectra.spectra import Spectrum, value_gaps
 
@@ -40,6 +29,11 @@ class Optimum(NamedTuple):
     doubt                what directions would add to it that are too small to tell from none, a scalar
     undecided            whether each pair hangs on a choice that the objective leaves open, shape (K,): which of equal
                          modes a narrow head keeps (T7), what is Omega and what bias (T6)
+    undecayed            the values without weight decay, shape (K,)
+    scenario             the scenario whose optimum it is
+    tokens               its tokens, whitened
+    trained              the same as the head sees them, which may be too narrow for a bias and all modes (T7)
+    modes                the SVD of its core, of which a head keeps the top that is too narrow for all of it; else None
     """
 
     left: Array
@@ -48,6 +42,11 @@ class Optimum(NamedTuple):
     error: Array
     doubt: Array
     undecided: Array
+    undecayed: Array
+    scenario: Scenario
+    tokens: Whitened
+    trained: Whitened
+    modes: Modes | None
 
     @property
     def slack(self) -> Array:
@@ -72,11 +71,11 @@ def optimal_omega(scenario: Scenario) -> Array:
     - weight_decay (T8): see `predict`
     """
     unit, exponent = at_unit_size(scenario)
-    query, key = trained_sides(unit)
-    omega = _undecayed(unit, query, key)[0]
+    trained = _as_trained(unit, whiten(unit))
+    omega = _undecayed(trained, unit.head_dim)[0]
     if not concrete(scenario.weight_decay) or scenario.weight_decay != 0:
         U, values, Vt = safe_svd(omega)
-        omega = (U * _soft_threshold(values, unit, query, key)[None, :]) @ Vt
+        omega = (U * _soft_threshold(values, unit, trained)[None, :]) @ Vt
     return at_size(omega, exponent)
 
 
@@ -123,17 +122,17 @@ def predict(scenario: Scenario) -> Spectrum:
 @exact_products
 def optimum(scenario: Scenario) -> Optimum:
     """What is known of a scenario's optimum; `predict` hides what is not behind a gap of 0."""
-    query, key = trained_sides(scenario)
-    omega, modes = _undecayed(scenario, query, key)
+    K, tokens = scenario.rank, whiten(scenario)
+    trained = _as_trained(scenario, tokens)
+    omega, modes = _undecayed(trained, scenario.head_dim)
     U, values, Vt = safe_svd(omega)
-    lowered = _soft_threshold(values, scenario, query, key)
-    left, right = U[:, : scenario.rank], Vt[: scenario.rank].T
-    error = rounding(scenario, query, key, modes, values[0])
-    unknown = doubt(scenario, query, key)
-    free = undecided(scenario, query, key, modes, left, right, error + unknown)
+    lowered = _soft_threshold(values, scenario, trained)
+    left, right = U[:, :K], Vt[:K].T
+    error, unknown = rounding(trained, modes, K, values[0]), doubt(trained)
+    free = undecided(trained, modes, K, left, right, error + unknown)
     if scenario.query_law is not None and has_query_bias(scenario):
-        free |= mean_outside(scenario.query_features, scenario.query_law, sides(scenario)[0]) > 0
-    return Optimum(left, lowered[: scenario.rank], right, error, unknown, free)
+        free |= mean_outside(scenario.query_features, scenario.query_law, tokens.query) > 0
+    return Optimum(left, lowered[:K], right, error, unknown, free, values[:K], scenario, tokens, trained, modes)
 
 
 @exact_products
@@ -148,39 +147,34 @@ def mode_strengths(scenario: Scenario) -> Array:
     >>> mode_strengths(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))).tolist()
     [6.0, 0.0]
     """
-    return jnp.linalg.svd(_core(scenario, *narrow_sides(scenario)), compute_uv=False)
+    return jnp.linalg.svd(narrowed(scenario, whiten(scenario)).core, compute_uv=False)
 
 
-def trained_sides(scenario: Scenario) -> tuple[Side, Side]:
-    """The Sides whose core a head keeps, all of it or its top."""
-    return narrow_sides(scenario) if scenario.rank < scenario.dim else sides(scenario)
+def _as_trained(scenario: Scenario, tokens: Whitened) -> Whitened:
+    """What a head keeps the core of, all of it or its top."""
+    return narrowed(scenario, tokens) if scenario.rank < scenario.dim else tokens
 
 
-def _core(scenario: Scenario, query: Side, key: Side) -> Array:
-    """The template in whitened coordinates."""
-    return query.readout @ scenario.target @ key.readout.T
-
-
-def _undecayed(scenario: Scenario, query: Side, key: Side) -> tuple[Array, tuple[Array, Array, Array] | None]:
+def _undecayed(trained: Whitened, head_dim: int | None) -> tuple[Array, Modes | None]:
     """The optimum without decay, and the SVD of its core where the head may be too narrow for all of it."""
-    core, modes = _core(scenario, query, key), None
-    if scenario.head_dim is not None and scenario.head_dim < min(core.shape):
+    core, modes = trained.core, None
+    if head_dim is not None and head_dim < min(core.shape):
         modes = safe_svd(core)
-        top = modes[0][:, : scenario.head_dim]
+        top = modes[0][:, :head_dim]
         core = top @ (top.T @ core)
-    return query.inverse @ core @ key.inverse.T, modes
+    return trained.unwhitened(core), modes
 
 
-def _soft_threshold(values: Array, scenario: Scenario, query: Side, key: Side) -> Array:
+def _soft_threshold(values: Array, scenario: Scenario, trained: Whitened) -> Array:
     """The singular values of Omega lowered by `g / (alpha beta)`, where T8 holds."""
     g = scenario.weight_decay
     if concrete(g) and g == 0:
         return values
-    exact = is_tight(query) & is_tight(key) & (scenario.objective == "square")
+    exact = trained.is_tight() & (scenario.objective == "square")
     if concrete(exact) and concrete(g) and not exact:
         raise InputError(
             "weight_decay must be 0 here, not above: its closed form (T8) holds for the square objective and "
             "tight token moments on both sides only"
         )
-    lowered = jnp.maximum(values - g / (query.scale[0] * key.scale[0]) ** 2, 0)
+    lowered = jnp.maximum(values - g / trained.eigenvalues[0, 0], 0)
     return jnp.where(g == 0, values, jnp.where(exact, lowered, jnp.nan))

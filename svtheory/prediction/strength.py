@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, root
 from svtheory.prediction.optimum import Optimum, optimum
 from svtheory.scenarios import Scenario
 
@@ -54,22 +54,21 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
     found = optimum(scenario)
     present = found.values > found.error
     modes = max(int(present.sum()), 1) if concrete(present) else present.size
-    return _estimate(scenario, found, present, key, samples, modes)
+    return _estimate(found, present, key, samples, modes)
 
 
 @partial(jax.jit, static_argnames=("samples", "modes"))
 @exact_products
-def _estimate(
-    scenario: Scenario, found: Optimum, present: Array, key: Array, samples: int, modes: int
-) -> tuple[Array, Array]:
-    used = jnp.tile(present[:modes], 2 if scenario.query_bias else 1)
-    sample = _sample(scenario, found, used, key, samples)
+def _estimate(found: Optimum, present: Array, key: Array, samples: int, modes: int) -> tuple[Array, Array]:
+    used = jnp.tile(present[:modes], 2 if found.scenario.query_bias else 1)
+    sample = _sample(found, used, key, samples)
     scale, errors = _m_estimate(sample, used)
     zeros = jnp.where(present, 0, 0 * found.values)
     return zeros.at[:modes].add(scale[:modes]), zeros.at[:modes].add(errors[:modes])
 
 
-def _sample(scenario: Scenario, found: Optimum, used: Array, key: Array, samples: int) -> Sample:
+def _sample(found: Optimum, used: Array, key: Array, samples: int) -> Sample:
+    scenario = found.scenario
     query_key, key_key = jax.random.split(key)
     f = scenario.query_law.sample(query_key, (samples,))
     g = scenario.key_law.sample(key_key, (samples, scenario.n_keys))
@@ -91,8 +90,7 @@ def _m_estimate(sample: Sample, used: Array) -> tuple[Array, Array]:
     scale -= jnp.linalg.solve(lax.stop_gradient(H), gradients.mean(axis=0))
     J = jnp.atleast_2d(jnp.cov(gradients, rowvar=False))
     variance = jnp.diagonal(jnp.linalg.solve(H, jnp.linalg.solve(H, J).T)) / gradients.shape[0]
-    known = used & (variance > 0)
-    return jnp.where(used, scale, 0), jnp.where(known, jnp.sqrt(jnp.where(known, variance, 1)), 0)
+    return jnp.where(used, scale, 0), jnp.where(used, root(variance), 0)
 
 
 def _cross_entropy(sample: Sample, scale: Array) -> Array:

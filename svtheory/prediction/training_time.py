@@ -12,16 +12,10 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, held, real_array
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, positive
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import optimum, predict
-from svtheory.prediction.whitened import (
-    SAFETY,
-    Side,
-    is_tight,
-    moment_bounds,
-    sides,
-)
+from svtheory.prediction.optimum import Optimum, optimum, predict
+from svtheory.prediction.whitened import SAFETY, Side, Whitened, whiten
 from svtheory.scenarios import Scenario
 
 
@@ -34,7 +28,7 @@ def remaining(rate: Array, time: Array) -> Array:
 def elapsed(rate: Array, time: Array) -> Array:
     """`int_0^t e^{-rate s} ds = (1 - e^{-rate t})/rate` for rate >= 0, and t at rate 0; time may be infinite."""
     moving, endless = rate > 0, jnp.isinf(time)
-    rate = jnp.where(moving, rate, 1)
+    rate = positive(rate)
     finite = -jnp.expm1(-rate * jnp.where(endless, 0, time)) / rate
     return jnp.where(moving, jnp.where(endless, 1 / rate, finite), time)
 
@@ -53,7 +47,7 @@ def training_condition_number(smallest: Array | float, largest: Array | float, t
     m, L = (real_array(name, x) for name, x in (("smallest", smallest), ("largest", largest)))
     t = real_array("time", time, endless=True)
     started = t > 0
-    safe = jnp.where(started, t, 1)
+    safe = positive(t)
     return jnp.where(started, elapsed(m, safe) / elapsed(L, safe), 1)
 
 
@@ -65,7 +59,8 @@ def training_condition_numbers(scenario: Scenario, time: Array | float) -> tuple
     `1 - 1/m`. Raises InputError for a time that is not a number >= 0.
     """
     t = _pace(scenario) * _non_negative("time", time, scenario.target.dtype)
-    (m_r, L_r), (m_s, L_s) = (moment_bounds(side) for side in sides(scenario))
+    tokens = whiten(scenario)
+    (m_r, L_r), (m_s, L_s) = tokens.query.bounds(), tokens.key.bounds()
     return training_condition_number(m_r * L_s, L_r * L_s, t), training_condition_number(m_s * L_r, L_s * L_r, t)
 
 
@@ -89,28 +84,29 @@ def filtered_optimum(
     _check_free(scenario)
     dtype = scenario.target.dtype
     t, gamma = _non_negative("time", time, dtype), _non_negative("omega_decay", omega_decay, dtype)
-    query, key = sides(scenario)
-    core = query.readout @ scenario.target @ key.readout.T
-    omega = _filter(lambda rate: rate * elapsed(rate + gamma, t), core, query, key, _pace(scenario))
+    tokens, pace = whiten(scenario), _pace(scenario)
+    omega = _filter(lambda rate: rate * elapsed(rate + gamma, t), tokens, tokens.core, pace)
     if start is not None:
         start = _start(start, scenario)
-        (W, K), (V, J) = ((side.inverse, jnp.diag(side.scale**2) + _coupling(side)) for side in (query, key))
+        (W, K), (V, J) = (
+            (side.inverse, jnp.diag(side.scale**2) + _coupling(side)) for side in (tokens.query, tokens.key)
+        )
         visited = K @ W.T @ start @ V @ J
-        forgotten = _filter(lambda rate: rate * elapsed(rate, t), visited, query, key, _pace(scenario))
+        forgotten = _filter(lambda rate: rate * elapsed(rate, t), tokens, visited, pace)
         omega += remaining(gamma, t) * (start - forgotten)
     return jnp.where(scenario.weight_decay == 0, omega, jnp.nan)
 
 
-def _filter(function: Callable[[Array], Array], core: Array, query: Side, key: Side, pace: float) -> Array:
+def _filter(function: Callable[[Array], Array], tokens: Whitened, core: Array, pace: float) -> Array:
     """`W f(pace K (x) J)[core] V^T`, f(0) = 0, where `W = U s^+` and `V` are the bases in which A is K and B is J.
 
     K and J are diagonal, but their derivatives are not where eigenvalues are equal, as in a tight frame.
     """
-    lam, mu = (query.scale**2)[:, None], (key.scale**2)[None, :]
+    lam, mu = (tokens.query.scale**2)[:, None], (tokens.key.scale**2)[None, :]
     rate = pace * lam * mu
     value, slope = jax.jvp(function, (rate,), (jnp.ones_like(rate),))
-    coupled = pace * slope * (mu * (_coupling(query) @ core) + lam * (core @ _coupling(key)))
-    return query.inverse @ (jnp.where(rate > 0, value * core + coupled, 0)) @ key.inverse.T
+    coupled = pace * slope * (mu * (_coupling(tokens.query) @ core) + lam * (core @ _coupling(tokens.key)))
+    return tokens.unwhitened(jnp.where(rate > 0, value * core + coupled, 0))
 
 
 def _coupling(side: Side) -> Array:
@@ -182,33 +178,27 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     """`s`, `2 alpha beta` and `a_0` of each mode, three arrays (K,); NaN where T9 does not hold."""
     if scenario.objective != "square":
         raise InputError(f"objective must be 'square' for the growth of modes (T9), got {scenario.objective!r}")
-    query, key = sides(scenario)
-    tight, roomy = is_tight(query) & is_tight(key), _has_room(scenario, query, key)
+    found = optimum(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
+    tight, roomy = found.tokens.is_tight(), _has_room(found)
     if concrete(tight) and not tight:
+        conditions = [L / m for m, L in (found.tokens.query.bounds(), found.tokens.key.bounds())]
         raise InputError(
             "query_features and key_features must have tight token moments (T9), got condition numbers "
-            f"{_condition(query):.4g} and {_condition(key):.4g}"
+            f"{conditions[0]:.4g} and {conditions[1]:.4g}"
         )
     if concrete(roomy) and not roomy:
         raise InputError(f"head_dim must be at least the number of modes (T9), got {scenario.head_dim}")
-    alpha_beta = (query.scale[0] * key.scale[0]) ** 2
-    undecayed = optimum(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
-    learnt = jnp.where(undecayed.values > undecayed.error, undecayed.values, 0)
+    alpha_beta = found.tokens.eigenvalues[0, 0]
+    learnt = jnp.where(found.values > found.error, found.values, 0)
     s = jnp.where(tight & roomy, learnt - scenario.weight_decay / alpha_beta, jnp.nan)
     return s, jnp.full_like(s, 2 * alpha_beta), _positive_start(start, s)
 
 
-def _condition(side: Side) -> float:
-    m, L = moment_bounds(side)
-    return float(L / m)
-
-
-def _has_room(scenario: Scenario, query: Side, key: Side) -> Array:
+def _has_room(found: Optimum) -> Array:
     """Whether the head's rank is at least the number of modes."""
-    core = jnp.linalg.svd(query.readout @ scenario.target @ key.readout.T, compute_uv=False)
-    if scenario.rank >= core.size:
+    if found.modes is None:
         return jnp.asarray(True)
-    return core[scenario.rank] <= SAFETY * core_rounding(scenario.target, query, key)
+    return found.modes[1][found.scenario.rank] <= SAFETY * core_rounding(found.trained)
 
 
 def _positive_start(start: Array | float, s: Array) -> Array:

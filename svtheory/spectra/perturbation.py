@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array
-from svtheory.numerics import numerical_rank_tolerance
+from svtheory.numerics import numerical_rank_tolerance, positive
 from svtheory.spectra.spectra import Spectrum
 
 
@@ -73,4 +73,4 @@ def _size(error: Array | float) -> Array:
 
 def _ratio(error: Array, gap: Array) -> Array:
     """`error / gap` up to 1; 0 without error, 1 without a gap."""
-    return jnp.where(error < gap, error / jnp.where(error < gap, gap, 1), jnp.where(error > 0, 1.0, 0.0))
+    return jnp.where(error < gap, error / positive(gap, error < gap), jnp.where(error > 0, 1.0, 0.0))

@@ -10,7 +10,7 @@ from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array
 from svtheory.factorisations import factored_svd
-from svtheory.numerics import exact_products, scaled, shifted
+from svtheory.numerics import exact_products, positive, scaled, shifted
 from svtheory.pytrees import pytree
 
 
@@ -117,8 +117,8 @@ def effective_rank(values: Array) -> Array:
     """
     values, _ = scaled(_spectral_values(values))
     total = values.sum()
-    p = values / jnp.where(total == 0, 1, total)
-    entropy = -jnp.sum(jnp.where(p == 0, 0, p * jnp.log(jnp.where(p == 0, 1, p))))
+    p = values / positive(total)
+    entropy = -jnp.sum(p * jnp.log(positive(p)))
     return jnp.where(total == 0, 0, jnp.exp(entropy))
 
 

@@ -15,7 +15,7 @@ from svtheory import (
     matching,
 )
 from svtheory.criteria import pair_structure, star_alignment
-from svtheory.criteria.pairs import carried_pairs
+from svtheory.criteria.pairs import pair_alignments
 from svtheory.prediction.optimum import optimum, predict
 from svtheory.prediction.whitened import correlations, probes
 
@@ -187,7 +187,7 @@ def test_correlations_and_probes(objective, query_bias):
 def test_carried_pairs_use_the_whole_space_of_equal_values():
     """Two pairs of equal strength: any basis of the space is a valid SVD, and the features lie in it."""
     scenario = Scenario(orthonormal(), orthonormal(M), pairs([0, 1, 2], [3, 0, 1], [2.0, 2.0, 1.0]))
-    found = carried_pairs(optimum(scenario), scenario, *probes(scenario))
+    found = pair_alignments(optimum(scenario), *probes(scenario))
     for column in (found.query, found.key):
         np.testing.assert_allclose(np.asarray(column)[[0, 1, 2], [3, 0, 1]], 1, rtol=1e-9)
         assert np.isfinite(column).sum() == 3

@@ -13,27 +13,6 @@ PRECISION = 1000
 """How many roundings of M the certificate may be away from."""
 
 
-@exact_products
-def nuclear_optimum(eigenvalues: Array, asked: Array, decay: Array) -> tuple[Array, Array]:
-    """`argmin_W (1/2) sum_ab lam_a mu_b W_ab^2 - <M, W> + g |W|_*`, and its certificate, a scalar (T24).
-
-    In the eigenbases of the token moments A and B that is `(1/2) tr(Omega^T A Omega B) - tr(M^T Omega)` and the decay
-    `(g/2)(|W_Q|_F^2 + |W_K|_F^2)` of the best factors of Omega. Proximal gradient with momentum, restarted where it
-    overshoots: singular values are lowered by g over the largest curvature, a step at a time. The certificate is how
-    far optimality is from exact over `|M|_2`: `(M - A Omega B) v_k = g u_k`, the like on the left, and
-    `|M - A Omega B|_2 <= g`. It exceeds 1000 roundings, for moments too ill-conditioned, where it was not reached.
-
-    Args:
-        eigenvalues: `lam_a mu_b`, shape (r, r'), 0 outside the range of a moment, where W is 0.
-        asked: M, shape (r, r').
-        decay: g, a scalar, at least 0; at 0 the start, `M/(lam mu)`, is returned without a step.
-
-    Works under jit, vmap and grad: derivatives are those of the optimum, by one linear solve in r r' numbers.
-    """
-    W = _optimal(eigenvalues, jnp.where(eigenvalues > 0, asked, 0), decay)
-    return W, certificate(W, eigenvalues, asked, decay)
-
-
 def is_certified(found: Array) -> Array:
     """Whether a certificate says that the optimum was reached, to the rounding of its dtype."""
     return found <= PRECISION * jnp.finfo(found.dtype).eps
@@ -52,7 +31,24 @@ def certificate(W: Array, eigenvalues: Array, asked: Array, decay: Array) -> Arr
 
 
 @jax.custom_jvp
-def _optimal(eigenvalues: Array, asked: Array, decay: Array) -> Array:
+@exact_products
+def nuclear_optimum(eigenvalues: Array, asked: Array, decay: Array) -> tuple[Array, Array]:
+    """`argmin_W (1/2) sum_ab lam_a mu_b W_ab^2 - <M, W> + g |W|_*`, and its certificate, a scalar (T24).
+
+    In the eigenbases of the token moments A and B that is `(1/2) tr(Omega^T A Omega B) - tr(M^T Omega)` and the decay
+    `(g/2)(|W_Q|_F^2 + |W_K|_F^2)` of the best factors of Omega. Proximal gradient with momentum, restarted where it
+    overshoots: singular values are lowered by g over the largest curvature, a step at a time. The certificate is how
+    far optimality is from exact over `|M|_2`: `(M - A Omega B) v_k = g u_k`, the like on the left, and
+    `|M - A Omega B|_2 <= g`. It exceeds 1000 roundings, for moments too ill-conditioned, where it was not reached.
+
+    Args:
+        eigenvalues: `lam_a mu_b`, shape (r, r'), 0 outside the range of a moment, where W is 0.
+        asked: M, shape (r, r').
+        decay: g, a scalar, at least 0; at 0 the start, `M/(lam mu)`, is returned without a step.
+
+    Works under jit, vmap and grad: derivatives are those of the optimum, by one linear solve in r r' numbers.
+    """
+    asked = jnp.where(eigenvalues > 0, asked, 0)
     start = jnp.where(eigenvalues > 0, asked / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
     step = _step_size(eigenvalues)
 
@@ -74,23 +70,32 @@ def _optimal(eigenvalues: Array, asked: Array, decay: Array) -> Array:
 
     one = jnp.ones((), asked.dtype)
     first = jnp.where(decay > 0, jnp.inf, 0).astype(asked.dtype)
-    return lax.while_loop(unfinished, advance, (start, start, one, 0, first))[0]
+    W, *_, error = lax.while_loop(unfinished, advance, (start, start, one, 0, first))
+    return W, error
 
 
-@_optimal.defjvp
-def _optimal_jvp(primals, tangents):
+@nuclear_optimum.defjvp
+@exact_products
+def _nuclear_optimum_jvp(primals, tangents):
     """`W = lowered(W + h (M - lam mu W), h g)` moves as its right side does (the implicit function theorem)."""
-    W = _optimal(*primals)
-    step = lax.stop_gradient(_step_size(primals[0]))
+    W, error = nuclear_optimum(*primals)
+    eigenvalues, _, decay = primals
+    inside = eigenvalues > 0
+    step = lax.stop_gradient(_step_size(eigenvalues))
 
     def advanced(W, eigenvalues, asked, decay):
-        return lowered(W + step * (asked - eigenvalues * W), step * decay)
+        return jnp.where(inside, lowered(W + step * (asked - eigenvalues * W), step * decay), 0)
 
-    _, moved = jax.jvp(partial(advanced, W), primals, tangents)
-    slope = jax.jacfwd(advanced)(W, *primals).reshape(W.size, W.size)
-    # outside the ranges nothing moves, and 1 - slope is 0 there
-    outside = jnp.diag((primals[0] <= 0).ravel().astype(W.dtype))
-    return W, jnp.linalg.solve(jnp.eye(W.size, dtype=W.dtype) - slope + outside, moved.ravel()).reshape(W.shape)
+    def implicit():
+        _, moved = jax.jvp(partial(advanced, W), primals, tangents)
+        slope = jax.jacfwd(advanced)(W, *primals).reshape(W.size, W.size)
+        return jnp.linalg.solve(jnp.eye(W.size, dtype=W.dtype) - slope, moved.ravel()).reshape(W.shape)
+
+    def undecayed():
+        curved, asked = tangents[:2]
+        return jnp.where(inside, (asked - curved * W) / jnp.where(inside, eigenvalues, 1), 0)
+
+    return (W, error), (lax.cond(decay > 0, implicit, undecayed), jnp.zeros_like(error))
 
 
 def _step_size(eigenvalues: Array) -> Array:

@@ -18,12 +18,7 @@ from jax import Array
 from benchmarks import peers
 from benchmarks.timing import ceilings, interleaved, ratio
 from sims.engines.ensemble import train
-from sims.models.toy import (
-    Task,
-    Toy,
-    activations,
-    training,
-)
+from sims.models.toy import Problem, Toy, activations, start_and_update
 from svtheory import BernoulliUniform, single_pair
 
 N, D, KEYS, BATCH, P, RATE, STEPS = 20, 10, 8, 256, 0.05, 3e-3, 100
@@ -69,17 +64,17 @@ def ours(
 ) -> Callable[[], Array]:
     """The ensemble trainer of `sims`."""
     members, D, N = start["W"].shape
-    begin, update = training(
+    begin, update = start_and_update(
         lambda rngs: Toy(N, D, D, rngs=rngs), objective="softmax", n_keys=n_keys, batch=batch, rate=rate, steps=steps
     )
     keys = jax.random.split(jax.random.key(1), members)
     fresh = jax.vmap(begin)(keys) | {"parameters": jax.tree.map(jnp.asarray, start)}
     laws = jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(members, p, jnp.float32))
-    tasks = Task(laws, jnp.broadcast_to(target, (members, N, N)), jnp.ones(members, jnp.float32))
+    problems = Problem(laws, jnp.broadcast_to(target, (members, N, N)), jnp.ones(members, jnp.float32))
 
     def run() -> Array:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            _, history = train(update, fresh, keys, steps, tasks, every=steps, chunk=steps)
+            _, history = train(update, fresh, keys, steps, problems, every=steps, chunk=steps)
         return history["reconstruction"][-1] + history["attention"][-1]
 
     return run

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from proofs import book, theorems
-from proofs.verifier import Report
+from proofs.engine.verifier import Report
+from proofs.experiments import experiments_of
 
 
 def as_record(report: Report) -> dict:
@@ -23,12 +24,13 @@ def as_record(report: Report) -> dict:
         "id": theorem.id,
         "title": theorem.title,
         "statement": theorem.statement,
+        "predicts": theorem.predicts,
         "hypotheses": {name: str(statement) for name, statement in theorem.hypotheses.items()},
         "claim": "; ".join(f"{name}: {statement}" for name, statement in theorem.claim.items()),
         "scope": theorem.scope,
         "status": theorem.status,
         "functions": list(theorem.functions),
-        "experiment": theorem.experiment,
+        "experiments": experiments_of(theorem.id),
         "ok": report.ok,
         "steps": [asdict(step) for step in report.steps],
         "controls": [asdict(control) for control in report.controls],
@@ -39,13 +41,14 @@ def as_record(report: Report) -> dict:
 def as_table(reports: list[Report]) -> Table:
     """A report per row, for people."""
     table = Table(title="Theorems", caption="controls are false neighbours, which the same machinery must reject")
-    for column in ("", "theorem", "scope", "status", "steps", "controls", "s", "verdict"):
+    for column in ("", "theorem", "scope", "status", "tested by", "steps", "controls", "s", "verdict"):
         table.add_column(column, justify="right" if column in {"steps", "controls", "s"} else "left")
     for report in reports:
         theorem, held = report.theorem, sum(step.ok for step in report.steps)
         rejected = sum(control.rejected for control in report.controls)
         table.add_row(
-            theorem.id, theorem.title, theorem.scope, theorem.status, f"{held}/{len(report.steps)}",
+            theorem.id, theorem.title, theorem.scope, theorem.status,
+            ", ".join(experiments_of(theorem.id)) or "no experiment", f"{held}/{len(report.steps)}",
             f"{rejected}/{len(report.controls)}", f"{report.seconds:.1f}", "ok" if report.ok else "FAILS",
         )  # fmt: skip
     return table
@@ -54,16 +57,10 @@ def as_table(reports: list[Report]) -> Table:
 def explain_failures(reports: list[Report], console: Console) -> None:
     """Print each step that failed and each control that was let through."""
     for report in reports:
-        for step in report.steps:
-            if not step.ok:
-                console.print(
-                    f"{report.theorem.id}: step '{step.name}' left {step.residual or step.error}", markup=False
-                )
-        for control in report.controls:
-            if not control.rejected:
-                console.print(
-                    f"{report.theorem.id}: control '{control.name}' not rejected {control.residual}", markup=False
-                )
+        wrong = [f"step '{step.name}' left {step.residual or step.error}" for step in report.steps if not step.ok]
+        wrong += [f"control '{c.name}' not rejected {c.residual}" for c in report.controls if not c.rejected]
+        for line in wrong:
+            console.print(f"{report.theorem.id}: {line}", markup=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

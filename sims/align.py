@@ -22,10 +22,7 @@ which sides are beyond chance (Besag and Clifford): p is what it would be at mos
 --draws allows, or as one side alone would need.
 """
 
-import math
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,50 +31,36 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
-from jax import Array
 from matplotlib.axes import Axes
-from scipy.stats import false_discovery_control
 
+from sims.lab.aligned import AXES, LEVEL, compared, nulls, unit
 from sims.lab.arrays import read_arrays
 from sims.lab.command import command
-from sims.lab.directions import (
-    READINGS,
-    ROUND,
-    SIDES,
-    balanced_heads,
-    matched_directions,
-    of_head,
-    readings,
-    token_moments,
-)
-from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
-from svtheory import HeadBundle, alignment_p_value, chance_alignment, load_heads
-from svtheory.checks import InputError, whole
-from svtheory.heads.sequential import sequential_p_values
+from sims.lab.directions import SIDES
+from sims.lab.sources import bundle_file
+from svtheory import HeadBundle, load_heads
+from svtheory.checks import InputError
+from svtheory.instruments.survey import each
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
-LEVEL = 0.05
-AXES = ("layer", "head", "side", "reading")
-CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
+THEOREMS = ("T12", "T15")
 LABELS = 24  # heads named below the figure, at most
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = "induction_ft000"
     """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
     features: Annotated[str, tyro.conf.arg(metavar="FILE")] = "W_E"
     """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
-    draws: int = 999
+    draws: Annotated[int, at_least(19)] = 999
     """Random heads of a kind behind a p-value, at most, or as many as one side alone needs."""
     seed: int = 0
     """Seed of the random directions."""
-
-    def __post_init__(self):
-        whole("--draws", self.draws, 19)
 
 
 SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(draws=99_999)}
@@ -91,8 +74,7 @@ def run(config: Config, folder: Path) -> Outcome:
     results = compared(bundle, jnp.asarray(unit(features, 0), jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
     results = results.assign_attrs({**bundle.metadata, **names})
-    places = product(*(range(results.sizes[name]) for name in ("layer", "head", "side", "reading")))
-    rows = [row(results.isel(layer=i, head=j, side=k, reading=r)) for i, j, k, r in places]
+    rows = [row(here) for here in each(results, *AXES)]
     return Outcome(summary(results), results, {"align": exhibit(results)}, rows)
 
 
@@ -123,135 +105,12 @@ def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
     return X
 
 
-def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
-    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
-
-
-def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
-    """Best cosines of every vector with the features, and those of random heads where there are tokens."""
-    layers = len(bundle.W_Q)
-    biased, epsilon = bundle.query_bias, max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
-    weights = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)]
-    moments = None
-    if bundle.attn_in is not None:
-        check_tokens_differ(bundle.attn_in)
-        tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(layers, -1, len(features))
-        moments = jax.jit(partial(jax.lax.map, token_moments))(tokens)
-
-    def of_layer(given):
-        heads, moments = given
-        return jax.lax.map(lambda head: of_head(head[0], head[1], features, moments, epsilon), heads)
-
-    given = ((weights, biased), moments)
-    found = jax.tree.map(np.asarray, jax.jit(partial(jax.lax.map, of_layer))(given))
-    check_values_held(found["singular_value"])
-    results = labelled(found, features, moments)
-    if moments is not None:
-        results = results.merge(chance(results.largest_cosine, weights, biased, features, moments, key, draws))
-    for name in nulls(results):
-        p = results[f"{name}_p"].values
-        adjusted = false_discovery_control(p.reshape(-1, p.shape[-1]), axis=0)
-        results[f"{name}_adjusted_p"] = AXES, adjusted.reshape(p.shape)
-    return results
-
-
-def chance(
-    largest: xr.DataArray,
-    weights: list[Array],
-    biased: np.ndarray,
-    features: Array,
-    moments: Any,
-    key: Array,
-    draws: int,
-) -> xr.Dataset:
-    """What random heads of both kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
-    layers, heads, sides, _ = largest.shape
-    tests = layers * heads * sides
-    most = max(draws, math.ceil(2 * tests / LEVEL) - 1)  # with fewer, no side by itself could be beyond chance
-    centred = np.stack([biased, np.ones_like(biased)], axis=2).astype(int)
-
-    @cache
-    def matched(layer: int, number: int) -> np.ndarray:
-        """Random directions of a layer in a round, (ROUND, head, side, reading, 3)."""
-        at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
-        drawn = matched_directions(at, weights[0].shape[2], features, [x[layer] for x in moments])
-        return np.asarray(drawn)[:, centred[layer]]
-
-    def balanced(layer: int, number: int, wanted: np.ndarray) -> np.ndarray:
-        """Heads of balanced spectra, (ROUND, head, side, reading)."""
-        at = jax.random.fold_in(jax.random.fold_in(key, layers + layer), number)
-        of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
-        return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, [x[layer] for x in moments]))
-
-    def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
-        def draw(number: int, wanted: np.ndarray) -> np.ndarray:
-            reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
-            wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
-            for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
-                directions = matched(layer, number)
-                of_a_head = directions[..., 0], directions[..., 2], balanced(layer, number, wanted[layer])
-                random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
-                reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
-            return reached.reshape(tests, len(CHANCE), ROUND)
-
-        tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)
-        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.max(axis=1).reshape(largest.shape[:-1])
-
-    p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
-    first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
-    others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
-    columns = {
-        "matched_chance": first[..., 1].mean(axis=0),
-        "matched_chance_of_a_head": first[..., 0].mean(axis=0),
-        "matched_chance_of_a_head_standard_error": first[..., 0].std(axis=0, ddof=1) / ROUND**0.5,
-        "balanced_chance_of_a_head": others.mean(axis=0),
-        "balanced_chance_of_a_head_standard_error": others.std(axis=0, ddof=1) / ROUND**0.5,
-        "random_p": p,
-        "random_draws": count,
-    }
-    return xr.Dataset({name: (AXES, x) for name, x in columns.items()} | {"draws_at_most": most})
-
-
-def labelled(found: dict[str, np.ndarray], features: Array, moments: Any) -> xr.Dataset:
-    """The findings by name, vectors that cannot be named left out, with isotropic chance and its p-values."""
-    D, N = features.shape
-    dead = np.flatnonzero(~np.asarray(features).any(axis=0))
-    alive = N - len(dead)
-    layers, heads, K = found["named"].shape
-    dims = {"singular_value": (*AXES[:2], "pair"), "named": (*AXES[:2], "pair")}
-    dims |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), (*AXES, "pair"))
-    results = xr.Dataset(
-        {name: (dims[name], array) for name, array in found.items()} | {"dead_feature": ("dead", dead)},
-        {
-            "layer": range(layers),
-            "head": range(heads),
-            "side": list(SIDES),
-            "reading": list(readings(moments)),
-            "pair": range(1, K + 1),
-        },
-        {"n_features": N},
-    )
-    results["best_cosine"] = results.best_cosine.where(results.named)
-    largest = results["largest_cosine"] = results.best_cosine.max("pair").fillna(0)
-    results["isotropic_chance"] = chance_alignment(D, alive)
-    results["isotropic_chance_of_a_head"] = chance_alignment(D, alive * K)
-    results["isotropic_p"] = AXES, np.asarray(alignment_p_value(jnp.asarray(largest.values), D, K * alive))
-    return results
-
-
-def nulls(results: xr.Dataset) -> list[str]:
-    """The kinds of chance that were computed."""
-    return [name for name in ("isotropic", "random") if f"{name}_p" in results]
-
-
 def row(here: xr.Dataset) -> dict[str, Any]:
     """One reading of one side of one head: its best aligned vector and its p-values."""
     cosines = here.best_cosine.fillna(0).values
     k, nothing = int(cosines.argmax()), not cosines.any()
-    place = {name: here[name].item() for name in ("layer", "head", "side", "reading")}
     return {
-        **place,
+        **{name: here[name].item() for name in AXES},
         "named": f"{int(here.named.sum())} of {here.named.size}",
         "best |cos|": float("nan") if nothing else float(cosines[k]),
         "pair": "-" if nothing else str(k + 1),

@@ -15,7 +15,7 @@ nearer than 5 % are left out: no theory tells these apart.
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,25 +26,16 @@ from matplotlib.axes import Axes
 
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
-from svtheory import (
-    BernoulliUniform,
-    Scenario,
-    Spectrum,
-    matching,
-    mode_strengths,
-    predict,
-)
-from svtheory.checks import whole
+from sims.lab.curves import by_label, with_error
+from sims.lab.sizes import Precise
+from sims.lab.sweep import Batch, each, grid, sweep
+from svtheory import BernoulliUniform, Scenario, Spectrum, matching, mode_strengths, predict
 from svtheory.geometry import antipodal, simplex, tegum
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.options import at_least
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
+THEOREMS = ("T7",)
 OBJECTIVES = ("square", "softmax")
 KINDS = ("orthonormal", "polytopes", "random frame", "equal targets")
 TOLERANCE = {"square": 0.01, "softmax": 0.1}
@@ -55,37 +46,26 @@ PROBABILITY, N_KEYS = 0.2, 8
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Precise):
     """Size of the experiment."""
 
-    copies: int = 1
+    copies: Annotated[int, at_least(1)] = 1
     """Copies c of the block of features: D = 9 c, 6 c pairs, head dimension H = 3 c."""
-    square_seeds: int = 5
+    square_seeds: Annotated[int, at_least(2)] = 5
     """Random heads for each number of pairs, squared objective."""
-    softmax_seeds: int = 2
+    softmax_seeds: Annotated[int, at_least(2)] = 2
     """Random heads for each number of pairs, softmax objective."""
-    square_steps: int = 300
+    square_steps: Annotated[int, at_least(1)] = 300
     """Steps of L-BFGS, squared objective."""
-    softmax_steps: int = 40
+    softmax_steps: Annotated[int, at_least(1)] = 40
     """Steps of L-BFGS, softmax objective."""
-    contexts: int = 4096
+    contexts: Annotated[int, at_least(1)] = 4096
     """Sampled contexts a head, softmax objective."""
-    seed: int = 0
-    """Random seed."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Precision of the whole run."""
 
     @property
     def room(self) -> int:
         """The head dimension H."""
         return 3 * self.copies
-
-    def __post_init__(self):
-        whole("copies", self.copies, 1)
-        for name in ("square_seeds", "softmax_seeds"):
-            whole(name, getattr(self, name), 2)
-        for name in ("square_steps", "softmax_steps", "contexts"):
-            whole(name, getattr(self, name), 1)
 
 
 SCALES = {
@@ -97,36 +77,29 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Predict, train and compare for each kind of features and each number of pairs, under both objectives."""
-    tables = [_train(config, objective, folder) for objective in OBJECTIVES]
-    results = xr.concat(tables, "head")
-    rows = _rows(results)
-    return Outcome(_summary(results, rows), results, {"capacity": _exhibit(results)}, rows)
+    batches = [_heads(config, number, objective) for number, objective in enumerate(OBJECTIVES)]
+    read = partial(_read, config)
+    results = sweep(batches, partial(_train, config), read, checkpoints(folder), ("pair",))
+    results = results.assign_attrs(room=config.room)
+    cells = dict.fromkeys(zip(*(results[name].values for name in ("objective", "kind", "pairs")), strict=True))
+    rows = [_row(results, *cell) for cell in cells]
+    return Outcome(_summary(results), results, {"capacity": _exhibit(results)}, rows)
 
 
-def _train(config: Config, objective: str, folder: Path) -> xr.Dataset:
-    """Shares of all pairs in the heads of one objective."""
-    seeds, steps = {
-        "square": (config.square_seeds, config.square_steps),
-        "softmax": (config.softmax_seeds, config.softmax_steps),
-    }[objective]
-    numbers = [times * config.copies for times in (2, 3, 4, 6)]
-    cells = [(kind, number) for kind in range(len(KINDS)) for number in numbers for _ in range(seeds)]
-    kinds, asked = jnp.array(cells).T
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), OBJECTIVES.index(objective)), len(cells))
-    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
-    build = jax.jit(partial(jax.lax.map, lambda cell: _scenario(config, objective, *cell)))
-    scenarios = build((kinds, asked, keys))
-    training = Training(steps=steps, contexts=config.contexts)
-    label = f"{len(cells)} heads, {objective}"
-    trained = simulate_ensemble(scenarios, keys, training, checkpoints(folder) / objective, label)
-    found = jax.jit(partial(jax.lax.map, lambda cell: _read(config, *cell)))((scenarios, trained))
-    coordinates = {
-        "objective": ("head", [objective] * len(cells)),
-        "kind": ("head", [KINDS[kind] for kind, _ in cells]),
-        "pairs": ("head", np.asarray(asked)),
-    }
-    data = {name: (("head", "pair")[: values.ndim], np.asarray(values)) for name, values in found.items()}
-    return xr.Dataset(data, coordinates, {"room": config.room})
+def _heads(config: Config, number: int, objective: str) -> Batch:
+    """All heads of one objective."""
+    seeds = config.square_seeds if objective == "square" else config.softmax_seeds
+    pairs = [times * config.copies for times in (2, 3, 4, 6)]
+    cells = grid(kind=range(len(KINDS)), pairs=pairs, seed=range(seeds))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), cells["kind"].size)
+    scenarios = each(partial(_scenario, config, objective), cells["kind"], cells["pairs"], keys)
+    labels = {"objective": objective, "kind": np.array(KINDS)[cells["kind"]], "pairs": cells["pairs"]}
+    return Batch(scenarios, keys, labels)
+
+
+def _train(config: Config, scenarios: Scenario, keys: Array, **place: Any) -> Spectrum:
+    steps = config.square_steps if scenarios.objective == "square" else config.softmax_steps
+    return simulate_ensemble(scenarios, keys, Training(steps=steps, contexts=config.contexts), **place)
 
 
 def _blocks(copies: int) -> tuple[Array, np.ndarray]:
@@ -196,17 +169,10 @@ def _sharing(shares: xr.DataArray) -> float:
     return float(((shares > 1 - WHOLE) & (shares < WHOLE)).sum("pair").mean())
 
 
-def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    cells = dict.fromkeys(zip(*(results[name].values for name in ("objective", "kind", "pairs")), strict=True))
-    return [_row(results, *cell) for cell in cells]
-
-
 def _row(results: xr.Dataset, objective: str, kind: str, pairs: int) -> dict[str, Any]:
     heads = results.sel(head=(results.objective == objective) & (results.kind == kind) & (results.pairs == pairs))
     told = heads.sel(head=heads.apart > APART)
     error = _errors(told).mean("head") if told.sizes["head"] else _errors(heads).mean("head")
-    kept = heads.measured.sum("pair")
-    verdict = "holds" if error.theory <= TOLERANCE[objective] else "fails"
     return {
         "objective": objective,
         "features": kind,
@@ -214,17 +180,17 @@ def _row(results: xr.Dataset, objective: str, kind: str, pairs: int) -> dict[str
         "heads": heads.sizes["head"],
         "told apart": told.sizes["head"],
         "kept": float(heads.predicted.sum("pair").mean()),
-        "measured": f"{kept.mean():.3f} ± {kept.std(ddof=1) / np.sqrt(kept.size):.3f}",
+        "measured": with_error(heads.measured.sum("pair")),
         "sharing": _sharing(heads.predicted),
         "seen": _sharing(heads.measured),
         "|error|": float(error.theory),
         "if cut off": float(error.cut_off),
         "chance": float(error.chance),
-        "verdict": verdict if told.sizes["head"] else "not unique",
+        "holds": bool(error.theory <= TOLERANCE[objective]) if told.sizes["head"] else None,
     }
 
 
-def _summary(results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(results: xr.Dataset) -> dict[str, Any]:
     summary: dict[str, Any] = {"heads": results.sizes["head"]}
     for objective in OBJECTIVES:
         crowded = (results.objective == objective) & (results.pairs > results.attrs["room"]) & (results.apart > APART)
@@ -232,13 +198,7 @@ def _summary(results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
         summary |= {f"mean_absolute_error_share_{objective}_{name}": error[name].mean().item() for name in error}
         spread = error.theory.std(ddof=1).item() / np.sqrt(error.sizes["head"])
         summary[f"mean_absolute_error_share_{objective}_theory_standard_error"] = spread
-    judged = [row["verdict"] for row in rows if row["verdict"] != "not unique"]
-    return summary | {
-        "rows": len(rows),
-        "rows_judged": len(judged),
-        "rows_that_hold": judged.count("holds"),
-        "holds": judged.count("holds") == len(judged),
-    }
+    return summary
 
 
 def _exhibit(results: xr.Dataset) -> Exhibit:
@@ -248,8 +208,8 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
         style = {"fmt": "os^D"[number], "color": colour}
         kept = square.sel(head=square.kind == kind)[["predicted", "measured"]].sum("pair").groupby("pairs")
         mean, deviation = kept.mean(), kept.std(ddof=1)
-        counts.plot(mean.pairs, mean.predicted, color=colour)
         beside = mean.pairs + 0.08 * (number - 1.5) * results.attrs["room"] / 3
+        counts.plot(mean.pairs, mean.predicted, color=colour)
         measured(counts, beside, mean.measured, deviation.measured, label=kind, **style)
         for ax, objective in zip(scatters, OBJECTIVES, strict=True):
             told = results.sel(head=(results.objective == objective) & (results.kind == kind) & (results.apart > APART))
@@ -272,12 +232,10 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
 
 def _draw_errors(ax: Axes, heads: xr.Dataset) -> None:
     """Mean |error| of a pair's share against the number of pairs."""
-    grouped = _errors(heads).groupby("pairs")
-    mean, deviation, number = grouped.mean(), grouped.std(ddof=1), grouped.count()
+    mean, error = by_label(_errors(heads), "pairs")
     labels = {"theory": "T7", "cut_off": "optimum cut off", "chance": "chance, H of the pairs"}
     for (name, label), colour, shape in zip(labels.items(), COLOURS, "os^", strict=False):
-        error = deviation[name] / np.sqrt(number[name])
-        measured(ax, mean.pairs, mean[name], error, fmt=f"{shape}-", color=colour, label=label)
+        measured(ax, mean.pairs, mean[name], error[name], fmt=f"{shape}-", color=colour, label=label)
     ax.axvline(heads.attrs["room"], color=GREY, linestyle=":", label="head dimension H")
     ax.set(
         xlabel="pairs asked for", ylabel="mean |predicted - measured| share", title="which ones: three guesses, square"

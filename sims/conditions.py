@@ -33,6 +33,7 @@ from svtheory.checks import InputError
 from svtheory.reports.plotting import COLOURS, chance_line, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ()  # it says what theory predicts, and measures nothing
 REQUIRED = ("query_features", "key_features", "target")
 OF_A_LAW = ("probabilities", "mean", "covariance")
 LABELS = 30  # pairs named below the figure, at most

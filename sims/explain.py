@@ -31,7 +31,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -45,22 +45,20 @@ from sims.lab.command import command
 from sims.lab.sources import bundle_file
 from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
-from svtheory.checks import InputError, index, whole
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.checks import InputError, index
+from svtheory.instruments.survey import each
+from svtheory.reports.options import Options, at_least
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T16",)
 COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
 INPUTS = ("query_inputs", "key_inputs")
 SHOWN = 16  # singular values in the figure
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = induction.NAME
@@ -73,16 +71,12 @@ class Config:
     """The head."""
     centre_query: bool | None = None
     """Whether the head can centre its queries; none: if it has a query bias that is not zero."""
-    samples: int = 2000
+    samples: Annotated[int, at_least(100)] = 2000
     """Sequences, without FILE."""
-    draws: int = 999
+    draws: Annotated[int, at_least(19)] = 999
     """Random heads behind a p-value, or more if many hypotheses need it, and permuted templates to draw."""
     seed: int = 0
     """Seed of sequences, random heads and permutations."""
-
-    def __post_init__(self):
-        whole("--samples", self.samples, 100)
-        whole("--draws", self.draws, 19)
 
 
 SCALES = {"quick": Config(), "paper": Config(samples=10_000, draws=9999), "full": Config(samples=10_000, draws=99_999)}
@@ -142,16 +136,12 @@ def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     """The explanations side by side."""
-
-    def rivals(name):
-        return [other for key, other in found.items() if key != name]
-
     columns = {
         "functional_cosine": [e.functional_cosine for e in found.values()],
         "weight_cosine": [e.cosine for e in found.values()],
         "p_value": [e.p_value for e in found.values()],
         "p_value_for_all": [min(1, len(found) * float(e.p_value)) for e in found.values()],
-        "margin": [e.margin(*rivals(name)) for name, e in found.items()],
+        "margin": [e.margin(*(rival for name, rival in found.items() if name != own)) for own, e in found.items()],
         "rank": [e.rank for e in found.values()],
         "time": [e.time for e in found.values()],
         "unvisited": [e.unvisited for e in found.values()],
@@ -164,6 +154,10 @@ def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     pairs = data["measured_value"][1].size
     axes = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, pairs + 1)}
     return xr.Dataset(data, axes)
+
+
+def _best(results: xr.Dataset) -> xr.Dataset:
+    return results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)))
 
 
 def _explained(results: xr.Dataset) -> xr.DataArray:
@@ -187,12 +181,12 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "training time": float(here.time),
             "weights never exercised": f"{float(here.unvisited):.2%}",
         }
-        for here in (results.isel(hypothesis=i) for i in range(results.sizes["hypothesis"]))
+        for here in each(results, "hypothesis")
     ]
 
 
 def _summary(results: xr.Dataset) -> dict[str, Any]:
-    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)))
+    best = _best(results)
     return {
         "hypotheses": results.sizes["hypothesis"],
         "best_hypothesis": str(best.hypothesis.item()),
@@ -214,7 +208,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
 def _exhibit(results: xr.Dataset) -> Exhibit:
     figure, ((cosines, values),) = panels(2, width=5.2, height=4.0)
     _draw_cosines(cosines, results)
-    best = results.isel(hypothesis=int(np.argmax(results.functional_cosine.values)), pair=slice(SHOWN))
+    best = _best(results).isel(pair=slice(SHOWN))
     values.plot(best.pair, best.predicted_value, color=COLOURS[1], label=f'predicted by "{best.hypothesis.item()}"')
     measured(values, best.pair, best.measured_value, label="the head's own")
     values.set(xlabel="pair k", ylabel=r"singular value $\sigma_k$", ylim=(0, None))

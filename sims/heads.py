@@ -18,11 +18,9 @@ of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
@@ -31,43 +29,39 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.sources import bundle_file, check_tokens_differ, check_values_held
-from svtheory import (
-    HeadBundle,
-    chance_alignment,
-    effective_rank,
-    kantorovich_bound,
-    load_heads,
-    nameable,
-    spectrum,
-)
-from svtheory.checks import whole
-from svtheory.geometry import frame_bounds
-from svtheory.prediction import training_condition_number
+from sims.lab.sources import bundle_file, check_values_held
+from sims.lab.token_bounds import TIMES, token_bounds
+from svtheory import Head, HeadBundle, effective_rank, load_heads, nameable, spectrum
+from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ()  # it states the bounds of T3 and T17 and the gaps of T14, and holds nothing to them
 EPSILON = float(np.finfo(np.float32).eps)
-TIMES = np.geomspace(1e-2, 1e6, 97)
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
+SPECTRA = (
+    "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
+    "hollow points cannot be named."
+)
+BOUNDS = (
+    " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
+    "for a time (lines), and at its end (points, with standard errors)."
+)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     bundle: tyro.conf.Positional[str] = "tinystories_260k"
     """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
-    resamples: int = 100
+    resamples: Annotated[int, at_least(2)] = 100
     """Bootstrap samples behind a standard error."""
-    gaussians: int = 100
+    gaussians: Annotated[int, at_least(2)] = 100
     """Heads of Gaussian factors to compare with."""
     seed: int = 0
     """Seed of bootstrap and Gaussian factors."""
-
-    def __post_init__(self):
-        for name in ("resamples", "gaussians"):
-            whole(f"--{name}", getattr(self, name), 2)
 
 
 SCALES = {
@@ -81,60 +75,44 @@ def run(config: Config, folder: Path) -> Outcome:
     """Read the bundle; decompose its heads; where it has inputs, bound the alignment they allow."""
     bundle = load_heads(bundle_file(config.bundle))
     first, second = jax.random.split(jax.random.key(config.seed))
-    results = _heads(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
+    results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
     if bundle.attn_in is not None:
-        results = results.merge(_layers(bundle, second, config.resamples))
+        results = results.merge(token_bounds(bundle, second, config.resamples))
     results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
-    rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
+    rows = [_row(head) for head in each(results, *PLACE)]
     return Outcome(_summary(results), results, _figures(results), rows)
 
 
-def _heads(bundle: HeadBundle) -> xr.Dataset:
+def _spectra(bundle: HeadBundle) -> xr.Dataset:
     """The spectrum of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    bundle.check_bilinear()
-    layers, heads, d_head, d_model = bundle.W_Q.shape
-    flat = [jnp.asarray(W, jnp.float32).reshape(-1, d_head, d_model) for W in (bundle.W_Q, bundle.W_K)]
-    rounding = d_model * max(EPSILON, bundle.epsilon)
+    axes = {"left": ("dimension", "pair"), "right": ("dimension", "pair"), "rank": (), "effective_rank": ()}
+    axes |= dict.fromkeys(("singular_value", "gap", "named"), ("pair",))
+    rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
+    found = over_heads(_spectrum, bundle, axes, shared=(rounding,))
+    check_values_held(found.singular_value.values)
+    norms = 1.0 if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2)).astype(float)
+    scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
+    found["largest_score"] = (found.singular_value[..., 0] * scale).drop_vars("pair", errors="ignore")
+    zero = found["numerically_zero"] = found.largest_score < EPSILON
+    named = found["named"] = found.named & ~zero
+    for name, known in {"left": named, "right": named, "gap": ~zero, "effective_rank": ~zero}.items():
+        found[name] = found[name].where(known)
+    found["rank"] = found["rank"].where(~zero, 0)
+    return found.assign_coords(pair=range(1, found.sizes["pair"] + 1))
 
-    def read(factors):
-        s = spectrum(*factors)
-        error = rounding * s.values[0]
-        return s, nameable(s, error), (s.values > error).sum(), effective_rank(s.values)
 
-    found, named, rank, effective = jax.jit(partial(jax.lax.map, read))(tuple(flat))
-    check_values_held(np.reshape(found.values, (layers, heads, -1)))
-    norms = np.ones(layers) if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2))
-    by_head = partial(np.reshape, shape=(layers, heads))
-    divisors = np.array(bundle.scoring.divisors)
-    score = by_head(found.values[:, 0]) * norms[:, None].astype(float) ** 2 / divisors[:, None]
-    zero = score < EPSILON
-    named = np.asarray(named).reshape(layers, heads, -1) & ~zero[..., None]
-    pair, vector = ("layer", "head", "pair"), ("layer", "head", "dimension", "pair")
-    shaped = {name: np.reshape(x, (layers, heads, *x.shape[1:])) for name, x in vars(found).items()}
-    return xr.Dataset(
-        {
-            "singular_value": (pair, shaped["values"]),
-            "gap": (pair, np.where(zero[..., None], np.nan, shaped["gaps"])),
-            "named": (pair, named),
-            "left": (vector, np.where(named[:, :, None], shaped["left"], np.nan)),
-            "right": (vector, np.where(named[:, :, None], shaped["right"], np.nan)),
-            "rank": (("layer", "head"), np.where(zero, 0, by_head(rank))),
-            "effective_rank": (("layer", "head"), np.where(zero, np.nan, by_head(effective))),
-            "largest_score": (("layer", "head"), score),
-            "numerically_zero": (("layer", "head"), zero),
-        },
-        {"layer": range(layers), "head": range(heads), "pair": range(1, shaped["values"].shape[-1] + 1)},
-    )
+def _spectrum(head: Head, rounding: Array) -> dict[str, Array]:
+    """The spectrum of one head, whose vectors can be named where gaps are above `rounding` times sigma_1."""
+    s = spectrum(head.W_Q, head.W_K)
+    error = rounding * s.values[0]
+    rank = (s.values > error).sum()
+    found = {"singular_value": s.values, "gap": s.gaps, "left": s.left, "right": s.right}
+    return found | {"named": nameable(s, error), "rank": rank, "effective_rank": effective_rank(s.values)}
 
 
 def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Dataset:
     """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries."""
-
-    def draw(key):
-        s = spectrum(*jax.random.normal(key, (2, *shape)))
-        return s.values / s.values[0], effective_rank(s.values)
-
-    values, effective = (np.asarray(x) for x in jax.jit(partial(jax.lax.map, draw))(jax.random.split(key, draws)))
+    values, effective = (np.asarray(x) for x in _drawn(shape, jax.random.split(key, draws)))
     return xr.Dataset(
         {
             "gaussian_value": ("pair", values.mean(axis=0)),
@@ -144,55 +122,21 @@ def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Datase
     )
 
 
-def _layers(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
-    """By layer and side: condition number of the token moment and the bounds it implies, with standard errors."""
-    assert bundle.attn_in is not None
-    _, sequences, positions, d_model = bundle.attn_in.shape
-    check_tokens_differ(bundle.attn_in)
-    # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
-    centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
-    counts = jax.random.randint(key, (resamples, sequences), 0, sequences)
-    times = jnp.asarray(TIMES, jnp.float32)
+@partial(jax.jit, static_argnums=0)
+def _drawn(shape: tuple[int, ...], keys: Array) -> tuple[Array, Array]:
+    def draw(key):
+        s = spectrum(*jax.random.normal(key, (2, *shape)))
+        return s.values / s.values[0], effective_rank(s.values)
 
-    def extremes(tokens, centred, chosen):
-        """Extreme eigenvalues of the moments of the chosen sequences, shape (side, 2)."""
-        rows = tokens[chosen].reshape(-1, d_model)
-        moments = [rows - jnp.where(middle, rows.mean(axis=0, keepdims=True), 0) for middle in centred]
-        return jnp.stack([jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments])
-
-    def read(layer, chosen):
-        tokens, centred = layer
-        m, L = extremes(tokens, centred, chosen).T
-        kappa = L / m
-        # in units of the fastest mode only kappa is left of m and L
-        shorter = training_condition_number(1 / kappa[:, None], 1.0, times[None, :])
-        return kappa, kantorovich_bound(kappa), kantorovich_bound(shorter), jnp.prod(L)
-
-    def with_errors(layer):
-        resampled = jax.lax.map(lambda chosen: read(layer, chosen), counts)
-        return read(layer, jnp.arange(sequences)), [x.std(axis=0, ddof=1) for x in resampled]
-
-    layers = jnp.asarray(bundle.attn_in, jnp.float32), centred
-    found, errors = jax.jit(partial(jax.lax.map, with_errors))(layers)
-    side = ("layer", "side")
-    axes = {"condition": side, "bound": side, "bound_at_time": (*side, "time"), "fastest_rate": ("layer",)}
-    means, deviations = (
-        {f"{name}{suffix}": (dims, np.asarray(x)) for (name, dims), x in zip(axes.items(), given, strict=True)}
-        for given, suffix in ((found, ""), (errors, "_standard_error"))
-    )
-    scalars = {"tokens": ((), sequences * positions), "chance_cosine": ((), chance_alignment(d_model))}
-    scalars |= {"query_bias": (("layer", "head"), bundle.query_bias), "centred": (side, centred)}
-    return xr.Dataset({**means, **deviations, **scalars}, {"side": ["query", "key"], "time": TIMES})
+    return jax.lax.map(draw, keys)
 
 
-def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
+def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: its first singular value, rank and nameable pairs, and what its layer's tokens allow."""
-    here = results.sel(layer=layer, head=head)
     zero = bool(here.numerically_zero)
     sigma = float(here.singular_value[0])
     row = {
-        "layer": layer,
-        "head": head,
+        **{name: int(here[name]) for name in PLACE},
         "sigma_1": sigma,
         "gap_1/sigma_1": float("nan") if zero else float(here.gap[0]) / sigma,
         "effective rank": float(here.effective_rank),
@@ -200,7 +144,7 @@ def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
         "largest score": float(here.largest_score),
         "directions named": "none: numerically zero" if zero else f"{int(here.named.sum())} of {here.named.size}",
     }
-    for side in results.side.values if "side" in results.dims else ():
+    for side in here.side.values if "side" in here.dims else ():
         there = here.sel(side="key" if bool(here.query_bias) else side)
         row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
         below = " (below chance)" if there.bound < there.chance_cosine else ""
@@ -245,18 +189,12 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
 
 def _figures(results: xr.Dataset) -> dict[str, Exhibit]:
     figure, axes = panels(columns=1 + ("side" in results.dims))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
+    colours = layer_colours(results)
     _draw_spectra(axes[0, 0], results, colours)
-    caption = (
-        "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
-        "hollow points cannot be named."
-    )
+    caption = SPECTRA
     if "side" in results.dims:
         _draw_bounds(axes[0, 1], results, colours)
-        caption += (
-            " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
-            "for a time (lines), and at its end (points, with standard errors)."
-        )
+        caption += BOUNDS
     return {"heads": Exhibit(figure, caption)}
 
 
@@ -267,13 +205,12 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     relative = shown / shown.isel(pair=0)
     ax.plot(results.pair, results.gaussian_value, color="black", label="Gaussian factors")
     for layer, colour in enumerate(colours):
-        label = f"layer {layer}"
         for head in range(heads):
             x = results.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
             y, named = relative[layer, head].values, results.named[layer, head].values
-            ax.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=3.5, alpha=0.8)
-            ax.plot(x[named], y[named], "o", color=colour, markersize=3.5, alpha=0.8, label=label)
-            label = None
+            style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
+            ax.plot(x, y, "o", markerfacecolor="none", **style)
+            ax.plot(x[named], y[named], "o", label=None if head else f"layer {layer}", **style)
     if zero == results.numerically_zero.size:
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
     title = f"{results.attrs['bundle']}: {results.numerically_zero.size} heads" + (f", {zero} zero" if zero else "")
@@ -295,8 +232,9 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
     chance_line(ax, float(results.chance_cosine))
     levels = (0.05, 0.1, 0.2, 0.5, 1)
-    ax.set(xscale="log", yscale="log", title="least alignment, single pair")
-    ax.set(yticks=levels, yticklabels=map(str, levels))
+    ax.set(
+        xscale="log", yscale="log", title="least alignment, single pair", yticks=levels, yticklabels=map(str, levels)
+    )
     ticks = {0.01: "0.01", 1: "1", 100: "100", 1e4: "10⁴", 1e6: "10⁶", np.sqrt(ends[0, 0] * ends[-1, 1]): "end"}
     ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))
     ax.minorticks_off()

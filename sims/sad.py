@@ -26,11 +26,10 @@ of contributions that falls on such pairs is reported, their terms are not named
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
@@ -38,23 +37,19 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sims.lab import sparser
 from sims.lab.command import command
 from sims.lab.sources import check_values_held, read_heads
-from sims.lab.sparser import LEVEL
 from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
-from svtheory.checks import whole
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
+from svtheory.instruments import sparser
+from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
 from svtheory.numerics import positive
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.reports.options import Options, at_least
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T11", "T22")
 MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
 PUBLISHED = {  # each rule with the conventions it was published in
     "sad2024": ("sad2024", "augmented-last"),
@@ -65,25 +60,21 @@ PUBLISHED = {  # each rule with the conventions it was published in
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     model: tyro.conf.Positional[str] = "tinystories_260k"
     """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a checkpoint."""
     text: str = ""
     """Text file that a checkpoint reads."""
-    sequences: int = 40
+    sequences: Annotated[int, at_least(2)] = 40
     """Sequences read, at most."""
-    positions: int = 64
+    positions: Annotated[int, at_least(2)] = 64
     """Tokens a sequence of the text."""
-    draws: int = 2999
+    draws: Annotated[int, at_least(19)] = 2999
     """Random heads behind a p-value, at most."""
     seed: int = 0
     """Seed of the random heads."""
-
-    def __post_init__(self):
-        for name, least in (("sequences", 2), ("positions", 2), ("draws", 19)):
-            whole(f"--{name}", getattr(self, name), least)
 
 
 SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(sequences=1000, draws=299_999)}
@@ -92,37 +83,19 @@ SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(seque
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head on what it reads, and compare with random heads."""
     bundle = read_heads(config.model, config.text, config.sequences, config.positions)
-    results = xr.merge([sparser.tested(bundle, jax.random.key(config.seed), config.draws), _terms(bundle)])
-    results = results.assign(verdict=sparser.verdicts(results)).assign_attrs(
-        {**bundle.metadata, "model": Path(config.model).stem}
-    )
-    rows = [_row(results, *head) for head in np.ndindex(bundle.W_Q.shape[:2])]
+    tested = sparser.tested(bundle, jax.random.key(config.seed), config.draws)
+    results = tested.merge(_terms(bundle)).assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
+    rows = [_row(head) for head in each(results, *PLACE)]
     return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
 
 
 def _terms(bundle: HeadBundle) -> xr.Dataset:
     """The terms of every head's decisions, by layer and head: counts, ranks, and how well scores are reproduced."""
-    found = [_layer(*read) for read in sparser.layers(bundle)]
-    axes = {
-        "count": ("rule", "sequence", "query"),
-        "contribution": ("pair",),
-        "largest": ("pair",),
-        "named": ("pair",),
-        "singular_value": ("pair",),
-        "score_error": ("rule",),
-        "attention_error": (),
-    }
-    data = {
-        name: (("layer", "head", *dims), np.stack([np.asarray(layer[name]) for layer in found]))
-        for name, dims in axes.items()
-    }
-    check_values_held(data["singular_value"][1])
-    return xr.Dataset(data, {"rule": list(PUBLISHED), "pair": range(1, data["singular_value"][1].shape[-1] + 1)})
-
-
-@jax.jit
-def _layer(heads: Head, tokens: Array) -> dict[str, Array]:
-    return jax.lax.map(lambda head: _head(head, tokens), heads)
+    axes = {"count": ("rule", "sequence", "query"), "score_error": ("rule",), "attention_error": ()}
+    axes |= dict.fromkeys(("contribution", "largest", "named", "singular_value"), ("pair",))
+    found = over_heads(_head, bundle, axes, (sparser.tokens_read(bundle),))
+    check_values_held(found.singular_value.values)
+    return found.assign_coords(rule=list(PUBLISHED), pair=range(1, found.sizes["pair"] + 1))
 
 
 def _head(head: Head, tokens: Array) -> dict[str, Array]:
@@ -152,9 +125,9 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
 
 
 def _share_small(results: xr.Dataset) -> float:
-    """The share of decisions, of those that are defined, with a p-value of at most LEVEL."""
+    """The share of decisions, of those that are defined, with a p-value of at most sparser.LEVEL."""
     p = results.decision_p_value
-    return float((p <= LEVEL).where(p.notnull()).mean())
+    return float((p <= sparser.LEVEL).where(p.notnull()).mean())
 
 
 def _quartiles(counts: xr.DataArray) -> np.ndarray:
@@ -163,21 +136,20 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
     return np.quantile(defined, [0.25, 0.5, 0.75]) if defined.size else np.full(3, np.nan)
 
 
-def _row(results: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
+def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: S and its standard error, p, mean S of random heads, decisions with p <= 0.05, diagnostics, counts."""
-    here = results.sel(layer=layer, head=head)
-    by_sequence = here.sparseness.mean("query")
-    error = by_sequence.std(ddof=1) / np.sqrt(by_sequence.size)
+    _, error = sparser.mean_sparseness(here)
+    null = here.null_mean
     row = {
-        "head": f"{layer}.{head}",
+        "head": f"{int(here.layer)}.{int(here['head'])}",
         "sparser than chance": str(here.verdict.values),
         "S": f"{float(here.sparseness.mean()):.3f} ± {float(error):.3f}",
-        "random heads": float(here.null_mean.sel(null="raw")),
-        "balanced": float(here.null_mean.sel(null="balanced")),
+        "random heads": float(null.sel(null="raw")),
+        "balanced": float(null.sel(null="balanced")),
         "p": float(here.p_value),
         "p adj.": float(here.adjusted_p_value),
         "p <= 0.05": f"{_share_small(here):.0%}",
-        **{kind: float(here.null_mean.sel(null=kind)) for kind in KINDS},
+        **{kind: float(null.sel(null=kind)) for kind in KINDS},
         "named": f"{int(here.named.sum())}/{here.named.size}",
     }
     for rule in PUBLISHED:
@@ -191,7 +163,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     found = {
         **sparser.counted(results.verdict),
         **{
-            f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= LEVEL).sum())
+            f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= sparser.LEVEL).sum())
             for kind in KINDS
         },
         "decisions": int(results.sparseness.notnull().sum()),
@@ -232,10 +204,8 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
 
 
 def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
-    flat = results.stack(unit=("layer", "head"))
-    by_sequence = flat.sparseness.mean("query")
-    error = (by_sequence.std("sequence", ddof=1) / np.sqrt(by_sequence.sizes["sequence"])).values
-    S, x = by_sequence.mean("sequence").values, np.arange(flat.sizes["unit"])
+    flat = results.stack(unit=PLACE)
+    (S, error), x = sparser.mean_sparseness(flat), np.arange(flat.sizes["unit"])
     for null, colour, shift, label in (
         ("raw", COLOURS[1], -0.15, "random heads"),
         ("balanced", COLOURS[2], 0.15, "random heads, balanced"),
@@ -244,25 +214,24 @@ def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
         ax.hlines(here.null_mean, x + shift - 0.2, x + shift + 0.2, color=colour, label=label)
         ax.vlines(x + shift, here.null_low, here.null_high, color=colour, alpha=0.4, linewidth=4)
     ax.plot(x, flat.null_mean.sel(null="common"), "x", color=GREY, markersize=4, label="common rotation")
-    sparser_ones = (flat.verdict == sparser.SPARSER).values
+    found = (flat.verdict == sparser.SPARSER).values
     measured(ax, x, S, error, markerfacecolor="white", label="head")
-    measured(ax, x[sparser_ones], S[sparser_ones], fmt="o", color=COLOURS[0])
+    measured(ax, x[found], S[found])
     heads = results.sizes["head"]
     if len(x) <= 40:
         ax.set_xticks(x, [f"{layer}.{head}" for layer, head in flat.unit.values], rotation=90, fontsize=8)
     else:
         ax.set_xticks(x[::heads], [str(layer) for layer in results.layer.values])
     ax.set(xlabel="layer.head" if len(x) <= 40 else "heads by layer", ylabel="mean sparseness S", ylim=(0, None))
-    ax.set_title(f"{int(sparser_ones.sum())} of {len(x)} heads sparser than random heads")
+    ax.set_title(f"{int(found.sum())} of {len(x)} heads sparser than random heads")
     ax.legend(loc="lower right", fontsize=8)
 
 
 def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
     share, largest = results.contribution.mean("head"), results.largest.mean("head")
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
     ax.axhline(1 / results.sizes["pair"], color="black", label="even share")
     shown = results.layer.values[:: -(-results.sizes["layer"] // 6)]
-    for layer, colour in zip(results.layer.values, colours, strict=True):
+    for layer, colour in zip(results.layer.values, layer_colours(results), strict=True):
         label = f"layer {layer}" if layer in shown else None
         measured(ax, results.pair, share.sel(layer=layer), color=colour, markersize=4, label=label)
         ax.plot(results.pair, largest.sel(layer=layer), "+", color=colour)
@@ -273,7 +242,7 @@ def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
-    flat = results["count"].stack(unit=("layer", "head"))
+    flat = results["count"].stack(unit=PLACE)
     for i, rule in enumerate(PUBLISHED):
         low, middle, high = np.array([_quartiles(head) for head in flat.sel(rule=rule).transpose("unit", ...)]).T
         x = i + np.linspace(-0.3, 0.3, middle.size)

@@ -1,8 +1,8 @@
 """Does sparsity emerge in training? S of every head over a series of checkpoints, against random heads (Fig 7b).
 
 MODELS are checkpoints of one model in the order of training: folders of GPT-2, GPT-NeoX or Llama type with --text, or
-bundles with attn_in, all of which should have read the same tokens. Without any, a two-layer attention-only model is
-trained here to continue repeated sequences, and read at snapshots.
+bundles with attn_in, all of which should have read the same tokens. Without any, a two-layer attention-only transformer
+is trained here on the task of induction, and read at snapshots.
 
 As in sad, a decision is a query's attention to the key it attends most; S is the Treves-Rolls sparseness of the terms
 of its relative attention, 1 for equal magnitudes and 1/K for a single term, and the mean over decisions is a head's. A
@@ -15,33 +15,32 @@ choice of the key. Standard errors are over heads in the mean, over sequences fo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
-from sims.lab import sparser
 from sims.lab.command import command
 from sims.lab.sources import read_heads
-from sims.models import repeats
+from sims.models.trained import Recipe, bundle, trained
+from sims.models.trained_heads import run_on
 from svtheory import HeadBundle
-from svtheory.checks import InputError, whole
+from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
-from svtheory.reports.runs import Exhibit, Outcome, checkpoints
+from svtheory.instruments import sparser
+from svtheory.instruments.survey import PLACE, each, layer_colours
+from svtheory.reports.options import Options, at_least
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
+from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T11", "T22")
+HEADS = 4  # of each layer of the model trained here
 SHOWN = {
     "raw": "random heads",
     "balanced": "random heads, balanced",
@@ -52,32 +51,36 @@ SHOWN = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the experiment."""
 
     models: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[MODELS]")]] = ()
     """Files of bundles or folders of checkpoints, in the order of training."""
     text: str = ""
     """Text file that checkpoints read."""
-    sequences: int = 24
+    sequences: Annotated[int, at_least(2)] = 24
     """Sequences read, at most."""
-    positions: int = 64
+    positions: Annotated[int, at_least(2)] = 64
     """Tokens a sequence of the text."""
-    draws: int = 999
+    draws: Annotated[int, at_least(19)] = 999
     """Random heads behind a p-value, at most."""
     steps: int = 500
-    """Steps of the model trained here."""
-    snapshots: int = 8
+    """Steps of the model trained here, a multiple of 100."""
+    snapshots: Annotated[int, at_least(1)] = 8
     """Its snapshots, at most, at growing distances."""
     seed: int = 0
     """Seed of training and random heads."""
 
     def __post_init__(self):
-        for name, least in (("sequences", 2), ("positions", 2), ("draws", 19), ("snapshots", 1)):
-            whole(f"--{name}", getattr(self, name), least)
-        whole("--steps", self.steps, repeats.EVERY)
+        super().__post_init__()
         if len(self.models) == 1:
             raise InputError(f"MODELS must be a series of at least 2 checkpoints, got only {self.models[0]!r}")
+        _ = self.recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained where no models are given."""
+        return Recipe("induction", members=1, steps=self.steps, batch=64, seed=self.seed, heads=HEADS)
 
 
 SCALES = {
@@ -90,29 +93,31 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head of every checkpoint, and compare with random heads."""
     first, second = jax.random.split(jax.random.key(config.seed))
-    found = {name: _checkpoint(bundle, second, config.draws) for name, bundle in _series(config, first, folder)}
+    found = {}
+    for name, heads in _series(config, first, folder):
+        loss = float(heads.metadata.get("loss", "nan"))
+        found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
     shapes = {name: tuple(x.sizes[axis] for axis in ("layer", "head", "query")) for name, x in found.items()}
     if odd := [name for name, shape in shapes.items() if shape != next(iter(shapes.values()))]:
         raise InputError(f"MODELS must be of one shape, got {odd[0]!r} with {shapes[odd[0]]} layers, heads and queries")
     results = xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
-    rows = [_row(results.isel(checkpoint=i)) for i in range(len(found))]
+    rows = [_row(checkpoint) for checkpoint in each(results, "checkpoint")]
     return Outcome(_summary(results), results, {"sad_training": _exhibit(results)}, rows)
 
 
 def _series(config: Config, key: Array, folder: Path) -> Iterator[tuple[str, HeadBundle]]:
     """Name and heads of each checkpoint, one after the other; given ones are read when they are asked for."""
-    if not config.models:
-        yield from repeats.snapshot_series(
-            key, config.steps, config.snapshots, config.sequences, checkpoints(folder)
-        ).items()
     for i, name in enumerate(config.models):
         yield f"{i + 1}: {Path(name).stem}", read_heads(name, config.text, config.sequences, config.positions)
-
-
-def _checkpoint(bundle: HeadBundle, key: Array, draws: int) -> xr.Dataset:
-    """S of every decision, and the nulls of every head."""
-    results = sparser.tested(bundle, key, draws)
-    return results.assign(verdict=sparser.verdicts(results), loss=float(bundle.metadata.get("loss", "nan")))
+    if config.models:
+        return
+    models = trained(config.recipe, folder.parent)
+    sampled = config.recipe.given.sample(key, config.sequences)
+    last = len(models.steps) - 1
+    for snapshot in [0, *np.unique(np.linspace(last / config.snapshots, last, config.snapshots).round().astype(int))]:
+        seen = run_on(models, 0, sampled, snapshot)
+        heads = bundle(models, 0, seen.reads, snapshot)
+        yield str(models.steps[snapshot]), replace(heads, metadata={**heads.metadata, "loss": f"{seen.loss:.4g}"})
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
 
 
 def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
-    flat = results.stack(unit=("layer", "head")).transpose(..., "unit")
+    flat = results.stack(unit=PLACE).transpose(..., "unit")
     S = flat.sparseness.mean(("sequence", "query"))
     x = np.arange(results.sizes["checkpoint"])
     for (null, name), style in zip(SHOWN.items(), ("-", "--", ":", "-."), strict=True):
@@ -186,21 +191,18 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
-    heads = [(layer, head) for layer in results.layer.values for head in results["head"].values]
-    by_sequence = results.sparseness.mean("query") / _of_random_heads(results)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))
+    over_chance = results.assign(sparseness=results.sparseness / _of_random_heads(results))
+    heads, colours = list(each(over_chance, *PLACE)), layer_colours(results)
     ax.axhline(1, color=COLOURS[1])
-    for i, (layer, head) in enumerate(heads):
-        here = by_sequence.sel(layer=layer, head=head)
+    for i, here in enumerate(heads):
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)
-        error = here.std("sequence", ddof=1) / here.sizes["sequence"] ** 0.5
-        y, colour = here.mean("sequence"), colours[layer]
+        (y, error), colour = sparser.mean_sparseness(here), colours[int(here.layer)]
         measured(ax, x, y, error, fmt="none", color=colour)
-        found = (results.verdict.sel(layer=layer, head=head) == sparser.SPARSER).values
+        found = (here.verdict == sparser.SPARSER).values
         ax.plot(x[~found], y[~found], "o", color=colour, markersize=4.5, markerfacecolor="white")
         ax.plot(x[found], y[found], "o", color=colour, markersize=4.5)
-        if head == 0:
-            ax.plot([], [], "o", color=colour, label=f"layer {layer}")
+    for layer, colour in zip(results.layer.values, colours, strict=True):
+        ax.plot([], [], "o", color=colour, label=f"layer {layer}")
     _name(ax, results)
     ax.set(ylabel="S over that of random heads")
     ax.legend(loc="lower left")

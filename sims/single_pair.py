@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,28 +28,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
-from sims.lab.rules import Rule, judged, standard_error
-from sims.models.toy import Task
-from sims.models.toys import (
-    ToyConfig,
-    scenario,
-    stacked_tasks,
-    train_toys,
-)
-from svtheory import chance_alignment, compare, feature_dimensionality, logit_scale, predict, single_pair, spectrum
+from sims.lab.rules import Rule, row
+from sims.lab.sweep import each, grid, labelled
+from sims.models.toy import Problem
+from sims.models.toys import ToyConfig, compared, problems, reading_keys, train_toys
+from svtheory import chance_alignment, feature_dimensionality, single_pair
 from svtheory.checks import InputError
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.options import FINITE, PROBABILITY
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
+THEOREMS = ("T2", "T6")
 NEAREST = 0.999999  # cosines nearer to 1 are drawn here
-CONTEXTS = 20_000  # sampled contexts behind the predicted size at finite logits
 STRONG = 20.0  # target logit from which the stricter rules hold
 LEVELS = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4}  # D_0 D_1 where a feature is alone or in an antipodal pair
 
@@ -58,18 +48,15 @@ LEVELS = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4}  # D_0 D_1 where a feature is alon
 class Config(ToyConfig):
     """Options of the experiment."""
 
-    strengths: tuple[float, ...] = (1.0, 5.0, 20.0)
+    strengths: Annotated[tuple[float, ...], FINITE] = (1.0, 5.0, 20.0)
     """Target logits t."""
-    probabilities: tuple[float, ...] = (0.05, 0.1, 0.3)
+    probabilities: Annotated[tuple[float, ...], PROBABILITY] = (0.05, 0.1, 0.3)
     """Probabilities p that a feature is present; every t is trained at every p."""
 
     def __post_init__(self):
         super().__post_init__()
-        distinct = set(self.strengths)
-        if not distinct or len(distinct) < len(self.strengths) or 0 in distinct or not np.isfinite([*distinct]).all():
-            raise InputError(f"--strengths must be distinct finite numbers other than 0, got {self.strengths}")
-        if not self.probabilities or not all(0 < p <= 1 for p in self.probabilities):
-            raise InputError(f"--probabilities must lie in (0, 1], got {self.probabilities}")
+        if len({*self.strengths, 0}) <= len(self.strengths):
+            raise InputError(f"--strengths must be distinct numbers other than 0, got {self.strengths}")
 
     def settings(self) -> list[tuple[float, float]]:
         """Every (t, p)."""
@@ -86,14 +73,14 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Train the ensemble, predict from its features, compare."""
-    settings = jnp.repeat(jnp.array(config.settings(), float), config.members, axis=0)
-    strengths, probabilities = settings.T
-    tasks = stacked_tasks(config, jax.vmap(partial(template, config))(strengths), probabilities)
-    parameters, history = train_toys(config, tasks, checkpoints(folder))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), config.steps), len(settings))
-    found = jax.jit(partial(jax.lax.map, lambda member: read(config, *member)))((parameters, tasks, keys))
-    results = dataset(config, np.asarray(settings), found, history)
-    rows = [row for t, p in config.settings() for row in table_rows(chosen(results, t, p), t, p, config.dim)]
+    labels = grid(target=config.strengths, probability=config.probabilities, seed=range(config.members))
+    t, p = (jnp.asarray(labels[name], float) for name in ("target", "probability"))
+    asked = problems(config, jax.vmap(partial(template, config))(t), p)
+    parameters, history = train_toys(config, asked, checkpoints(folder))
+    found = each(partial(read, config), parameters, asked, reading_keys(config, len(t)))
+    losses = {f"{name}_loss": (("step", "member"), history[name]) for name in ("reconstruction", "attention")}
+    results = labelled(found, labels, "member").assign(losses).assign_coords(step=history["step"])
+    rows = [row for setting in config.settings() for row in table_rows(config, chosen(results, *setting), *setting)]
     return Outcome(summary(config, rows), results, figures(config, results), rows)
 
 
@@ -102,57 +89,34 @@ def template(config: ToyConfig, t: Array) -> Array:
     return single_pair(config.n_features, config.n_features, 0, 1, t)
 
 
-def read(config: ToyConfig, parameters: dict[str, Array], task: Task, key: Array) -> dict[str, Array]:
+def read(config: ToyConfig, parameters: dict[str, Array], problem: Problem, key: Array) -> dict[str, Array]:
     """What theory expects of a head on the trained features, and what the trained head shows."""
-    W, t = parameters["W"], task.target[0, 1]
-    asked = scenario(config, W, task)
-    prediction = predict(asked)
+    W, t = parameters["W"], problem.target[0, 1]
+    head = compared(config, parameters, problem)
     # a single pair asks for rank one, whatever the head could hold
-    size, size_error = logit_scale(replace(asked, head_dim=1), key, CONTEXTS)
-    measurement = spectrum(parameters["W_Q"], parameters["W_K"])
-    agreement = compare(prediction, measurement, features=(W, W))
+    size, size_error = head.finite_sizes(1, key)
+    sigma = head.trained.values
     D, norms = feature_dimensionality(W), jnp.linalg.norm(W, axis=0)
-    return {
-        "cosine_query": agreement.measured_left[0, 0],
-        "cosine_key": agreement.measured_right[0, 1],
-        "expected_cosine_query": agreement.predicted_left[0, 0],
-        "expected_cosine_key": agreement.predicted_right[0, 1],
-        "predicted_cosine_query": agreement.left[0],
-        "predicted_cosine_key": agreement.right[0],
+    return head.cosines(0, 0, 1) | {
+        "predicted_cosine_query": head.agreement.left[0],
+        "predicted_cosine_key": head.agreement.right[0],
         "dimensionality_query": D[0],
         "dimensionality_key": D[1],
         "norm_query": norms[0],
         "norm_key": norms[1],
-        "sigma_1": measurement.values[0],
-        "sigma_2_over_sigma_1": measurement.values[1] / measurement.values[0],
+        "sigma_1": sigma[0],
+        "sigma_2_over_sigma_1": sigma[1] / sigma[0],
         "t_D0_D1": jnp.abs(t) * D[0] * D[1],
         "aligned_sigma": jnp.abs(t) * D[0] * D[1] / (norms[0] * norms[1]),
-        "leading_sigma": prediction.values[0],
+        "leading_sigma": head.predicted.values[0],
         "predicted_sigma": size[0],
         "predicted_sigma_error": size_error[0],
     }
 
 
-def dataset(
-    config: Config, settings: np.ndarray, found: dict[str, Array], history: dict[str, np.ndarray]
-) -> xr.Dataset:
-    """Everything found, by member; the losses also by training step."""
-    by_member = {name: ("member", np.asarray(values)) for name, values in found.items()}
-    losses = {f"{name}_loss": (("step", "member"), history[name]) for name in ("reconstruction", "attention")}
-    seeds = np.tile(np.arange(config.members), len(config.settings()))
-    coordinates = {
-        "target": ("member", settings[:, 0]),
-        "probability": ("member", settings[:, 1]),
-        "seed": ("member", seeds),
-        "step": history["step"],
-    }
-    return xr.Dataset({**by_member, **losses}, coordinates)
-
-
 def chosen(results: xr.Dataset, t: float, p: float) -> xr.Dataset:
     """The members trained with target logit t at probability p."""
-    here = np.isclose(results.target, t) & np.isclose(results.probability, p)
-    return results.sel(member=here)
+    return results.sel(member=(results.target == t) & (results.probability == p))
 
 
 def rules(t: float) -> dict[str, Rule]:
@@ -170,8 +134,8 @@ def rules(t: float) -> dict[str, Rule]:
     }
 
 
-def table_rows(results: xr.Dataset, t: float, p: float, dim: int) -> Iterator[dict[str, Any]]:
-    """The rows of one setting: each quantity over its seeds, chance, and the rule with what it saw."""
+def table_rows(config: Config, results: xr.Dataset, t: float, p: float) -> Iterator[dict[str, Any]]:
+    """The rows of one setting: each quantity over its seeds, chance, and what it is held to."""
     quantities = {
         "|cos(w_0, u_0)|": results.cosine_query,
         "|cos(w_1, v_0)|": results.cosine_key,
@@ -185,21 +149,13 @@ def table_rows(results: xr.Dataset, t: float, p: float, dim: int) -> Iterator[di
         "D_0": results.dimensionality_query,
         "D_1": results.dimensionality_key,
     }
-    for name, values in quantities.items():
-        x = values.values
-        yield {
-            "quantity": name,
-            "t": t,
-            "p": p,
-            "mean": x.mean(),
-            "s.e.": standard_error(x),
-            "chance": chance_alignment(dim) if "cos" in name else None,
-            **judged(rules(t).get(name), x),
-        }
+    for name, x in quantities.items():
+        chance = chance_alignment(config.dim) if "cos" in name else None
+        yield row(name, x.values, rules(t).get(name), t=t, p=p, chance=chance)
 
 
 def summary(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Headline figures: what each rule saw, by target and probability."""
+    """Headline figures: what is held to rules, by target and probability."""
     names = {
         "|cos(w_0, u_0)|": "cosine_query_lowest",
         "|cos(w_1, v_0)|": "cosine_key_lowest",
@@ -208,13 +164,10 @@ def summary(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "sigma_2 / sigma_1": "second_over_first_singular_value_highest",
         "sigma_1 / predicted": "singular_value_over_predicted_median",
     }
-    ruled = [row for row in rows if row["rule"]]
     return {
         "heads": config.members * len(config.settings()),
         "chance_cosine": chance_alignment(config.dim),
-        **{f"{names[row['quantity']]}_t{row['t']:g}_p{row['p']:g}": row["seen"] for row in ruled},
-        "rules": len(ruled),
-        "rules_held": sum(bool(row["holds"]) for row in ruled),
+        **{f"{names[row['quantity']]}_t{row['t']:g}_p{row['p']:g}": row["value"] for row in rows if row["rule"]},
     }
 
 

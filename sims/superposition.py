@@ -13,12 +13,10 @@ features 0 and 1 is at least 0.99, and those of the others add up to D - 2 withi
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -29,27 +27,20 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.lab.command import command
 from sims.lab.rules import Rule, row
-from sims.models.toys import ToyConfig, stacked_tasks, train_toys
-from svtheory import (
-    alignment,
-    dual_frame,
-    feature_dimensionality,
-    polytopes,
-    single_pair,
-)
-from svtheory.checks import InputError
+from sims.lab.sweep import each, grid
+from sims.models.toys import ToyConfig, problems, train_toys
+from svtheory import alignment, dual_frame, feature_dimensionality, polytopes, single_pair
 from svtheory.geometry import polytope_name
+from svtheory.geometry.columns import unit_columns
 from svtheory.geometry.shapes import NAMES
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    measured,
-    panels,
-)
+from svtheory.reports.options import PROBABILITY, above
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
+THEOREMS = ("T2", "T10")
 TOLERANCE = 0.02
 WHOLE = Rule("mean", "within 10 % of", 1)
+KINDS = "no head", "head"
 FAINT = 0.1  # features shorter than this share of the longest are absent
 
 
@@ -59,21 +50,10 @@ class Config(ToyConfig):
 
     coupling: float = 2.0
     """Weight lambda of the attention loss, times p."""
-    strength: float = 20.0
+    strength: Annotated[float, above(0)] = 20.0
     """Target logit of the matched pair."""
-    probabilities: tuple[float, ...] = (0.02, 0.05, 0.1, 0.3)
+    probabilities: Annotated[tuple[float, ...], PROBABILITY] = (0.02, 0.05, 0.1, 0.3)
     """Probabilities p that a feature is present; each is trained with a head and without."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.probabilities or not all(0 < p <= 1 for p in self.probabilities):
-            raise InputError(f"--probabilities must lie in (0, 1], got {self.probabilities}")
-        if not 0 < self.strength < np.inf:
-            raise InputError(f"--strength must be a finite number above 0, got {self.strength}")
-
-    def settings(self) -> list[tuple[str, float]]:
-        """Every (head or none, p)."""
-        return list(product(("no head", "head"), self.probabilities))
 
 
 PAPER = Config(members=6, n_features=60, dim=20, head_dim=20)
@@ -88,17 +68,16 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Train with and without a head, recognise the geometry, compare dimensionalities."""
-    kinds, probabilities = zip(*np.repeat(np.array(config.settings(), object), config.members, axis=0), strict=True)
+    labels = grid(kind=KINDS, probability=config.probabilities, seed=range(config.members))
     T = single_pair(config.n_features, config.n_features, 0, 1, config.strength)
-    p = jnp.array(probabilities, float)
+    p = jnp.asarray(labels["probability"], float)
     # pairs are present p^2 of the time, features p: divided by p, the coupling means the same at every p
-    coupling = jnp.array([kind == "head" for kind in kinds]) * config.coupling / p
-    tasks = stacked_tasks(config, jnp.broadcast_to(T, (len(kinds), *T.shape)), p, coupling)
-    parameters, _ = train_toys(config, tasks, checkpoints(folder))
-    found = jax.jit(partial(jax.lax.map, read))(parameters["W"])
-    results = dataset(kinds, probabilities, found)
-    rows = [row for kind, p in config.settings() for row in table_rows(config, results, kind, p)]
-    return Outcome(summary(config, results, rows), results, figures(config, results), rows)
+    coupling = jnp.asarray(labels["kind"] == "head") * config.coupling / p
+    parameters, _ = train_toys(config, problems(config, T, p, coupling), checkpoints(folder))
+    results = dataset(labels, each(read, parameters["W"]))
+    settings = product(KINDS, config.probabilities)
+    rows = [row for kind, p in settings for row in table_rows(config, chosen(results, kind, p), kind, p)]
+    return Outcome(summary(config, results), results, figures(config, results), rows)
 
 
 def read(W: Array) -> dict[str, Array]:
@@ -116,12 +95,11 @@ def read(W: Array) -> dict[str, Array]:
     }
 
 
-def dataset(kinds: tuple[str, ...], probabilities: tuple[float, ...], found: dict[str, Array]) -> xr.Dataset:
+def dataset(labels: dict[str, np.ndarray], found: dict[str, Array]) -> xr.Dataset:
     """Labelled arrays by member and feature."""
     axes = ("member", "dimension", "feature")
     arrays = {name: (axes if name == "W" else axes[::2], np.asarray(x)) for name, x in found.items()}
-    coordinates = {"kind": ("member", list(kinds)), "probability": ("member", np.array(probabilities, float))}
-    results = xr.Dataset(arrays, coordinates)
+    results = xr.Dataset(arrays, {name: ("member", labels[name]) for name in ("kind", "probability")})
     shapes = zip(results.vertices.values.ravel(), results.dimensions.values.ravel(), strict=True)
     names = np.array([polytope_name(*shape) for shape in shapes]).reshape(results.vertices.shape)
     results["polytope"] = (("member", "feature"), names)
@@ -132,12 +110,11 @@ def dataset(kinds: tuple[str, ...], probabilities: tuple[float, ...], found: dic
 
 def chosen(results: xr.Dataset, kind: str, p: float) -> xr.Dataset:
     """The members of one kind at probability p."""
-    return results.sel(member=(results.kind == kind) & np.isclose(results.probability, p))
+    return results.sel(member=(results.kind == kind) & (results.probability == p))
 
 
-def table_rows(config: Config, results: xr.Dataset, kind: str, p: float) -> Iterator[dict[str, Any]]:
+def table_rows(config: Config, some: xr.Dataset, kind: str, p: float) -> Iterator[dict[str, Any]]:
     """Geometry and dimensionalities of one setting."""
-    some = chosen(results, kind, p)
     named, D = some.named.values, some.dimensionality.values
     census = Counter(some.polytope.values.ravel()).most_common(3)
     shares = ", ".join(f"{name} {count / named.size:.0%}" for name, count in census)
@@ -152,11 +129,10 @@ def table_rows(config: Config, results: xr.Dataset, kind: str, p: float) -> Iter
         yield row(f"{setting}sum of D_i / D", D.sum(axis=1) / config.dim, WHOLE)
 
 
-def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(config: Config, results: xr.Dataset) -> dict[str, Any]:
     """Headline figures."""
     named = results.named.values
     headed = results.sel(member=results.kind == "head").dimensionality.values
-    ruled = [row for row in rows if row["rule"]]
     return {
         "members": results.sizes["member"],
         "share_in_named_polytopes": named.mean(),
@@ -164,8 +140,6 @@ def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> 
         "cosine_with_dual_median": np.median(results.cosine_dual.values[named]),
         "matched_dimensionality_median": np.median(headed[:, :2]),
         "other_dimensionality_sum_over_dim_minus_2": headed[:, 2:].sum(axis=1).mean() / (config.dim - 2),
-        "rules": len(ruled),
-        "rules_held": sum(bool(row["holds"]) for row in ruled),
     }
 
 
@@ -188,11 +162,10 @@ def figures(config: Config, results: xr.Dataset) -> dict[str, Exhibit]:
 def draw_angles(config: Config, results: xr.Dataset) -> Figure:
     """Gram matrices of unit features without and with a head, at the sparsest p."""
     figure, axes = panels(columns=2, height=4.4)
-    for ax, kind in zip(axes[0], ("no head", "head"), strict=True):
+    for ax, kind in zip(axes[0], KINDS, strict=True):
         member = chosen(results, kind, min(config.probabilities)).isel(member=0)
         order = np.lexsort((member.part, np.arange(config.n_features) > 1))
-        W = member.W.values[:, order]
-        unit = W / np.maximum(np.linalg.norm(W, axis=0), 1e-30)
+        unit = unit_columns(jnp.asarray(member.W.values[:, order]))
         image = ax.imshow(unit.T @ unit, vmin=-1, vmax=1, cmap="RdBu_r")
         ax.set(title=f"{kind}, p = {min(config.probabilities):g}", xlabel="feature", ylabel="feature")
         ax.grid(visible=False)
@@ -206,7 +179,7 @@ def draw_dimensionalities(config: Config, results: xr.Dataset) -> Figure:
     """D_i by probability, levels of the polytopes as lines."""
     figure, axes = panels(columns=2, width=5.6, height=4.4)
     levels = {name: r / n for (n, r), name in NAMES.items()}
-    for ax, kind in zip(axes[0], ("no head", "head"), strict=True):
+    for ax, kind in zip(axes[0], KINDS, strict=True):
         for name, level in levels.items():
             ax.axhline(level, color=COLOURS[1], linewidth=1)
             ax.annotate(name, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY)

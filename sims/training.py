@@ -16,7 +16,7 @@ with the matched features before those reach a dimensionality of 0.9.
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,67 +25,39 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 
-from sims.engines.flow import flow
 from sims.engines.simulation import Weights, small_factors
 from sims.lab.command import command
+from sims.lab.modes import crossing, modes_along_flow
 from sims.lab.rules import Rule, judged, row, standard_error
-from sims.models.toys import (
-    ToyConfig,
-    features_and_head,
-    scenario,
-    stacked_tasks,
-    train_toys,
-)
-from svtheory import (
-    Scenario,
-    alignment,
-    chance_alignment,
-    compare,
-    feature_dimensionality,
-    growth,
-    half_times,
-    matching,
-    predict,
-    single_pair,
-    spectrum,
-    tight_frame,
-)
+from sims.lab.sweep import each, labelled
+from sims.models.toy import Problem
+from sims.models.toys import ToyConfig, compared, features_and_head, problems, train_toys
+from svtheory import Scenario, chance_alignment, feature_dimensionality, matching, single_pair, tight_frame
 from svtheory.checks import InputError, whole
-from svtheory.prediction import mode_start
-from svtheory.reports.plotting import (
-    COLOURS,
-    GREY,
-    chance_line,
-    measured,
-    panels,
-    predicted_against_measured,
-)
+from svtheory.reports.options import FINITE, above
+from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
+THEOREMS = ("T6", "T9")
 REACHED = 0.9  # cosine, or dimensionality, that counts as arrived
-STEP = 0.02  # length of an Euler step, in units of the fastest mode's time
-HALF_TIMES = 1.6  # how long the flow is followed, in half-times of the slowest mode
 
 
 @dataclass(frozen=True)
 class Config(ToyConfig):
     """Options of the experiment."""
 
-    modes: tuple[float, ...] = (4.0, 3.0, 2.0, 1.0)
+    modes: Annotated[tuple[float, ...], FINITE] = (4.0, 3.0, 2.0, 1.0)
     """Target logits of the pairs on fixed features, falling."""
-    start: float = 1e-4
+    start: Annotated[float, above(0)] = 1e-4
     """Standard deviation of the entries of W_Q and W_K at the start on fixed features, times sqrt(D)."""
-    strength: float = 20.0
+    strength: Annotated[float, above(0)] = 20.0
     """Target logit of the pair whose features are trained."""
 
     def __post_init__(self):
         super().__post_init__()
         falling = all(a > b for a, b in zip(self.modes, (*self.modes[1:], 0.0), strict=True))
-        if not self.modes or not falling or len(self.modes) > min(self.n_features, self.head_dim, self.dim):
+        if not falling or len(self.modes) > min(self.n_features, self.head_dim, self.dim):
             raise InputError(f"--modes must be falling numbers above 0, at most D, H and N of them, got {self.modes}")
-        for name in ("start", "strength"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"--{name} must be a finite number above 0, got {getattr(self, name)}")
         whole("--n-features", self.n_features, self.dim)
 
 
@@ -102,37 +74,19 @@ def run(config: Config, folder: Path) -> Outcome:
     fixed, vectors = fixed_features(config, folder), trained_features(config, folder)
     results = xr.merge([fixed, vectors])
     rows = table_rows(results)
-    return Outcome(summary(config, results, rows), results, figures(config, results), rows)
+    return Outcome(summary(config, results), results, figures(config, results), rows)
 
 
 def fixed_features(config: Config, folder: Path) -> xr.Dataset:
     """Sizes and vectors of the modes along gradient flow, predicted and measured."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), config.members)
-    scenarios, weights = jax.jit(partial(jax.lax.map, partial(drawn, config)))(keys)
-    predictions, starts, half = jax.jit(partial(jax.lax.map, foreseen))((scenarios, weights))
-    modes = len(config.modes)
-    rates = jax.jit(jax.vmap(curvature))(scenarios, predictions)
-    last = HALF_TIMES * half[:, modes - 1]
-    steps = int(np.ceil((rates * last).max() / STEP))
-    times, omega = flow(scenarios, weights, last, steps, checkpoint=checkpoints(folder) / "fixed", label="fixed")
-    curves = jax.jit(jax.vmap(growth, (0, 1, 0)))(scenarios, jnp.asarray(times), starts)[..., :modes]
-    sizes, left, right = jax.jit(jax.vmap(jax.vmap(read_modes, (0, None)), (1, 0)))(jnp.asarray(omega), predictions)
-    grid = ("member", "record", "mode")
-    arrays = {
-        "time": (grid[:2], times.T),
-        "predicted_size": (grid, curves),
-        "size": (grid, sizes[..., :modes]),
-        "cosine_left": (grid, left[..., :modes]),
-        "cosine_right": (grid, right[..., :modes]),
-        "final_size": (grid[::2], predictions.values[:, :modes]),
-        "predicted_half_time": (grid[::2], half[:, :modes]),
-    }
-    results = xr.Dataset({name: (axes, np.asarray(x)) for name, (axes, x) in arrays.items()})
+    scenarios, weights = each(partial(drawn, config), keys)
+    results = modes_along_flow(scenarios, weights, len(config.modes), checkpoints(folder) / "fixed")
     passed = results.size >= results.final_size / 2
     results["half_time"] = crossing(results.time, results.size - results.final_size / 2, passed)
     aligned = np.minimum(results.cosine_left, results.cosine_right)
     results["cosine_at_half_size"] = aligned.isel(record=passed.argmax("record"))
-    return results.assign_coords(mode=np.arange(1, modes + 1), member=np.arange(config.members))
+    return results
 
 
 def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
@@ -144,63 +98,19 @@ def drawn(config: Config, key: Array) -> tuple[Scenario, Weights]:
     return Scenario(X, Y, T), small_factors(config.dim, config.head_dim, config.start, head)
 
 
-def foreseen(cell: tuple[Scenario, Weights]) -> tuple[Any, Array, Array]:
-    """The spectrum, the size a_0 from which each mode grows, and when each is half-way."""
-    scenario, weights = cell
-    start = mode_start(scenario, weights["W_Q"], weights["W_K"])
-    return predict(scenario), start, half_times(scenario, start)
-
-
-def curvature(scenario: Scenario, prediction: Any) -> Array:
-    """The rate at which the strongest mode settles, `2 alpha beta sigma*_1`."""
-    alpha, beta = (jnp.linalg.norm(F, 2) ** 2 for F in (scenario.query_features, scenario.key_features))
-    return 2 * alpha * beta * prediction.values[0]
-
-
-def read_modes(omega: Array, prediction: Any) -> tuple[Array, Array, Array]:
-    """`u_k^T Omega v_k` along the predicted vectors, and the |cos| of the measured ones with these, each (K,)."""
-    U, _, Vt = jnp.linalg.svd(omega)
-    sizes = jnp.einsum("dk,de,ek->k", prediction.left, omega, prediction.right, precision="highest")
-    left, right = alignment(prediction.left, U), alignment(prediction.right, Vt.T)
-    # singular pairs are in the order of their present size, modes in that of their final one
-    pair = jnp.argmax(left * right, axis=1)
-    chosen = jnp.arange(len(pair)), pair
-    return sizes, left[chosen], right[chosen]
-
-
-def crossing(time: xr.DataArray, excess: xr.DataArray, passed: xr.DataArray) -> xr.DataArray:
-    """When `excess` first passes 0, between records linearly; NaN where it never does."""
-    after = passed.argmax("record")
-    before = np.maximum(after - 1, 0)
-    (t0, t1), (e0, e1) = ((x.isel(record=before), x.isel(record=after)) for x in (time, excess))
-    return (t0 + (t1 - t0) * np.clip(-e0 / (e1 - e0), 0, 1)).where(passed.any("record"))
-
-
 def trained_features(config: Config, folder: Path) -> xr.Dataset:
     """Cosines, sizes and dimensionalities along the training of features and head together."""
-    T = single_pair(config.n_features, config.n_features, 0, 1, config.strength)
-    tasks = stacked_tasks(config, jnp.broadcast_to(T, (config.members, *T.shape)))
-    _, history = train_toys(config, tasks, checkpoints(folder) / "trained", records=100, observe=features_and_head)
+    asked = problems(config, single_pair(config.n_features, config.n_features, 0, 1, config.strength))
+    _, history = train_toys(config, asked, checkpoints(folder) / "trained", records=100, observe=features_and_head)
     snapshots = {name: jnp.asarray(history[name]).swapaxes(0, 1) for name in ("W", "W_Q", "W_K")}
-    follow = jax.jit(partial(jax.lax.map, lambda member: jax.lax.map(partial(read_toy, config, member[1]), member[0])))
-    found = follow((snapshots, tasks))
-    arrays = {name: (("member", "step"), np.asarray(x)) for name, x in found.items()}
-    return xr.Dataset(arrays, {"member": np.arange(config.members), "step": history["step"]})
+    found = each(lambda problem, path: jax.lax.map(partial(read_toy, config, problem), path), asked, snapshots)
+    return labelled(found, {"member": range(config.members)}, "member", "step").assign_coords(step=history["step"])
 
 
-def read_toy(config: Config, task: Any, weights: dict[str, Array]) -> dict[str, Array]:
+def read_toy(config: Config, problem: Problem, parameters: dict[str, Array]) -> dict[str, Array]:
     """The first singular pair of one moment, and what theory expects of its features."""
-    W = weights["W"]
-    head = spectrum(weights["W_Q"], weights["W_K"])
-    agreement = compare(predict(scenario(config, W, task)), head, (W, W))
-    return {
-        "cosine_query": agreement.measured_left[0, 0],
-        "cosine_key": agreement.measured_right[0, 1],
-        "expected_cosine_query": agreement.predicted_left[0, 0],
-        "expected_cosine_key": agreement.predicted_right[0, 1],
-        "sigma_1": head.values[0],
-        "dimensionality": feature_dimensionality(W)[:2].min(),
-    }
+    head, D = compared(config, parameters, problem), feature_dimensionality(parameters["W"])
+    return head.cosines(0, 0, 1) | {"sigma_1": head.trained.values[0], "dimensionality": D[:2].min()}
 
 
 def table_rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -209,14 +119,13 @@ def table_rows(results: xr.Dataset) -> list[dict[str, Any]]:
     for mode in results.mode.values:
         some = results.sel(mode=mode)
         ratio = (some.half_time / some.predicted_half_time).values
+        aligned = some.cosine_at_half_size.values
         rows.append(row(f"mode {mode}: half-time / predicted", ratio, Rule("furthest", "within 10 % of", 1)))
-        rows.append(
-            row(f"mode {mode}: |cos| at half size", some.cosine_at_half_size.values, Rule("lowest", ">=", REACHED))
-        )
+        rows.append(row(f"mode {mode}: |cos| at half size", aligned, Rule("lowest", ">=", REACHED)))
     first, features = arrivals(results)
     for what, steps in (("cosines", first), ("dimensionalities", features)):
-        middle = {"quantity": f"median step from which {what} exceed {REACHED}", "mean": np.median(steps), "s.e.": None}
-        rows.append(middle | judged(None, steps))
+        median = {"quantity": f"step from which {what} exceed {REACHED}, median", "mean": None, "s.e.": None}
+        rows.append(median | judged(None, steps) | {"value": np.median(steps)})
     rows.append(row("vectors first (share of seeds)", (first < features).astype(float), Rule("mean", ">=", 1.0)))
     return rows
 
@@ -234,11 +143,10 @@ def settled(reached: xr.DataArray, steps: np.ndarray) -> np.ndarray:
     return np.where(short < len(steps), steps[np.minimum(short, len(steps) - 1)], np.inf)
 
 
-def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(config: Config, results: xr.Dataset) -> dict[str, Any]:
     """Headline figures."""
     ratio = (results.half_time / results.predicted_half_time).values
     first, features = arrivals(results)
-    ruled = [row for row in rows if row["rule"]]
     return {
         "members": config.members,
         "half_time_over_predicted_lowest": ratio.min(),
@@ -250,8 +158,6 @@ def summary(config: Config, results: xr.Dataset, rows: list[dict[str, Any]]) -> 
         "features_arrive_step_median": np.median(features),
         "vectors_first_share_of_seeds": (first < features).mean(),
         "chance_cosine": chance_alignment(config.dim),
-        "rules": len(ruled),
-        "rules_held": sum(bool(row["holds"]) for row in ruled),
     }
 
 
@@ -297,16 +203,14 @@ def draw_trained(config: Config, cosines: Axes, dimensionality: Axes, results: x
     """Medians over seeds along training, with the range of the middle half."""
     few = results.isel(step=slice(0, None, 4))
     for side, colour in (("query", COLOURS[0]), ("key", COLOURS[2])):
-        cosines.plot(
-            results.step, results[f"expected_cosine_{side}"].median("member"), color=colour, label=f"expected, {side}"
-        )
+        expected = results[f"expected_cosine_{side}"].median("member")
+        cosines.plot(results.step, expected, color=colour, label=f"expected, {side}")
         measured(cosines, few.step, *spread(few[f"cosine_{side}"]), color=colour, label=f"trained, {side}")
     chance_line(cosines, chance_alignment(config.dim))
     cosines.set(xlabel="training step", ylabel="|cos| with the matched feature", ylim=(0, 1.03))
     measured(dimensionality, few.step, *spread(few.dimensionality), color=COLOURS[3], label=r"$\min(D_0, D_1)$")
-    measured(
-        dimensionality, few.step, *spread(few.sigma_1 / config.strength), color=COLOURS[4], label=r"$\sigma_1 / t$"
-    )
+    size = spread(few.sigma_1 / config.strength)
+    measured(dimensionality, few.step, *size, color=COLOURS[4], label=r"$\sigma_1 / t$")
     dimensionality.axhline(1, color=GREY, linestyle="--", linewidth=1, label="orthogonal to all others")
     dimensionality.set(xlabel="training step", ylabel="feature dimensionality, size", ylim=(0, 1.1))
     for ax in (cosines, dimensionality):

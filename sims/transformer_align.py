@@ -18,41 +18,24 @@ leads every rival by at least 0.2. Every task is learned to an accuracy of 0.99 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax import Array
 
 from sims.lab.command import command
-from sims.models.readings import (
-    ATTENDS,
-    HOLDS,
-    LEAD,
-    Reading,
-    centred,
-    explanations,
-    lead,
-    one_hot,
-)
-from sims.models.readings import run as read
 from sims.models.tasks import TASKS
-from sims.models.trained import (
-    Recipe,
-    Trained,
-    Trainings,
-    bundle,
-    trained,
-)
-from svtheory import Explanation, alignment, chance_alignment, save_heads
-from svtheory.checks import InputError, one_of, whole
+from sims.models.trained import Recipe, Trained, TransformerOptions, bundle, trained
+from sims.models.trained_heads import ATTENDS, HOLDS, LEAD, OVERLAPS, described, run_on, unseen
+from svtheory import chance_alignment, save_heads
+from svtheory.checks import InputError, one_of
+from svtheory.instruments.survey import each, side_by_side
+from svtheory.reports.options import at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T16",)
 LEARNED, MEDIAN, SHARE = 0.99, 0.95, 0.9
-OVERLAPS = (1, 4)  # top-k subspaces that are compared
 VARIANTS = {
     "plain": {},
     "rotary": {"positions": "rotary"},
@@ -61,14 +44,14 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Config(Trainings):
+class Config(TransformerOptions):
     """Options of the experiment."""
 
     variants: tuple[str, ...] = ("plain",)
     """Of "plain" (learned positions), "rotary", "normalised" (with biases); the last two on `attributes` alone."""
-    sequences: int = 512
+    sequences: Annotated[int, at_least(64)] = 512
     """Sequences on which heads are read."""
-    draws: int = 99
+    draws: Annotated[int, at_least(1)] = 99
     """Random heads and permuted templates."""
 
     def __post_init__(self):
@@ -77,8 +60,6 @@ class Config(Trainings):
             raise InputError("--variants must name at least one")
         for name in self.variants:
             one_of("--variants", name, tuple(VARIANTS))
-        for name, least in (("sequences", 64), ("draws", 1)):
-            whole(f"--{name}", getattr(self, name), least)
 
     def recipes(self) -> list[tuple[str, Recipe]]:
         """What is trained: every task plain, and the other variants on one of them."""
@@ -98,180 +79,134 @@ SCALES = {
 
 def run(config: Config, folder: Path) -> Outcome:
     """Train, read every head, explain it by every hypothesis."""
-    heads, trainings = [], []
+    found, accuracy = [], {}
     for variant, recipe in config.recipes():
         models = trained(recipe, folder.parent)
-        found, accuracy = _read(config, models, folder / "bundles", variant)
-        heads += [{"variant": variant, "task": recipe.task, **head} for head in found]
-        trainings.append({"variant": variant, "recipe": recipe, "models": models, "accuracy": accuracy})
-    results = _results(config, heads)
-    figures = {"heads": _functional_figure(heads), "directions": _direction_figure(heads)}
-    return Outcome(_summary(heads, trainings), results, figures, _rows(heads, trainings))
+        heads, right = _read(config, models, folder / "bundles", variant)
+        found += [{"variant": variant, "task": recipe.task, **head} for head in heads]
+        accuracy[variant, recipe.task] = models, right
+    results = _results(config, found)
+    figures = {"heads": _functional_figure(results), "directions": _direction_figure(results)}
+    return Outcome(_summary(results, accuracy), results, figures, _rows(results, accuracy))
 
 
 def _read(config: Config, models: Trained, bundles: Path, variant: str) -> tuple[list[dict[str, Any]], np.ndarray]:
     """What there is to say about every head of every member; accuracy of every member; bundles are saved."""
     bundles.mkdir(exist_ok=True)
-    recipe, heads, accuracy = models.recipe, [], []
-    for member in range(recipe.members):
-        fresh, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), member))
-        seen = read(models, member, recipe.given.sample(fresh, config.sequences))
-        save_heads(bundles / f"{recipe.task}_{variant}_{member}.safetensors", bundle(models, member, seen.reads))
+    heads, accuracy = [], []
+    for member, sampled, key in unseen(models, config.seed + 1, config.sequences):
+        seen = run_on(models, member, sampled)
+        name = f"{models.recipe.task}_{variant}_{member}.safetensors"
+        save_heads(bundles / name, bundle(models, member, seen.reads))
         accuracy.append(seen.accuracy.mean())
-        heads += [{"member": member, **_head(head, key, config.draws)} for head in seen.heads]
+        heads += [{"member": member, **described(head, key, config.draws)} for head in seen.heads]
     return heads, np.array(accuracy)
 
 
-def _head(reading: Reading, key: Array, draws: int) -> dict[str, Any]:
-    """One head against every hypothesis; `true` is the match that it does best."""
-    found = explanations(reading, key, draws)
-    cosines = {name: float(e.functional_cosine) for name, e in found.items()}
-    best, true = max(cosines, key=lambda name: cosines[name]), reading.match
-    truth = found[true]
-    return {
-        "head": reading.name,
-        "match": true,
-        "attention": reading.attention(true),
-        "best": best,
-        "query_side": "centred" if centred(reading, reading.recipe.given.hypotheses[true]) else "uncentred",
-        "functional_cosine": cosines[true],
-        "lead": lead(found, true),
-        "lead_over_permuted": float(truth.margin()),
-        "explained": cosines[best] >= HOLDS and lead(found, best) >= LEAD,
-        "weight_cosine": float(truth.cosine),
-        "tau": float(truth.time),
-        "p_value": float(truth.p_value),
-        "unvisited": float(truth.unvisited),
-        **{f"overlap_{k}": float(np.mean(truth.overlap(k))) for k in OVERLAPS},
-        **_directions(reading, truth),
-        "dim": reading.reads.shape[0],
-        "hypotheses": cosines,
-    }
+def _results(config: Config, found: list[dict[str, Any]]) -> xr.Dataset:
+    """One row a head; functional cosines of all hypotheses as one array, NaN where a task lacks one."""
+    of_all = [head.pop("hypotheses") for head in found]
+    names = sorted({name for cosines in of_all for name in cosines})
+    cosines = np.array([[cosines.get(name, np.nan) for name in names] for cosines in of_all])
+    results = side_by_side(found, "row").assign(hypothesis_cosine=(("row", "hypothesis"), cosines), hypothesis=names)
+    return results.assign_attrs(attends=ATTENDS, holds=HOLDS, lead=LEAD, sequences=config.sequences)
 
 
-def _directions(reading: Reading, truth: Explanation) -> dict[str, float]:
-    """Mean over the template's rank of the best |cos| of trained singular vectors with `E[r f_i]`, by side."""
-    hypothesis = reading.recipe.given.hypotheses[reading.match]
-    rank = min(np.linalg.matrix_rank(hypothesis.template), truth.measured.values.size)
-    tokens = np.moveaxis(reading.reads, 0, -1)
-    sides = {"query": (truth.measured.left, hypothesis.query, -1), "key": (truth.measured.right, hypothesis.key, 0)}
-    found = {}
-    for side, (vectors, feature, first) in sides.items():
-        values = one_hot(reading.sampled.features[feature][first:], hypothesis.template.shape[side == "key"])
-        x = tokens[first:] - (tokens[first:].mean(axis=(0, 1)) if values.shape[-1] > 1 else 0)
-        directions = jnp.asarray(np.einsum("nbd,nbf->df", x, values))
-        found[f"raw_{side}"] = float(jnp.mean(alignment(vectors[:, :rank], directions).max(axis=1)))
-    return found
+def _does(heads: xr.Dataset) -> xr.Dataset:
+    return heads.sel(row=heads.attention >= ATTENDS)
 
 
-def _does(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [head for head in heads if head["attention"] >= ATTENDS]
+def _share(holds: xr.DataArray) -> float:
+    return float(holds.mean()) if holds.size else float("nan")
 
 
-def _share(heads: list[dict[str, Any]], holds: str, least: float) -> float:
-    return float(np.mean([head[holds] >= least for head in heads])) if heads else float("nan")
+def _median(values: xr.DataArray) -> float:
+    return float(np.median(values)) if values.size else float("nan")
 
 
-def _median(heads: list[dict[str, Any]], name: str) -> float:
-    return float(np.median([head[name] for head in heads])) if heads else float("nan")
+def _hold(doing: xr.Dataset) -> bool:
+    """Whether heads are as predicted."""
+    return bool(_median(doing.functional_cosine) >= MEDIAN and _share(doing.lead >= LEAD) >= SHARE)
 
 
-def _rows(heads: list[dict[str, Any]], trainings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By variant, task and match: how the heads that do it are predicted; then every unexplained head."""
+def _rows(results: xr.Dataset, accuracy: dict[tuple[str, str], Any]) -> list[dict[str, Any]]:
+    """By variant, task and match, then all together: how the heads that do it are predicted."""
     rows = []
-    for training in trainings:
-        variant, recipe = training["variant"], training["recipe"]
-        mine = [head for head in heads if (head["variant"], head["task"]) == (variant, recipe.task)]
-        rows += [
-            _row(f"{recipe.task}, {variant}", match, training["accuracy"], [h for h in mine if h["match"] == match])
-            for match in sorted({head["match"] for head in mine})
-        ]
-    return rows
+    for (variant, task), (_, right) in accuracy.items():
+        mine = results.sel(row=(results.variant == variant) & (results.task == task))
+        for match in sorted(set(mine.match.values)):
+            heads = mine.sel(row=mine.match == match)
+            side, doing = str(heads.query_side[0].values), _does(heads)
+            holds = _hold(doing) if doing.sizes["row"] else None
+            rows.append(_row(f"{task}, {variant}", str(match), right.min(), heads, side, holds))
+    lowest = min(right.min() for _, right in accuracy.values())
+    return [*rows, _row("all", "", lowest, results, "", _hold(_does(results)) and bool(lowest >= LEARNED))]
 
 
-def _row(name: str, match: str, accuracy: np.ndarray, heads: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(name: str, match: str, accuracy: float, heads: xr.Dataset, side: str, holds: bool | None) -> dict[str, Any]:
     doing = _does(heads)
-    cosine = _median(doing, "functional_cosine")
+    cosine, n = doing.functional_cosine, doing.sizes["row"]
     return {
         "task": name,
         "match": match,
-        "lowest accuracy": accuracy.min(),
-        "heads": len(heads),
-        "attend": len(doing),
-        "functional cos": cosine,
-        "s.e.": np.std([h["functional_cosine"] for h in doing], ddof=1) / len(doing) ** 0.5 if len(doing) > 1 else None,
-        "lead": _median(doing, "lead"),
-        "over permuted": _median(doing, "lead_over_permuted"),
-        "weight cos": _median(doing, "weight_cosine"),
-        "tau": _median(doing, "tau"),
-        **{f"top {k}": _median(doing, f"overlap_{k}") for k in OVERLAPS},
-        "raw query": _median(doing, "raw_query"),
-        "raw key": _median(doing, "raw_key"),
-        "query side": heads[0]["query_side"],
-        "unexplained": sum(not head["explained"] for head in heads),
-        "holds": bool(cosine >= MEDIAN and _share(doing, "lead", LEAD) >= SHARE) if doing else None,
+        "lowest accuracy": accuracy,
+        "heads": heads.sizes["row"],
+        "attend": n,
+        "functional cos": _median(cosine),
+        "s.e.": float(cosine.std(ddof=1)) / n**0.5 if n > 1 else None,
+        "lead": _median(doing.lead),
+        "over permuted": _median(doing.lead_over_permuted),
+        "weight cos": _median(doing.weight_cosine),
+        "tau": _median(doing.tau),
+        **{f"top {k}": _median(doing[f"overlap_{k}"]) for k in OVERLAPS},
+        "raw query": _median(doing.raw_query),
+        "raw key": _median(doing.raw_key),
+        "query side": side,
+        "unexplained": int((~heads.explained).sum()),
+        "holds": holds,
     }
 
 
-def _summary(heads: list[dict[str, Any]], trainings: list[dict[str, Any]]) -> dict[str, Any]:
-    doing = _does(heads)
-    return {
-        "heads": len(heads),
-        "heads_that_attend": len(doing),
-        "median_functional_cosine": _median(doing, "functional_cosine"),
-        "share_with_margin": _share(doing, "lead", LEAD),
-        "share_with_margin_over_permuted": _share(doing, "lead_over_permuted", LEAD),
-        "median_weight_cosine": _median(doing, "weight_cosine"),
-        "median_tau": _median(doing, "tau"),
-        **{f"median_overlap_{k}": _median(doing, f"overlap_{k}") for k in OVERLAPS},
-        "overlap_4_chance": 4 / heads[0]["dim"],
-        "raw_direction_chance_cosine": chance_alignment(heads[0]["dim"]),
-        "unexplained_share": float(np.mean([not head["explained"] for head in heads])),
-        "unexplained_heads": "; ".join(
-            f"{h['task']} {h['variant']} {h['member']}:{h['head']}" for h in heads if not h["explained"]
-        ),
-        "lowest_accuracy": min(training["accuracy"].min() for training in trainings),
-        **{
-            f"{name}_{training['variant']}_{training['recipe'].task}": value
-            for training in trainings
-            for name, value in (
-                ("members_learned", int((training["accuracy"] >= LEARNED).sum())),
-                ("training_wall_s", training["models"].seconds),
-                ("training_processor_s", training["models"].processor_seconds),
-            )
-        },
-        "holds": bool(
-            _median(doing, "functional_cosine") >= MEDIAN
-            and _share(doing, "lead", LEAD) >= SHARE
-            and min(training["accuracy"].min() for training in trainings) >= LEARNED
-        ),
+def _summary(results: xr.Dataset, accuracy: dict[tuple[str, str], Any]) -> dict[str, Any]:
+    doing, dim = _does(results), int(results.dim[0])
+    unexplained = each(results.sel(row=~results.explained), "row")
+    names = [f"{h.task.item()} {h.variant.item()} {int(h.member)}:{h['head'].item()}" for h in unexplained]
+    found = {
+        "heads": results.sizes["row"],
+        "heads_that_attend": doing.sizes["row"],
+        "median_functional_cosine": _median(doing.functional_cosine),
+        "share_with_margin": _share(doing.lead >= LEAD),
+        "share_with_margin_over_permuted": _share(doing.lead_over_permuted >= LEAD),
+        "median_weight_cosine": _median(doing.weight_cosine),
+        "median_tau": _median(doing.tau),
+        **{f"median_overlap_{k}": _median(doing[f"overlap_{k}"]) for k in OVERLAPS},
+        "overlap_4_chance": 4 / dim,
+        "raw_direction_chance_cosine": chance_alignment(dim),
+        "unexplained_share": _share(~results.explained),
+        "unexplained_heads": "; ".join(names),
+        "lowest_accuracy": min(right.min() for _, right in accuracy.values()),
     }
+    for (variant, task), (models, right) in accuracy.items():
+        found |= {
+            f"members_learned_{variant}_{task}": int((right >= LEARNED).sum()),
+            f"training_wall_s_{variant}_{task}": models.seconds,
+            f"training_processor_s_{variant}_{task}": models.processor_seconds,
+        }
+    return found
 
 
-def _results(config: Config, heads: list[dict[str, Any]]) -> xr.Dataset:
-    """One row a head; functional cosines of all hypotheses as one array, NaN where a task lacks one."""
-    names = sorted({name for head in heads for name in head["hypotheses"]})
-    cosines = np.array([[head["hypotheses"].get(name, np.nan) for name in names] for head in heads])
-    columns = {name: ("row", np.array([head[name] for head in heads])) for name in heads[0] if name != "hypotheses"}
-    return xr.Dataset(
-        columns | {"hypothesis_cosine": (("row", "hypothesis"), cosines)},
-        {"hypothesis": names},
-        {"attends": ATTENDS, "holds": HOLDS, "lead": LEAD, "sequences": config.sequences},
-    )
-
-
-def _functional_figure(heads: list[dict[str, Any]]) -> Exhibit:
+def _functional_figure(results: xr.Dataset) -> Exhibit:
     """Every head: the true hypothesis, its best rival, and what permuted templates reach."""
-    kinds = sorted({(head["task"], head["variant"], head["match"]) for head in heads})
+    kinds = sorted(set(zip(*(results[name].values for name in ("task", "variant", "match")), strict=True)))
     figure, ((ax,),) = panels(width=8.5, height=1.2 + 0.42 * len(kinds))
     rng = np.random.default_rng(0)  # scatter only
-    for y, kind in enumerate(reversed(kinds)):
-        mine = [head for head in heads if (head["task"], head["variant"], head["match"]) == kind]
-        for head in mine:
-            level, filled = y + rng.uniform(-0.28, 0.28), head["attention"] >= ATTENDS
-            true = head["functional_cosine"]
-            ax.plot(true - head["lead_over_permuted"], level, "|", color=GREY, markersize=6)
-            ax.plot(true - head["lead"], level, "x", color=COLOURS[1], markersize=4)
+    for y, (task, variant, match) in enumerate(reversed(kinds)):
+        mine = (results.task == task) & (results.variant == variant) & (results.match == match)
+        for head in each(results.sel(row=mine), "row"):
+            level, filled = y + rng.uniform(-0.28, 0.28), head.attention >= ATTENDS
+            true = head.functional_cosine
+            ax.plot(true - head.lead_over_permuted, level, "|", color=GREY, markersize=6)
+            ax.plot(true - head.lead, level, "x", color=COLOURS[1], markersize=4)
             ax.plot(true, level, "o", color=COLOURS[0], markersize=5, fillstyle="full" if filled else "none")
     ax.axvline(MEDIAN, color="black", linestyle="--", linewidth=1.2)
     ax.set(xlim=(-0.1, 1.02), ylim=(-0.6, len(kinds) - 0.4), xlabel="functional cosine of predicted and trained Omega")
@@ -295,23 +230,17 @@ def _label(task: str, variant: str, match: str) -> str:
     return f"{task}{'' if variant == 'plain' else f' ({variant})'}: {match}"
 
 
-def _direction_figure(heads: list[dict[str, Any]]) -> Exhibit:
+def _direction_figure(results: xr.Dataset) -> Exhibit:
     """Prediction against raw feature directions, and weights against function."""
     figure, ((subspaces, weights),) = panels(2, width=5, height=4)
-    doing = _does(heads) or heads
-    for colour, task in zip(COLOURS, sorted({head["task"] for head in doing}), strict=False):
-        mine = [head for head in doing if head["task"] == task]
-        raw = [(head["raw_query"] + head["raw_key"]) / 2 for head in mine]
-        subspaces.plot(raw, [head["overlap_4"] for head in mine], "o", color=colour, label=task, alpha=0.8)
-        weights.plot(
-            [head["weight_cosine"] for head in mine],
-            [head["functional_cosine"] for head in mine],
-            "o",
-            color=colour,
-            alpha=0.8,
-        )
-    subspaces.axhline(4 / doing[0]["dim"], color=GREY, linestyle=":", label="chance")
-    subspaces.axvline(chance_alignment(doing[0]["dim"]), color=GREY, linestyle=":")
+    doing, dim = _does(results), int(results.dim[0])
+    doing = doing if doing.sizes["row"] else results
+    for colour, task in zip(COLOURS, sorted(set(doing.task.values)), strict=False):
+        mine, style = doing.sel(row=doing.task == task), {"color": colour, "alpha": 0.8}
+        subspaces.plot((mine.raw_query + mine.raw_key) / 2, mine.overlap_4, "o", label=task, **style)
+        weights.plot(mine.weight_cosine, mine.functional_cosine, "o", **style)
+    subspaces.axhline(4 / dim, color=GREY, linestyle=":", label="chance")
+    subspaces.axvline(chance_alignment(dim), color=GREY, linestyle=":")
     subspaces.set(xlabel="|cos| of singular vectors with raw feature directions", xlim=(0, 1), ylim=(0, 1.02))
     subspaces.set_ylabel("predicted share of the top-4 subspaces")
     weights.plot([0, 1], [0, 1], color=GREY, linestyle=":")

@@ -16,61 +16,38 @@ alignment does (functional cosine 0.8), is reported in steps after accuracy on f
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import jax
 import numpy as np
 import xarray as xr
 from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from scipy.stats import false_discovery_control, rankdata
+from scipy.stats import rankdata
 
 from sims.lab.command import command
-from sims.models.readings import (
-    ATTENDS,
-    HOLDS,
-    Reading,
-    explanation,
-)
-from sims.models.readings import run as read
 from sims.models.tasks import TASKS
-from sims.models.trained import Trained, Trainings, trained
-from svtheory import Head, SparsenessTest, decompose, rotation_null, sparseness_test
-from svtheory.checks import InputError, whole
-from svtheory.heads.rotations import RotationNull
+from sims.models.trained import Trained, TransformerOptions, trained
+from sims.models.trained_heads import ATTENDS, HOLDS, TrainedHead, explanation, none_attends, run_on, sparseness, unseen
+from svtheory.instruments.survey import adjusted, each, side_by_side
+from svtheory.reports.options import at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
+THEOREMS = ("T16", "T17", "T22")
 LEARNED, EXPLAINS, LEVEL, SPARSE = 0.99, 0.5, 0.05, 0.8
-SERIES = (
-    "accuracy",
-    "attention",
-    "sparseness",
-    "null_sparseness",
-    "p_value",
-    "adjusted_p_value",
-    "rotated_sparseness",
-    "rotated_p_value",
-    "functional_cosine",
-    "tau",
-)
 
 
 @dataclass(frozen=True)
-class Config(Trainings):
+class Config(TransformerOptions):
     """Options of the experiment."""
 
-    sequences: int = 256
+    sequences: Annotated[int, at_least(64)] = 256
     """Sequences on which heads are read."""
-    draws: int = 199
+    draws: Annotated[int, at_least(19)] = 199
     """Random heads of a head and snapshot."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, least in (("sequences", 64), ("draws", 19)):
-            whole(f"--{name}", getattr(self, name), least)
 
 
 SCALES = {
@@ -84,42 +61,34 @@ def run(config: Config, folder: Path) -> Outcome:
     """Read the same heads at every snapshot."""
     heads = [head for task in config.tasks for head in _heads(config, trained(config.recipe(task), folder.parent))]
     if not heads:
-        raise InputError(f"--steps must be enough for a head to attend to the right key by {ATTENDS}: none does")
+        raise none_attends()
     results = _results(heads)
     figures = {"training": _training_exhibit(results), "tau": _tau_exhibit(results)}
     return Outcome(_summary(results), results, figures, _rows(results))
 
 
-def _heads(config: Config, models: Trained) -> list[dict[str, Any]]:
+def _heads(config: Config, models: Trained) -> list[xr.Dataset]:
     """Every head that does a match in the end, over the snapshots."""
     found = []
-    for member in range(models.recipe.members):
-        fresh, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 3), member))
-        sampled = models.recipe.given.sample(fresh, config.sequences)
-        runs = [read(models, member, sampled, snapshot) for snapshot in range(len(models.steps))]
+    for member, sampled, key in unseen(models, config.seed + 3, config.sequences):
+        runs = [run_on(models, member, sampled, snapshot) for snapshot in range(len(models.steps))]
         for number, last in enumerate(runs[-1].heads):
-            match = last.match
-            if last.attention(match) >= ATTENDS:
-                series = [_measured(run.heads[number], match, key, config.draws) for run in runs]
-                columns = {name: np.array([point[name] for point in series]) for name in series[0]}
-                columns["accuracy"] = np.array([run.accuracy.mean() for run in runs])
-                found.append(
-                    {
-                        "name": f"{models.recipe.task} {member}:{last.name}",
-                        "task": models.recipe.task,
-                        "step": models.steps,
-                        **columns,
-                    }
-                )
+            if last.attention(last.match) >= ATTENDS:
+                series = [
+                    {"accuracy": run.accuracy.mean(), **_measured(run.heads[number], last.match, key, config.draws)}
+                    for run in runs
+                ]
+                place = {"row": [last.label], "task": ("row", [models.recipe.task]), "step": models.steps}
+                found.append(side_by_side(series, "step").expand_dims("row").assign_coords(place))
     return found
 
 
-def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str, float]:
+def _measured(head: TrainedHead, match: str, key: Array, draws: int) -> dict[str, float]:
     """One head at one snapshot."""
-    found = explanation(reading, reading.recipe.given.hypotheses[match], match, key, draws=1)
-    test, rotated = _sparseness(reading, match, key, draws)
+    found = explanation(head, head.recipe.given.hypotheses[match], match, key, draws=1)
+    test, rotated = sparseness(head, match, key, draws)
     return {
-        "attention": reading.attention(match),
+        "attention": head.attention(match),
         "sparseness": float(test.head_sparseness),
         "null_sparseness": float(np.mean(test.head_null, axis=-1).min()),
         "p_value": float(test.head_p_value),
@@ -130,38 +99,20 @@ def _measured(reading: Reading, match: str, key: Array, draws: int) -> dict[str,
     }
 
 
-def _sparseness(reading: Reading, match: str, key: Array, draws: int) -> tuple[SparsenessTest, RotationNull]:
-    """S of relative attention to the right key, over sequences, at the last query that always decides; its nulls."""
-    tokens = np.moveaxis(reading.reads, 2, 0).swapaxes(1, 2)
-    right = np.asarray(reading.sampled.right[match])
-    position = np.flatnonzero((right >= 0).all(axis=1))[-1]
-    return _tests(
-        reading.head, tokens[:, position, None], tokens, right[position][:, None], np.array([position]), key, draws
-    )
-
-
-@partial(jax.jit, static_argnums=6)
-def _tests(
-    head: Head, query: Array, keys: Array, right: Array, position: Array, key: Array, draws: int
-) -> tuple[SparsenessTest, RotationNull]:
-    test = sparseness_test(head, query, keys, key, draws, right, position)
-    return test, rotation_null(decompose(head, query, keys, right, position=position), key, draws, "common")
-
-
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's; NaN of fewer than three points."""
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) if len(x) > 2 else float("nan")
 
 
-def read_while(head: dict[str, Any], steps: np.ndarray) -> np.ndarray:
+def read_while(head: Any, steps: np.ndarray) -> np.ndarray:
     """At which snapshots tau is a time: after the start, explained, and until the task is learned."""
-    explained = (steps > 0) & (head["functional_cosine"] >= EXPLAINS)
-    return explained & (steps <= first_kept(head["accuracy"] >= LEARNED, steps))
+    explained = (steps > 0) & (np.asarray(head["functional_cosine"]) >= EXPLAINS)
+    return explained & (steps <= first_kept(np.asarray(head["accuracy"]) >= LEARNED, steps))
 
 
-def sparse(head: dict[str, Any]) -> np.ndarray:
+def sparse(results: xr.Dataset) -> xr.DataArray:
     """At which snapshots relative attention is sparser than that of random heads."""
-    return (head["adjusted_p_value"] <= LEVEL) & (head["sparseness"] <= SPARSE * head["null_sparseness"])
+    return (results.adjusted_p_value <= LEVEL) & (results.sparseness <= SPARSE * results.null_sparseness)
 
 
 def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
@@ -171,30 +122,23 @@ def first_kept(holds: np.ndarray, steps: np.ndarray) -> float:
     return float(steps[after]) if after < len(steps) else float("nan")
 
 
-def _results(heads: list[dict[str, Any]]) -> xr.Dataset:
+def _results(heads: list[xr.Dataset]) -> xr.Dataset:
     """Series over snapshots, and the steps at which things emerge; members of one run share their steps."""
-    steps = heads[0]["step"]
-    adjusted = false_discovery_control(np.nan_to_num([head["p_value"] for head in heads], nan=1), axis=0)
-    heads = [head | {"adjusted_p_value": p} for head, p in zip(heads, adjusted, strict=True)]
-    window = [read_while(head, steps) for head in heads]
+    results = xr.concat(heads, "row")
+    steps, both = results.step.values, ("row", "step")
+    results["adjusted_p_value"] = both, adjusted(results.p_value.values, 1)
+    window = np.stack([read_while(head, steps) for head in each(results, "row")])
+    tau = results.tau.values
     emerged = {
-        "accuracy_step": [first_kept(head["accuracy"] >= LEARNED, steps) for head in heads],
-        "sparsity_step": [first_kept(sparse(head), steps) for head in heads],
-        "alignment_step": [first_kept(head["functional_cosine"] >= HOLDS, steps) for head in heads],
-        # before the first step there is no training time to find
-        "tau_rank_correlation_all": [rank_correlation(steps[1:], head["tau"][1:]) for head in heads],
-        "tau_rank_correlation": [
-            rank_correlation(steps[read], head["tau"][read]) for head, read in zip(heads, window, strict=True)
-        ],
+        "accuracy_step": results.accuracy >= LEARNED,
+        "sparsity_step": sparse(results),
+        "alignment_step": results.functional_cosine >= HOLDS,
     }
-    series = {name: (("row", "step"), np.stack([head[name] for head in heads])) for name in SERIES}
-    series["tau_read"] = (("row", "step"), np.stack(window))
-    coordinates = {
-        "row": [head["name"] for head in heads],
-        "task": ("row", [head["task"] for head in heads]),
-        "step": steps,
-    }
-    return xr.Dataset(series | {name: ("row", np.array(x)) for name, x in emerged.items()}, coordinates)
+    columns = {name: [first_kept(x, steps) for x in holds.values] for name, holds in emerged.items()}
+    columns["tau_rank_correlation"] = [rank_correlation(steps[w], x[w]) for x, w in zip(tau, window, strict=True)]
+    # before the first step there is no training time to find
+    columns["tau_rank_correlation_all"] = [rank_correlation(steps[1:], x[1:]) for x in tau]
+    return results.assign({"tau_read": (both, window), **{name: ("row", np.array(x)) for name, x in columns.items()}})
 
 
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -249,22 +193,26 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "median_sparsity_after_accuracy_steps": (results.sparsity_step - results.accuracy_step).median().item(),
         "median_alignment_after_accuracy_steps": (results.alignment_step - results.accuracy_step).median().item(),
         "median_functional_cosine_end": last.functional_cosine.median().item(),
-        "holds": all(row["holds"] is not False for row in _rows(results)),
     }
+
+
+def _by_task(results: xr.Dataset, height: float) -> tuple[Figure, list[tuple[str, Axes, xr.Dataset]]]:
+    """A figure with a panel a task, and each task with its panel and its heads."""
+    tasks = list(dict.fromkeys(results.task.values))
+    figure, (axes,) = panels(len(tasks), width=3.6 if len(tasks) > 1 else 5.5, height=height)
+    return figure, [(task, ax, results.sel(row=results.task == task)) for task, ax in zip(tasks, axes, strict=True)]
 
 
 def _training_exhibit(results: xr.Dataset) -> Exhibit:
     """Accuracy, sparseness with its null, and alignment, a panel a task."""
-    tasks = list(dict.fromkeys(results.task.values))
-    figure, (axes,) = panels(len(tasks), width=3.6 if len(tasks) > 1 else 5.5, height=3.8)
+    figure, parts = _by_task(results, 3.8)
     lines = (
         ("accuracy", "black", "-", "accuracy"),
         ("functional_cosine", COLOURS[0], "-", "functional cosine with the prediction (T16)"),
         ("sparseness", COLOURS[1], "-", "sparseness S of relative attention"),
         ("null_sparseness", GREY, "--", "S of random heads on the same tokens"),
     )
-    for ax, task in zip(axes, tasks, strict=True):
-        heads = results.sel(row=results.task == task)
+    for task, ax, heads in parts:
         for name, colour, style, label in lines:
             ax.plot(results.step, heads[name].median("row"), style, marker=".", color=colour, label=label)
             low, high = heads[name].quantile([0.25, 0.75], "row").values
@@ -272,26 +220,25 @@ def _training_exhibit(results: xr.Dataset) -> Exhibit:
         ax.set(title=f"{task}, {heads.sizes['row']} heads", xlabel="training step", ylim=(-0.05, 1.03))
         ax.set_xscale("symlog", linthresh=results.step.values[1])
         ax.set_xlim(0, results.step.values[-1])
-    axes[0].set_ylabel("median and quartiles over heads")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 if len(tasks) > 1 else 1)
+    parts[0][1].set_ylabel("median and quartiles over heads")
+    lines = parts[0][1].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=2 if len(parts) > 1 else 1)
     return Exhibit(figure, "What emerges when, over the heads that end up doing a match.")
 
 
 def _tau_exhibit(results: xr.Dataset) -> Exhibit:
     """The fitted training time of every head against the step, marked where it can be read."""
-    tasks = list(dict.fromkeys(results.task.values))
-    figure, (axes,) = panels(len(tasks), width=3.6 if len(tasks) > 1 else 5.5, height=3.6)
-    for ax, task in zip(axes, tasks, strict=True):
-        heads = results.sel(row=results.task == task).isel(step=slice(1, None))
-        for _, head in heads.groupby("row"):
-            tau, read = head.tau.values.ravel(), head.tau_read.values.ravel()
+    figure, parts = _by_task(results.isel(step=slice(1, None)), 3.6)
+    for task, ax, heads in parts:
+        for head in each(heads, "row"):
+            tau, read = head.tau.values, head.tau_read.values
             ax.plot(head.step, tau, color=GREY, alpha=0.4, linewidth=0.6)
             ax.plot(head.step[read], tau[read], "o-", color=COLOURS[0], alpha=0.6, markersize=4, linewidth=1)
         correlation = heads.tau_rank_correlation.median().item()
         ax.set(title=f"{task}\nmedian rank correlation {correlation:.2f}", xlabel="training step")
         ax.set(xscale="log", yscale="log")
         ax.xaxis.set_minor_formatter(NullFormatter())
-    axes[0].set_ylabel("fitted training time tau (T17)")
+    parts[0][1].set_ylabel("fitted training time tau (T17)")
     return Exhibit(
         figure,
         "The one fitted number of T16, head by head, against the training step actually reached; points where it can be"

@@ -3,6 +3,7 @@ from . import checks as checks
 from . import criteria as criteria
 from . import geometry as geometry
 from . import heads as heads
+from . import instruments as instruments
 from . import laws as laws
 from . import prediction as prediction
 from . import reports as reports

@@ -29,12 +29,14 @@ def numerical_rank_tolerance(values: Array, size: int) -> Array:
     return size * jnp.finfo(values.dtype).eps * values[0]
 
 
+@jax.jit
 def scaled(X: Array) -> tuple[Array, Array]:
     """X over the power of 2 that brings its largest entry to between 1/2 and 1, and the exponent; 0 for zeros."""
     _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.abs(X).max()))
     return shifted(X, -exponent), exponent
 
 
+@jax.jit
 def shifted(X: Array, exponent: Array) -> Array:
     """`X 2^exponent`, exactly, in three factors of which the dtype holds each."""
     third = exponent // 3

@@ -2,6 +2,8 @@ import re
 from pathlib import Path
 
 import svtheory
+from proofs import theorems
+from proofs.experiments import experiments_of
 from sims.__main__ import experiments
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,8 +21,14 @@ def test_every_experiment_stands_in_the_table():
     assert set(re.findall(r"`sims/(\w+)\.py` \|", README.read_text())) == set(experiments())
 
 
-def test_functions_of_the_theorems_exist():
-    rows = [line for line in README.read_text().splitlines() if re.match(r"\| T\d+ \|", line)]
-    cells = [re.sub(r"with `\w+`", "", row.rstrip(" |").rpartition("| ")[2]) for row in rows]
-    assert len(rows) == 17
-    assert all(hasattr(svtheory, name) for cell in cells for name in re.findall(r"`(\w+)`", cell))
+def test_theorems_stand_in_the_table_with_their_functions_files_and_experiments():
+    text = README.read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in re.findall(r"^\| T\d+ \|.*", text, re.M)
+    ]
+    assert [row[0] for row in rows] == [theorem.id for theorem in theorems()]
+    for name, _, functions, place, proof, tested in rows:
+        assert all(hasattr(svtheory, found) for found in re.findall(r"`(\w+)`", re.sub(r"with `\w+`", "", functions)))
+        assert (README.parent / "svtheory" / place.strip("`")).exists()
+        assert (README.parent / re.findall(r"\((.*?)\)", proof)[0]).exists()
+        assert re.findall(r"`(\w+)`", tested) == experiments_of(name)

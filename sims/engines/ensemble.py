@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -63,12 +63,13 @@ def train(
     records = -(-steps // every)
     calls = -(-records * every // max(chunk, every))
     length = -(-records // calls) * every  # equal chunks: a progress bar moves evenly
-    run = _Run(update, observe, steps, every, length)
-    waves = run.waves(members, keys, given)
+    program = _Program(update, observe, steps, every, length)
+    waves = program.waves(members, keys, given)
     if len(waves) == 1:
-        return run.wave(members, keys, given, 0, checkpoint, label)
+        return _wave(program, members, keys, given, 0, checkpoint, label)
     parts = [
-        run.wave(
+        _wave(
+            program,
             *(jax.tree.map(lambda x, wave=wave: x[wave], tree) for tree in (members, keys, given)),
             first=wave.start,
             checkpoint=checkpoint and checkpoint / f"members-{wave.start}-{wave.stop}",
@@ -84,8 +85,8 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What is the same for all waves of members."""
+class _Program:
+    """`steps` steps of an update in chunks of at most `length`, the same for all waves of members."""
 
     update: Update
     observe: Observe | None
@@ -93,57 +94,72 @@ class _Run:
     every: int
     length: int
 
-    def arguments(self, members: Any, keys: Array, given: Any, done: int = 0, stop: int = 0) -> tuple[Any, ...]:
+    def arguments(self, members: Any, keys: Array, given: Any, start: int = 0, stop: int = 0) -> tuple[Any, ...]:
+        """Of `_advance`."""
         static = self.length, self.every, devices.mesh(len(keys))
-        return self.update, self.observe, members, keys, given, done, stop, *static
+        return self.update, self.observe, members, keys, given, start, stop, *static
 
     def waves(self, members: Any, keys: Array, given: Any) -> list[slice]:
         """Equal parts of the members, each of which fits into memory."""
         M, limit = len(keys), devices.max_bytes()
         if limit == np.inf:
             return [slice(0, M)]
-        placed = devices.spread((members, keys, given), devices.mesh(M))
-        needed = devices.bytes_of(_lower(*self.arguments(*placed)).compile())
+        needed = self.needed(*devices.spread((members, keys, given), devices.mesh(M)))
         size = -(-M // max(1, math.ceil(needed / limit)))
         return [slice(first, min(first + size, M)) for first in range(0, M, size)]
 
-    def wave(
-        self, members: Any, keys: Array, given: Any, first: int, checkpoint: Path | None, label: str
-    ) -> tuple[Any, dict[str, np.ndarray]]:
-        """Train members that fit into memory; `first` is the number of the first of them."""
-        M, steps, every, length = len(keys), self.steps, self.every, self.length
-        records = -(-steps // every)
-        mesh = devices.mesh(M)
-        keys, given = devices.spread((keys, given), mesh)
-        noted = _shapes(*self.arguments(devices.spread(members, mesh), keys, given))[1]
-        history = {name: np.zeros((records, M, *x.shape[2:]), x.dtype) for name, x in noted.items()}
-        with ExitStack() as stack:
-            saved = stack.enter_context(_checkpointer(checkpoint)) if checkpoint is not None else None
-            done, members, history = _restore(saved, members, history)
-            members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
-            program = _lower(*self.arguments(members, keys, given)).compile()
-            bar = stack.enter_context(_progress())
-            memory = f"{devices.bytes_of(program) / 1e6:.0f} MB a device"
-            task = bar.add_task(label, total=steps, completed=done, note=memory)
-            # a hundredth of a chunk first: it tells how long all will take
-            stop = min(done + every * -(-length // every // 100), steps)
-            while done < steps:
-                began = time.perf_counter()
-                members, kept, broken = _advance(*self.arguments(members, keys, given, done, stop))
-                kept, broken = devices.gathered((kept, broken))
-                _stop_if_broken(broken, done, length, first)
-                fresh = slice(done // every, (stop + every - 1) // every)
-                for name, values in kept.items():
-                    history[name][fresh] = values[:M, : fresh.stop - fresh.start].swapaxes(0, 1)
-                rate = M * (stop - done) / (time.perf_counter() - began)
-                done, stop = stop, min(stop + length, steps)
-                if saved is not None:
-                    state = jax.tree.map(lambda x: x[:M], devices.gathered(members))
-                    saved.save(done, {"members": state, "history": history})
-                left = timedelta(seconds=round(M * (steps - done) / rate))
-                bar.update(task, completed=done, note=f"{left} left, {rate:,.0f} model-steps/s")
-            step = np.minimum(every * np.arange(1, records + 1), steps)
-            return devices.first_of(devices.gathered(members), M), {"step": step, **history}
+    def needed(self, members: Any, keys: Array, given: Any) -> float:
+        """Bytes that the compiled program takes on each device."""
+        return devices.bytes_of(_lower(*self.arguments(members, keys, given)).compile())
+
+    def chunks(self, done: int) -> Iterator[tuple[int, int]]:
+        """First step and end of each chunk that is left; a hundredth of one comes first: it tells how long all take."""
+        stop = min(done + self.every * -(-self.length // self.every // 100), self.steps)
+        while done < self.steps:
+            yield done, stop
+            done, stop = stop, min(stop + self.length, self.steps)
+
+
+class _History:
+    """What is noted of M members after steps `every`, `2 every`, ... and the last: `step` (R,), arrays (R, M, ...)."""
+
+    def __init__(self, program: _Program, members: int, noted: dict[str, jax.ShapeDtypeStruct]):
+        records = -(-program.steps // program.every)
+        self.every, self.members = program.every, members
+        self.step = np.minimum(program.every * np.arange(1, records + 1), program.steps)
+        self.arrays = {name: np.zeros((records, members, *x.shape[2:]), x.dtype) for name, x in noted.items()}
+
+    def write(self, start: int, stop: int, kept: dict[str, np.ndarray]) -> None:
+        """The records of steps start, ..., stop - 1."""
+        fresh = slice(start // self.every, -(-stop // self.every))
+        for name, values in kept.items():
+            self.arrays[name][fresh] = values[: self.members, : fresh.stop - fresh.start].swapaxes(0, 1)
+
+
+def _wave(
+    program: _Program, members: Any, keys: Array, given: Any, first: int, checkpoint: Path | None, label: str
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Train members that fit into memory; `first` is the number of the first of them."""
+    M, mesh = len(keys), devices.mesh(len(keys))
+    keys, given = devices.spread((keys, given), mesh)
+    noted = _shapes(*program.arguments(devices.spread(members, mesh), keys, given))[1]
+    history = _History(program, M, noted)
+    with _checkpointer(checkpoint) as saved, _progress() as bar:
+        done, members = _restore(saved, members, history)
+        members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
+        memory = f"{program.needed(members, keys, given) / 1e6:.0f} MB a device"
+        task = bar.add_task(label, total=program.steps, completed=done, note=memory)
+        for start, stop in program.chunks(done):
+            began = time.perf_counter()
+            members, kept, broken = _advance(*program.arguments(members, keys, given, start, stop))
+            kept, broken = devices.gathered((kept, broken))
+            _stop_if_broken(broken, start, program.length, first)
+            history.write(start, stop, kept)
+            rate = M * (stop - start) / (time.perf_counter() - began)
+            _save(saved, stop, members, history)
+            left = timedelta(seconds=round(M * (program.steps - stop) / rate))
+            bar.update(task, completed=stop, note=f"{left} left, {rate:,.0f} model-steps/s")
+    return devices.first_of(devices.gathered(members), M), {"step": history.step, **history.arrays}
 
 
 @partial(jax.jit, static_argnames=("update", "observe", "length", "every", "mesh"), donate_argnames=("members",))
@@ -237,21 +253,29 @@ def _stop_if_broken(broken: dict[str, np.ndarray], done: int, length: int, first
         raise FloatingPointError(f"{name} is not finite at step {done + at.min() + 1} of member {first + at.argmin()}")
 
 
-def _checkpointer(folder: Path) -> ocp.training.Checkpointer:
-    """What saves to a folder; of several processes all take part, and the first writes."""
+def _checkpointer(folder: Path | None) -> AbstractContextManager[ocp.training.Checkpointer | None]:
+    """What saves to a folder, if one is given; of several processes all take part, and the first writes."""
+    if folder is None:
+        return nullcontext()
     newest: Any = ocp.training.preservation_policies.LatestN(1)
     place = devices.agreed_path(folder.resolve())
     return ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True)
 
 
-def _restore(
-    saved: ocp.training.Checkpointer | None, members: Any, history: dict[str, np.ndarray]
-) -> tuple[int, Any, dict[str, np.ndarray]]:
-    """The number of steps done, the members and the history at the newest checkpoint, or as given without one."""
+def _restore(saved: ocp.training.Checkpointer | None, members: Any, history: _History) -> tuple[int, Any]:
+    """The number of steps done and the members at the newest checkpoint, its history read; as given without one."""
     if saved is None or saved.latest is None:
-        return 0, members, history
-    state = saved.load(saved.latest, _on_host({"members": members, "history": history}))
-    return saved.latest.step, state["members"], state["history"]
+        return 0, members
+    state = saved.load(saved.latest, _on_host({"members": members, "history": history.arrays}))
+    history.arrays = state["history"]
+    return saved.latest.step, state["members"]
+
+
+def _save(saved: ocp.training.Checkpointer | None, done: int, members: Any, history: _History) -> None:
+    """Keep members, split among devices, and their history as they are after `done` steps."""
+    if saved is not None:
+        state = jax.tree.map(lambda x: x[: history.members], devices.gathered(members))
+        saved.save(done, {"members": state, "history": history.arrays})
 
 
 def _on_host(state: Any) -> Any:

@@ -18,6 +18,8 @@ from sims.engines.simulation import (
 from svtheory import Scenario
 from svtheory.geometry import frame_bounds
 
+STEP = 0.5  # of an Euler step, in units of the largest curvature
+
 
 def flow(
     scenarios: Scenario,
@@ -43,6 +45,11 @@ def flow(
         _update, weights, keys, steps, *given, every=every, observe=_omega, checkpoint=checkpoint, label=label
     )
     return history["step"][:, None] / steps * np.asarray(times), history["Omega"]
+
+
+def steps_enough(turns: Array) -> int:
+    """Euler steps for times in units of the largest curvature, shape (M,), each step at most half of one."""
+    return int(turns.max() / STEP) + 1
 
 
 def rates(scenario: Scenario) -> tuple[Array, Array]:

@@ -8,20 +8,15 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, make_dataclass
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 
-from sims.engines.devices import (
-    ALL,
-    Machine,
-    every_core,
-    leads,
-    using,
-)
+from sims.engines.devices import ALL, Machine, every_core, leads, using
+from sims.lab.rules import tally
 from svtheory.checks import InputError
 from svtheory.reports import plotting, runs
 from svtheory.reports.command import parsed, sentence_errors
@@ -37,8 +32,9 @@ def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> C
     """The `main` of the experiment module that defines `run(config, folder)`.
 
     `scales` gives the Config of each scale, the default first. A Config has a `seed`, and may have a `dtype`
-    ("float32" or "float64") under which the run then happens. `main(argv)` returns the Outcome; a wrong argument exits
-    with code 2, numbers that stop being finite with code 1, each after one sentence on stderr.
+    ("float32" or "float64") under which the run then happens. `main(argv)` returns the Outcome, its summary
+    with the tally of the rules in its table; a wrong argument exits with code 2, numbers that stop being finite with
+    code 1, each after one sentence on stderr.
     """
     name = Path(inspect.getfile(run)).stem
 
@@ -101,7 +97,8 @@ def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: P
     line = shlex.join(["python", "-m", "sims", name, *arguments])
     double = getattr(config, "dtype", "float32") == "float64"
     with jax.enable_x64(double), plotting.style(), runs.started(out, name, config, line) as folder:
-        outcome = run(config, folder)
+        found = run(config, folder)
+        outcome = replace(found, summary={**found.summary, **tally(found.rows)})
         runs.finish(folder, outcome, time.perf_counter() - began)
         page = report(folder, str(run.__globals__["__doc__"]), outcome)
         with runs.atomic(folder / "report.html") as path:

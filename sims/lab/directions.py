@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Spectrum, alignment, nameable, spectrum, unwhiten
+from svtheory import Head, Spectrum, alignment, nameable, spectrum, unwhiten
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
 from svtheory.numerics import exact_products, inverse
@@ -19,6 +19,12 @@ READINGS = ("raw", "unwhitened")
 ROUND = 50  # random heads drawn at once
 
 
+@jax.jit
+def moments_of_layers(tokens: Array) -> tuple[Array, Array]:
+    """`token_moments` of each layer's tokens (layers, n, D)."""
+    return jax.lax.map(token_moments, tokens)
+
+
 def token_moments(tokens: Array) -> tuple[Array, Array]:
     """Covariance (D, D) and mean (D,) of tokens (n, D)."""
     mean = tokens.mean(axis=0)
@@ -26,13 +32,14 @@ def token_moments(tokens: Array) -> tuple[Array, Array]:
     return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
 
 
-def of_head(weights: list[Array], biased: Array, features: Array, moments: Any, epsilon: float) -> dict[str, Array]:
+def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[str, Array]:
     """Of one head: its values, which vectors can be named, and the best feature of each by side and reading.
 
     `epsilon` is that of the precision in which the weights were stored.
     """
-    s = spectrum(*weights)
+    s = spectrum(head.W_Q, head.W_K)
     error = len(features) * epsilon * s.values[0]
+    biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
     return {"singular_value": s.values, "named": nameable(s, error), **of_vectors(s, biased, features, moments)}
 
 

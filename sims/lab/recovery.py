@@ -4,10 +4,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Law, Scenario, Spectrum, alignment, unwhiten
+from svtheory import Law, Scenario, Spectrum, alignment, compare, predict, unwhiten
 from svtheory.spectra.unwhitening import remove_direction
 
+SIDES = ("query", "key")
 READINGS = ("before", "after", "mean token removed")
+
+
+def compared(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
+    """Of the first singular pair, predicted and measured: recoveries and removed shares, and the |cos| of the two.
+
+    By side, and recoveries by reading, (2, 3).
+    """
+    prediction = predict(scenario)
+    (predicted, predicted_share), (seen, share) = recoveries(prediction, scenario), recoveries(trained, scenario)
+    agreement = compare(prediction, trained)
+    return {
+        "predicted": predicted,
+        "measured": seen,
+        "predicted_removed": predicted_share,
+        "removed": share,
+        "cosine": jnp.stack([agreement.left[0], agreement.right[0]]),
+    }
 
 
 def recoveries(spectrum: Spectrum, scenario: Scenario) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
-"""Rules: what a statistic of measurements is held to, written before the run."""
+"""Rules: what a statistic of measurements is held to, written before the run, and how many of a table hold."""
 
 import operator
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,19 @@ STATISTICS = {
     "highest": lambda x, bound: np.max(x),
     "furthest": lambda x, bound: np.ravel(x)[np.argmax(abs(np.ravel(x) - bound))],
 }
-RELATIONS = {">=": operator.ge, "<": operator.lt, "within 10 % of": lambda x, bound: abs(x / bound - 1) <= 0.1}
+RELATIONS = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+    "within 10 % of": lambda x, bound: abs(x / bound - 1) <= 0.1,
+}
 
 
 class Rule(NamedTuple):
     """A bound that a statistic is held to.
 
     >>> rule = Rule("lowest", ">=", 0.9)
-    >>> str(rule), rule.seen(np.array([0.8, 1.0])), rule.holds(np.array([0.8, 1.0]))
+    >>> str(rule), rule.value(np.array([0.8, 1.0])), rule.holds(np.array([0.8, 1.0]))
     ('lowest >= 0.9', 0.8, False)
     """
 
@@ -30,25 +36,35 @@ class Rule(NamedTuple):
     def __str__(self):
         return f"{self.statistic} {self.relation} {self.bound:g}"
 
-    def seen(self, x: np.ndarray) -> float:
+    def value(self, x: np.ndarray) -> float:
         """The statistic of x."""
         return float(STATISTICS[self.statistic](x, self.bound))
 
     def holds(self, x: np.ndarray) -> bool:
         """Whether the statistic of x keeps the bound."""
-        return bool(RELATIONS[self.relation](self.seen(x), self.bound))
+        return bool(RELATIONS[self.relation](self.value(x), self.bound))
 
 
 def judged(rule: Rule | None, x: np.ndarray) -> dict[str, object]:
-    """The last columns of a table row: the rule for x, what it saw, and whether it holds; empty without a rule."""
-    return {"rule": str(rule or ""), "seen": rule and rule.seen(x), "holds": rule and rule.holds(x)}
+    """The last columns of a table row: the rule for x, its value, and whether it holds; empty without a rule."""
+    return {"rule": str(rule or ""), "value": rule and rule.value(x), "holds": rule and rule.holds(x)}
 
 
-def row(quantity: str, x: np.ndarray, rule: Rule | None = None) -> dict[str, object]:
-    """A table row about measurements x: mean, standard error, rule; of fewer than two nothing is said."""
+def row(quantity: str, x: np.ndarray, rule: Rule | None = None, **labels: object) -> dict[str, object]:
+    """A table row about measurements x: labels, mean, standard error, rule; of fewer than two nothing is said."""
     if np.size(x) < 2:
-        return {"quantity": quantity, "mean": None, "s.e.": None, "rule": "", "seen": None, "holds": None}
-    return {"quantity": quantity, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
+        return {"quantity": quantity, **labels, "mean": None, "s.e.": None, **judged(None, x)}
+    return {"quantity": quantity, **labels, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
+
+
+def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows of a table were held to rules and how many hold, for a summary; "holds" says it, None of no rule.
+
+    >>> tally([{"holds": True}, {"holds": False}, {"holds": None}])
+    {'rules': 2, 'rules_that_hold': 1}
+    """
+    held = [bool(row["holds"]) for row in rows if row.get("holds") is not None]
+    return {"rules": len(held), "rules_that_hold": sum(held)}
 
 
 def standard_error(x: np.ndarray) -> float:

@@ -110,8 +110,8 @@ def activations(law: BernoulliUniform, key: Array, n_keys: int, batch: int) -> A
 
 @pytree()
 @dataclass(frozen=True)
-class Task:
-    """What one toy is asked for; a pytree.
+class Problem:
+    """What one toy is trained on; a pytree.
 
     law        of the activations f of every token
     target     the template T, shape (N, N)
@@ -123,13 +123,13 @@ class Task:
     coupling: Array | float
 
 
-def training(
+def start_and_update(
     build: Callable[[nnx.Rngs], Toy], *, objective: str, n_keys: int, batch: int, rate: float, steps: int
 ) -> tuple[Callable, Callable]:
     """`(start, update)` for `ensemble.train`: AdamW on `L_recon + lambda L_attn`, the rate falling to 0 as a cosine.
 
-    `start(key)` makes a member, the dict of its "parameters" and optimizer "state"; `update(member, key, task)` is one
-    step on a fresh batch, with metrics "reconstruction" and "attention".
+    `start(key)` makes a member, the dict of its "parameters" and optimizer "state"; `update(member, key, problem)` is
+    one step on a fresh batch, with metrics "reconstruction" and "attention".
     """
     graph = nnx.graphdef(jax.eval_shape(lambda: build(nnx.Rngs(0))))
     optimizer = optax.adamw(optax.cosine_decay_schedule(rate, steps))
@@ -138,13 +138,14 @@ def training(
         parameters = nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))
         return {"parameters": parameters, "state": optimizer.init(parameters)}
 
-    def loss(parameters, f, task):
-        reconstruction, attention = losses(nnx.merge(graph, parameters), f, task.target, objective)
-        return reconstruction + task.coupling * attention, {"reconstruction": reconstruction, "attention": attention}
+    def loss(parameters, f, problem):
+        reconstruction, attention = losses(nnx.merge(graph, parameters), f, problem.target, objective)
+        metrics = {"reconstruction": reconstruction, "attention": attention}
+        return reconstruction + problem.coupling * attention, metrics
 
-    def update(member: dict[str, Any], key: Array, task: Task) -> tuple[dict[str, Any], dict[str, Array]]:
-        f = activations(task.law, key, n_keys, batch)
-        gradient, metrics = jax.grad(loss, has_aux=True)(member["parameters"], f, task)
+    def update(member: dict[str, Any], key: Array, problem: Problem) -> tuple[dict[str, Any], dict[str, Array]]:
+        f = activations(problem.law, key, n_keys, batch)
+        gradient, metrics = jax.grad(loss, has_aux=True)(member["parameters"], f, problem)
         change, state = optimizer.update(gradient, member["state"], member["parameters"])
         return {"parameters": optax.apply_updates(member["parameters"], change), "state": state}, metrics
 

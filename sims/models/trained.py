@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,10 @@ from safetensors.numpy import save_file
 
 from sims.engines.ensemble import train
 from sims.models.tasks import TASKS, Task, task
-from sims.models.transformer import (
-    ROTARY_BASE,
-    Architecture,
-    Transformer,
-    training,
-)
+from sims.models.transformer import ROTARY_BASE, Transformer, TransformerShape, adamw
 from svtheory import HeadBundle
-from svtheory.checks import InputError, one_of, whole
+from svtheory.checks import InputError, one_of
+from svtheory.reports.options import Options, above, at_least
 from svtheory.reports.runs import alone, atomic
 
 # kept of a training, in hundredths of its steps: what emerges does so early, over decades
@@ -34,18 +30,18 @@ SNAPSHOTS = np.unique(np.geomspace(1, 100, 24).round().astype(int))
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Options):
     """What transformers are trained on, and how.
 
     heads None is as many as the task has matches; rate is AdamW's peak rate and decay its decoupled weight decay.
     """
 
     task: str
-    members: int = 8
-    steps: int = 2000
-    batch: int = 128
-    rate: float = 2e-3
-    decay: float = 0.6
+    members: Annotated[int, at_least(1)] = 8
+    steps: Annotated[int, at_least(1)] = 2000
+    batch: Annotated[int, at_least(1)] = 128
+    rate: Annotated[float, above(0)] = 2e-3
+    decay: Annotated[float, at_least(0)] = 0.6
     seed: int = 0
     heads: int | None = None
     positions: str = "learned"
@@ -53,14 +49,9 @@ class Recipe:
     biases: bool = False
 
     def __post_init__(self):
-        for name in ("members", "steps", "batch"):
-            whole(f"--{name}", getattr(self, name), 1)
+        super().__post_init__()
         if self.steps % SNAPSHOTS[-1]:
             raise InputError(f"--steps must be a multiple of {SNAPSHOTS[-1]}, got {self.steps}")
-        if not 0 < self.rate < np.inf:
-            raise InputError(f"--rate must be a finite number above 0, got {self.rate}")
-        if not 0 <= self.decay < np.inf:
-            raise InputError(f"--decay must be a finite number of at least 0, got {self.decay}")
 
     @property
     def given(self) -> Task:
@@ -68,21 +59,20 @@ class Recipe:
         return task(self.task)
 
     @property
-    def architecture(self) -> Architecture:
+    def shape(self) -> TransformerShape:
         """As many layers as the task needs."""
         heads = self.given.heads if self.heads is None else self.heads
-        return Architecture(
-            self.given.layers, heads, positions=self.positions, normalise=self.normalise, biases=self.biases
-        )
+        options = {name: getattr(self, name) for name in ("positions", "normalise", "biases")}
+        return TransformerShape(self.given.layers, heads, **options)
 
 
 @dataclass(frozen=True)
-class Trainings:
+class TransformerOptions(Options):
     """Options of an experiment on these models, which it shares with others of the same options."""
 
     tasks: tuple[str, ...] = ("attributes",)
     """Tasks to train on."""
-    members: int = 2
+    members: Annotated[int, at_least(2)] = 2  # a spread takes two
     """Members (seeds) of each task."""
     steps: int = 800
     """Training steps, a multiple of 100."""
@@ -90,11 +80,11 @@ class Trainings:
     """Seed of all random numbers."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.tasks:
             raise InputError("--tasks must name at least one")
         for name in self.tasks:
             one_of("--tasks", name, tuple(TASKS))
-        whole("--members", self.members, 2)  # a spread takes two
         _ = self.recipe(self.tasks[0])
 
     def recipe(self, task: str, **variant: Any) -> Recipe:
@@ -121,7 +111,7 @@ class Trained(NamedTuple):
 
 def trained(recipe: Recipe, out: Path) -> Trained:
     """The models of this recipe: read from the folder `out/transformers`, or trained now and kept there."""
-    text = json.dumps([asdict(recipe), asdict(recipe.architecture)], sort_keys=True)
+    text = json.dumps([asdict(recipe), asdict(recipe.shape)], sort_keys=True)
     path = out / "transformers" / f"{recipe.task}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if not path.is_file():
         checkpoint = path.with_suffix(".checkpoint")
@@ -147,7 +137,7 @@ def _keep(path: Path, models: Trained) -> None:
 def _train(recipe: Recipe, checkpoint: Path) -> Trained:
     """One ensemble, its parameters before training and at the snapshots."""
     began = time.perf_counter(), time.process_time()
-    start, update = training(recipe.given, recipe.architecture, batch=recipe.batch, steps=recipe.steps)
+    start, update = adamw(recipe.given, recipe.shape, batch=recipe.batch, steps=recipe.steps)
     first, second = (jax.random.split(key, recipe.members) for key in jax.random.split(jax.random.key(recipe.seed)))
     members = jax.jit(jax.vmap(partial(start, rate=jnp.array(recipe.rate), decay=jnp.array(recipe.decay))))(first)
     given = {"every": recipe.steps // SNAPSHOTS[-1], "observe": _parameters, "checkpoint": checkpoint}
@@ -167,7 +157,7 @@ def _parameters(member: dict[str, Any]) -> dict[str, Array]:
 
 def transformer(recipe: Recipe, parameters: dict[str, Array]) -> Transformer:
     """The module of a recipe with these parameters."""
-    build = partial(Transformer, recipe.given, recipe.architecture)
+    build = partial(Transformer, recipe.given, recipe.shape)
     return nnx.merge(nnx.graphdef(jax.eval_shape(lambda: build(rngs=nnx.Rngs(0)))), parameters)
 
 

@@ -24,7 +24,7 @@ QUERY_KEY_START = 0.2  # of the usual size: theory is about training from a smal
 
 
 @dataclass(frozen=True)
-class Architecture:
+class TransformerShape:
     """What a transformer is built of.
 
     positions  "learned", a vector for each, or "rotary", turning queries and keys
@@ -68,7 +68,7 @@ class Transformer(nnx.Module):
     (layers, heads, H) or None, W_U (questions, V, D).
     """
 
-    def __init__(self, task: Task, shape: Architecture, *, rngs: nnx.Rngs):
+    def __init__(self, task: Task, shape: TransformerShape, *, rngs: nnx.Rngs):
         def normal(*axes, fan_in):
             return nnx.Param(jax.random.normal(rngs.params(), axes, float) / fan_in**0.5)
 
@@ -144,8 +144,8 @@ def cross_entropy(logits: Array, answers: Array) -> Array:
     return -jnp.mean(right)
 
 
-def training(
-    task: Task, shape: Architecture, *, batch: int, steps: int, warmup: float = 0.05
+def adamw(
+    task: Task, shape: TransformerShape, *, batch: int, steps: int, warmup: float = 0.05
 ) -> tuple[Callable, Callable]:
     """`(start, update)` for `ensemble.train`: AdamW on the cross-entropy of the answers.
 

@@ -25,7 +25,7 @@ ACTIVATION = {
 }
 
 
-class Reading(NamedTuple):
+class ForwardPass(NamedTuple):
     """What a model makes of sequences of tokens.
 
     logits     of the next token, shape (sequences, positions, vocabulary)
@@ -38,8 +38,8 @@ class Reading(NamedTuple):
     attention: np.ndarray
 
 
-class LayerReading(NamedTuple):
-    """What one layer does: its heads' inputs, their attention if it was asked for, as in Reading, and what comes after.
+class LayerPass(NamedTuple):
+    """What one layer does: its heads' inputs, their attention if asked for, as in ForwardPass, and what comes after.
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
     """
@@ -49,7 +49,7 @@ class LayerReading(NamedTuple):
     after: Array
 
 
-def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> Reading:
+def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
     """Run a checkpoint on tokens (sequences, positions); one layer's weights are in memory at a time.
 
     `attn_in` is what heads read as they are stored, after gain and bias of the normalisation, or `folded`, before them.
@@ -65,12 +65,12 @@ def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) ->
         attention.append(np.asarray(layer.attention))
         after = layer.after
     logits = _logits(checkpoint.architecture, checkpoint.outputs(), after)
-    return Reading(np.asarray(logits), np.stack(inputs), np.stack(attention))
+    return ForwardPass(np.asarray(logits), np.stack(inputs), np.stack(attention))
 
 
 def read_layers(
     checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False, attention: bool = True
-) -> Iterator[LayerReading]:
+) -> Iterator[LayerPass]:
     """Run a checkpoint on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
 
     Without `attention`, that of one sequence is in memory at a time. Raises InputError as `forward` does.
@@ -78,7 +78,7 @@ def read_layers(
     return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
 
 
-def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerReading]:
+def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerPass]:
     a, weights = checkpoint.architecture, checkpoint.inputs()
     x = jnp.asarray(weights["embedding"][tokens])
     if "positions" in weights:
@@ -105,14 +105,14 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
-def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerReading:
+def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerPass:
     """One layer of x (sequences, positions, d_model)."""
     normal = _standardised(a, x)
     read = _scaled(w["attention_norm"], normal)
     mixed, paid = lax.map(partial(_attend, a, attention, w, divisor), read)
     after = x + mixed
     after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
-    return LayerReading(normal if folded else read, paid, after)
+    return LayerPass(normal if folded else read, paid, after)
 
 
 def _attend(a: Architecture, keep: bool, w: Weights, divisor: Array, read: Array) -> tuple[Array, Array | None]:

@@ -16,7 +16,7 @@ from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import lengths, sine
 from svtheory.numerics import exact_products, positive, shifted
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import Optimum, at_size, optimum, predict
+from svtheory.prediction.optimum import Optimum, held_at_size, optimum, predict
 from svtheory.prediction.whitened import SAFETY, has_query_bias
 from svtheory.scenarios import Scenario, at_unit_size
 
@@ -40,18 +40,18 @@ def conditions(scenario: Scenario) -> Conditions:
     """
     if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) > 0:
         predict(scenario)
-    unit, exponent = at_unit_size(scenario)
-    found = _every_condition(unit)
-    value, gap = at_size(found.pairs.value, exponent), shifted(found.pairs.gap, exponent)
+    found, unit = _every_condition(scenario)
+    held_at_size(found.pairs.value, unit)
     rows = tuple(row for row in found.rows if not concrete(row.applies) or row.applies)
-    return replace(found, rows=rows, pairs=found.pairs._replace(value=value, gap=gap))
+    return replace(found, rows=rows)
 
 
 @jax.jit
 @exact_products
-def _every_condition(scenario: Scenario) -> Conditions:
-    """All conditions, whether they apply or not."""
-    found = optimum(scenario)
+def _every_condition(scenario: Scenario) -> tuple[Conditions, Array]:
+    """All conditions, whether they apply or not, and the pairs' values at unit size."""
+    unit, exponent = at_unit_size(scenario)
+    found = optimum(unit)
     query, key, _ = found.tokens
     pairs = pair_alignments(found, query.probes, key.probes, TOLERANCE)
     singular = structure(found, TOLERANCE)
@@ -59,7 +59,8 @@ def _every_condition(scenario: Scenario) -> Conditions:
     rows = [row for side in sides for row in side_rows(side)]
     rows += [_distinct_row(pairs, found.values), *_rank_rows(found), _decay_row(found, singular.values)]
     rows += [*_early_rows(found, sides), *_late_rows(found, sides, pairs)]
-    return Conditions(tuple(rows), pairs, scenario.dim)
+    at_size = pairs._replace(value=shifted(pairs.value, exponent), gap=shifted(pairs.gap, exponent))
+    return Conditions(tuple(rows), at_size, scenario.dim), pairs.value
 
 
 def _sides(found: Optimum, pairs: PairAlignments, single: Array) -> tuple[SideFeatures, SideFeatures]:

@@ -1,8 +1,8 @@
 """Pairs: which matched features are a singular pair of their own, which mix, which no value tells apart (T4)."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,9 +10,9 @@ from svtheory.checks import InputError, real_array
 from svtheory.geometry.columns import lengths, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import connected
-from svtheory.numerics import exact_products, root
+from svtheory.numerics import exact_products, root, shifted
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import Optimum, at_size, optimum
+from svtheory.prediction.optimum import Optimum, held_at_size, optimum
 from svtheory.prediction.whitened import SAFETY, Side
 from svtheory.scenarios import Scenario, at_unit_size
 from svtheory.spectra.alignments import alignment
@@ -36,7 +36,6 @@ class PairStructure(NamedTuple):
     identified: Array
 
 
-@exact_products
 def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure:
     """Which pairs of the target are singular pairs, which mix, and which are degenerate (T4).
 
@@ -51,9 +50,17 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     >>> structure.labels.tolist(), structure.values.diagonal().tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
-    unit, exponent = at_unit_size(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
+    found, unit = _pair_structure(scenario, tolerance)
+    held_at_size(found.values, unit)
+    return found
+
+
+@jax.jit
+def _pair_structure(scenario: Scenario, tolerance: float) -> tuple[PairStructure, Array]:
+    """The structure, and the pairs' values at unit size."""
+    unit, exponent = at_unit_size(scenario)
     found = structure(optimum(unit), tolerance)
-    return found._replace(values=at_size(found.values, exponent))
+    return found._replace(values=shifted(found.values, exponent)), found.values
 
 
 @exact_products
@@ -135,6 +142,7 @@ class PairAlignments(NamedTuple):
     key_sine: Array
 
 
+@jax.jit
 @exact_products
 def pair_alignments(
     found: Optimum, query_directions: Array, key_directions: Array, tolerance: float = 1e-3

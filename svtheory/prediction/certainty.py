@@ -76,5 +76,5 @@ def mean_outside(features: Array, law: Law, side: Side) -> Array:
     X, mean, side = lax.stop_gradient((features, law.mean(), side))
     token, U = X @ mean, jnp.where(side.scale > 0, side.basis, 0)
     outside, size = jnp.linalg.norm(token - U @ (U.T @ token)), jnp.linalg.norm(token)
-    slack = side.rounding * side.reach() * (size + jnp.linalg.norm(X * mean[None, :]))
+    slack = SAFETY * side.rounding * side.reach() * (size + jnp.linalg.norm(X * mean[None, :]))
     return jnp.where(outside > slack, outside / positive(size), 0)

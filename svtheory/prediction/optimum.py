@@ -6,15 +6,17 @@ bias) centres. With `Z = U diag(s) P^T`, the template asks, in whitened coordina
 `G = (P^T R^T) T (R' P')`, and the optimum is `(U s^+) G (U' s'^+)^T`; a head of smaller rank keeps the top of G.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete
 from svtheory.factorisations import safe_svd
-from svtheory.numerics import exact_products, shifted
+from svtheory.numerics import exact_products, inverse, shifted
 from svtheory.prediction.certainty import Modes, doubt, mean_outside, rounding, undecided
 from svtheory.prediction.whitened import Whitened, has_query_bias, narrowed, whiten
 from svtheory.scenarios import Scenario, at_unit_size
@@ -70,18 +72,27 @@ def optimal_omega(scenario: Scenario) -> Array:
       trained in the row space of W_K, on `(r; 1)` instead of r and then without its last row
     - weight_decay (T8): see `predict`
     """
+    decays = not concrete(scenario.weight_decay) or bool(scenario.weight_decay != 0)
+    omega, unit, closed = _optimal_omega(scenario, decays)
+    _check_closed(closed)
+    return held_at_size(omega, unit)
+
+
+@partial(jax.jit, static_argnums=1)
+@exact_products
+def _optimal_omega(scenario: Scenario, decays: bool) -> tuple[Array, Array, Array]:
+    """The optimum, the same at unit size, and whether it has a closed form."""
     unit, exponent = at_unit_size(scenario)
     trained = _as_trained(unit, whiten(unit))
     omega = _undecayed(trained, unit.head_dim)[0]
-    if not concrete(scenario.weight_decay) or scenario.weight_decay != 0:
+    if decays:
         U, values, Vt = safe_svd(omega)
         omega = (U * _soft_threshold(values, unit, trained)[None, :]) @ Vt
-    return at_size(omega, exponent)
+    return shifted(omega, exponent), omega, _is_closed(unit, trained)
 
 
-def at_size(unit: Array, exponent: Array) -> Array:
-    """`unit 2^exponent`, numbers of an optimum or NaN; raises InputError where the dtype does not hold the largest."""
-    result = shifted(unit, exponent)
+def held_at_size(result: Array, unit: Array) -> Array:
+    """`result`, numbers of an optimum or NaN, `unit` at unit size; InputError where the dtype does not hold it."""
     if concrete(result):
         largest = np.nanmax(np.abs(np.asarray(result)), initial=0)
         small = largest < jnp.finfo(result.dtype).tiny and bool((jnp.nan_to_num(unit) != 0).any())
@@ -93,7 +104,6 @@ def at_size(unit: Array, exponent: Array) -> Array:
     return result
 
 
-@exact_products
 def predict(scenario: Scenario) -> Spectrum:
     """The spectrum that theory predicts for a scenario's trained head: the SVD of `optimal_omega`.
 
@@ -113,12 +123,24 @@ def predict(scenario: Scenario) -> Spectrum:
     >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
     ([3.0, 0.0], [1.0, 0.0])
     """
+    found, unit, closed = _predict(scenario)
+    _check_closed(closed)
+    held_at_size(found.values, unit)
+    return found
+
+
+@jax.jit
+@exact_products
+def _predict(scenario: Scenario) -> tuple[Spectrum, Array, Array]:
+    """The spectrum, its values at unit size, and whether they have a closed form."""
     unit, exponent = at_unit_size(scenario)
     found = optimum(unit)
-    values, gaps = at_size(found.values, exponent), shifted(value_gaps(found.values), exponent)
-    return Spectrum(found.left, values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
+    values, gaps = (shifted(x, exponent) for x in (found.values, value_gaps(found.values)))
+    spectrum = Spectrum(found.left, values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
+    return spectrum, found.values, _is_closed(unit, found.trained)
 
 
+@jax.jit
 @exact_products
 def optimum(scenario: Scenario) -> Optimum:
     """What is known of a scenario's optimum; `predict` hides what is not behind a gap of 0."""
@@ -135,6 +157,7 @@ def optimum(scenario: Scenario) -> Optimum:
     return Optimum(left, lowered[:K], right, error, unknown, free, values[:K], scenario, tokens, trained, modes)
 
 
+@jax.jit
 @exact_products
 def mode_strengths(scenario: Scenario) -> Array:
     """Singular values of `A^{+1/2} M B^{+1/2}`, falling, shape (K,), K at most D: by them a narrow head chooses (T7).
@@ -166,15 +189,20 @@ def _undecayed(trained: Whitened, head_dim: int | None) -> tuple[Array, Modes | 
 
 
 def _soft_threshold(values: Array, scenario: Scenario, trained: Whitened) -> Array:
-    """The singular values of Omega lowered by `g / (alpha beta)`, where T8 holds."""
+    """The singular values of Omega lowered by `g / (alpha beta)`; NaN where T8 does not hold."""
     g = scenario.weight_decay
-    if concrete(g) and g == 0:
-        return values
-    exact = trained.is_tight() & (scenario.objective == "square")
-    if concrete(exact) and concrete(g) and not exact:
+    lowered = jnp.maximum(values - g * inverse(trained.eigenvalues[0, 0]), 0)
+    return jnp.where(g == 0, values, jnp.where(_is_closed(scenario, trained), lowered, jnp.nan))
+
+
+def _is_closed(scenario: Scenario, trained: Whitened) -> Array:
+    """Whether the optimum has a closed form: without weight decay, or where T8 holds."""
+    return (scenario.weight_decay == 0) | (trained.is_tight() & (scenario.objective == "square"))
+
+
+def _check_closed(closed: Array) -> None:
+    if concrete(closed) and not closed:
         raise InputError(
             "weight_decay must be 0 here, not above: its closed form (T8) holds for the square objective and "
             "tight token moments on both sides only"
         )
-    lowered = jnp.maximum(values - g / trained.eigenvalues[0, 0], 0)
-    return jnp.where(g == 0, values, jnp.where(exact, lowered, jnp.nan))

@@ -4,7 +4,6 @@ Time is that of gradient flow: learning rate times steps.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,14 @@ from svtheory.prediction.whitened import SAFETY, Side, Whitened, whiten
 from svtheory.scenarios import Scenario
 
 
+@jax.jit
 def remaining(rate: Array, time: Array) -> Array:
     """`e^{-rate t}` for rate >= 0; time may be infinite, which leaves 1 at rate 0 and 0 elsewhere."""
     endless = jnp.isinf(time)
     return jnp.where(endless, (rate == 0).astype(rate.dtype), jnp.exp(-rate * jnp.where(endless, 0, time)))
 
 
+@jax.jit
 def elapsed(rate: Array, time: Array) -> Array:
     """`int_0^t e^{-rate s} ds = (1 - e^{-rate t})/rate` for rate >= 0, and t at rate 0; time may be infinite."""
     moving, endless = rate > 0, jnp.isinf(time)
@@ -64,7 +65,6 @@ def training_condition_numbers(scenario: Scenario, time: Array | float) -> tuple
     return training_condition_number(m_r * L_s, L_r * L_s, t), training_condition_number(m_s * L_r, L_s * L_r, t)
 
 
-@exact_products
 def filtered_optimum(
     scenario: Scenario, time: Array | float, start: Array | None = None, omega_decay: Array | float = 0.0
 ) -> Array:
@@ -84,10 +84,16 @@ def filtered_optimum(
     _check_free(scenario)
     dtype = scenario.target.dtype
     t, gamma = _non_negative("time", time, dtype), _non_negative("omega_decay", omega_decay, dtype)
+    start = None if start is None else _start(start, scenario)
+    return _filtered_optimum(scenario, t, gamma, start)
+
+
+@jax.jit
+@exact_products
+def _filtered_optimum(scenario: Scenario, t: Array, gamma: Array, start: Array | None) -> Array:
     tokens, pace = whiten(scenario), _pace(scenario)
     omega = _filter(lambda rate: rate * elapsed(rate + gamma, t), tokens, tokens.core, pace)
     if start is not None:
-        start = _start(start, scenario)
         (W, K), (V, J) = (
             (side.inverse, jnp.diag(side.scale**2) + _coupling(side)) for side in (tokens.query, tokens.key)
         )
@@ -135,7 +141,11 @@ def growth(scenario: Scenario, times: Array, start: Array | float) -> Array:
     [0.01, 0.3555, 1.0]
     """
     s, pace, start = (x[None, :] for x in _modes(scenario, start))
-    t = _non_negative("times", times, s.dtype, ndim=1)[:, None]
+    return _grown(s, pace, start, _non_negative("times", times, s.dtype, ndim=1)[:, None])
+
+
+@jax.jit
+def _grown(s: Array, pace: Array, start: Array, t: Array) -> Array:
     rate = pace * jnp.abs(s)
     left, spent = remaining(rate, t), elapsed(rate, t)
     # divided through by the larger exponential, so that neither sign of s overflows
@@ -178,7 +188,7 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     """`s`, `2 alpha beta` and `a_0` of each mode, three arrays (K,); NaN where T9 does not hold."""
     if scenario.objective != "square":
         raise InputError(f"objective must be 'square' for the growth of modes (T9), got {scenario.objective!r}")
-    found = optimum(replace(scenario, weight_decay=jnp.zeros_like(scenario.weight_decay)))
+    found = optimum(scenario)
     tight, roomy = found.tokens.is_tight(), _has_room(found)
     if concrete(tight) and not tight:
         conditions = [L / m for m, L in (found.tokens.query.bounds(), found.tokens.key.bounds())]
@@ -189,7 +199,7 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     if concrete(roomy) and not roomy:
         raise InputError(f"head_dim must be at least the number of modes (T9), got {scenario.head_dim}")
     alpha_beta = found.tokens.eigenvalues[0, 0]
-    learnt = jnp.where(found.values > found.error, found.values, 0)
+    learnt = jnp.where(found.undecayed > found.error, found.undecayed, 0)
     s = jnp.where(tight & roomy, learnt - scenario.weight_decay / alpha_beta, jnp.nan)
     return s, jnp.full_like(s, 2 * alpha_beta), _positive_start(start, s)
 

@@ -225,6 +225,7 @@ def sampled_side(tokens: Array, activations: Array, centre: bool) -> Side:
     )
 
 
+@jax.jit
 def whiten(scenario: Scenario) -> Whitened:
     """A scenario in the eigenbases of its token moments."""
     X, Y, laws = scenario.query_features, scenario.key_features, (scenario.query_law, scenario.key_law)

@@ -47,6 +47,22 @@ def measured(ax: Axes, x: ArrayLike, y: ArrayLike, yerr: ArrayLike | None = None
     ax.errorbar(x, y, yerr=yerr, **{"fmt": "o", "color": COLOURS[0], "alpha": 0.85, "elinewidth": 1.2, **style})
 
 
+def measured_at_each(ax: Axes, x: ArrayLike, y: ArrayLike, **style: Any) -> None:
+    """Means of the measurements y at each value of x, with their standard deviations."""
+    x, y = np.asarray(x), np.asarray(y)
+    values = np.unique(x)
+    at_each = [y[x == value] for value in values]
+    measured(ax, values, [np.mean(some) for some in at_each], [np.std(some, ddof=1) for some in at_each], **style)
+
+
+def curve(
+    ax: Axes, x: ArrayLike, predicted: ArrayLike, values: ArrayLike, yerr: ArrayLike | None = None, **style: Any
+) -> None:
+    """A prediction over x as a line, and measured values as points with error bars in its colour."""
+    ax.plot(x, predicted, color=style.get("color", COLOURS[0]))
+    measured(ax, x, values, yerr, **style)
+
+
 def chance_line(ax: Axes, level: float) -> None:
     """A dotted line at the level that random directions reach."""
     ax.axhline(level, color=GREY, linestyle=":", label=f"chance, {level:.2f}")

@@ -1,6 +1,6 @@
 """Agreement: how well two spectra agree, vector by vector."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,6 @@ class Agreement:
     measured_right: Array | None = None
 
 
-@exact_products
 def compare(
     prediction: Spectrum,
     measurement: Spectrum,
@@ -57,17 +56,23 @@ def compare(
         raise InputError(
             f"measurement must be a spectrum of at least {K} pairs in dimension {D}, got shape {measurement.left.shape}"
         )
+    found = _agreement(prediction, measurement, tolerance)
+    return found if features is None else replace(found, **_alignment_tables(prediction, measurement, features))
+
+
+@jax.jit
+@exact_products
+def _agreement(prediction: Spectrum, measurement: Spectrum, tolerance: float) -> Agreement:
+    D, K = prediction.left.shape
     labels = value_groups(prediction.values, tolerance)
     together = labels[:, None] == labels[None, :]
     nonzero = prediction.values > tolerance * prediction.values[0]
-    aligned = {} if features is None else _alignment_tables(prediction, measurement, features)
     return Agreement(
         left=_group_cosines(prediction.left, measurement.left[:, :K], together, nonzero),
         right=_group_cosines(prediction.right, measurement.right[:, :K], together, nonzero),
         value_error=jnp.where(nonzero, (measurement.values[:K] - prediction.values) / prediction.values[0], jnp.nan),
         identified=nonzero & (together.sum(axis=1) == 1),
         chance=jnp.asarray(chance_alignment(D), prediction.values.dtype),
-        **aligned,
     )
 
 

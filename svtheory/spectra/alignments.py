@@ -15,7 +15,6 @@ from svtheory.geometry.columns import unit_columns
 from svtheory.numerics import exact_products
 
 
-@exact_products
 def alignment(vectors: Array, features: Array) -> Array:
     """The table `|cos(u_k, x_i)|`, shape (K, N), of vectors (D, K) with features (D, N); 0 for a zero column.
 
@@ -29,6 +28,12 @@ def alignment(vectors: Array, features: Array) -> Array:
         raise InputError(
             f"features must have {vectors.shape[0]} rows, as vectors do, got shape {features.shape}{turned}"
         )
+    return _alignment(vectors, features)
+
+
+@jax.jit
+@exact_products
+def _alignment(vectors: Array, features: Array) -> Array:
     return jnp.abs(unit_columns(vectors).T @ unit_columns(features))
 
 

@@ -32,7 +32,6 @@ class Spectrum:
     gaps: Array
 
 
-@exact_products
 def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
     """The singular value decomposition of `Omega = W_Q^T W_K` from its factors, without forming it.
 
@@ -54,13 +53,22 @@ def spectrum(W_Q: Array, W_K: Array) -> Spectrum:
             f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}; "
             "factors are (H, D): transpose weights stored as (in, out)"
         )
+    found, unit, exponent = _spectrum(W_Q, W_K)
+    values = found.values
+    if concrete(values) and not _held(np.asarray(values), np.asarray(unit)):
+        power = math.log10(float(unit[0])) + int(exponent) * math.log10(2)
+        raise InputError(f"W_Q and W_K must have a sigma_1 that {values.dtype} holds, got about 1e{power:.0f}")
+    return found
+
+
+@jax.jit
+@exact_products
+def _spectrum(W_Q: Array, W_K: Array) -> tuple[Spectrum, Array, Array]:
+    """The spectrum, its values at unit size, and the exponent of that size."""
     (W_Q, q), (W_K, k) = scaled(W_Q), scaled(W_K)
     left, unit, right = factored_svd(W_Q, W_K)
-    values = shifted(unit, q + k)
-    if concrete(values) and not _held(np.asarray(values), np.asarray(unit)):
-        power = math.log10(float(unit[0])) + int(q + k) * math.log10(2)
-        raise InputError(f"W_Q and W_K must have a sigma_1 that {values.dtype} holds, got about 1e{power:.0f}")
-    return spectrum_of(left, values, right.T, shifted(product_rounding(W_Q, W_K), q + k))
+    error = shifted(product_rounding(W_Q, W_K), q + k)
+    return spectrum_of(left, shifted(unit, q + k), right.T, error), unit, q + k
 
 
 def product_rounding(W_Q: Array, W_K: Array) -> Array:

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t01_dual_frame_optimum as t01
+from proofs.theorems import t01_dual_frame_optimum as t01
 from svtheory import Scenario, dual_frame, optimal_omega, predict
 from tests.agreement.claims import close, frames, function
 
@@ -14,7 +14,7 @@ def double():
 
 
 def test_optimum():
-    claimed = function(t01.claim["optimum"].rhs, t01.X, t01.T, t01.Y)
+    claimed = function(t01.theorem.claim["optimum"].rhs, t01.X, t01.T, t01.Y)
     computed = jax.jit(optimal_omega)
     for _, X, Y, T in frames():
         assert close(computed(Scenario(X, Y, T)), claimed(X, T, Y))
@@ -22,7 +22,7 @@ def test_optimum():
 
 def test_single_pair():
     symbols = t01.X, t01.Y, t01.e_i, t01.e_j, t01.t
-    sigma, u, v = (function(t01.claim[name].rhs, *symbols) for name in ("sigma", "u", "v"))
+    sigma, u, v = (function(t01.theorem.claim[name].rhs, *symbols) for name in ("sigma", "u", "v"))
     computed = jax.jit(predict)
     for rng, X, Y, T in frames():
         i, j, t = rng.integers(T.shape[0]), rng.integers(T.shape[1]), rng.normal()

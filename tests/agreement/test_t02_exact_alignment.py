@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t02_exact_alignment as t02
+from proofs.theorems import t02_exact_alignment as t02
 from svtheory import Scenario, alignment, feature_dimensionality, predict
 from svtheory.geometry.arrangements import (
     antipodal,
@@ -37,13 +37,13 @@ def test_feature_dimensionality():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_polytopes(name):
-    assert close(feature_dimensionality(SHAPES[name]())[0], float(t02.claim[f"{name}: D_i"].rhs))
+    assert close(feature_dimensionality(SHAPES[name]())[0], float(t02.theorem.claim[f"{name}: D_i"].rhs))
 
 
 @pytest.mark.parametrize(("left", "right"), list(itertools.combinations_with_replacement(SHAPES, 2)))
 def test_sigma_of_an_aligned_pair(left, right):
     """Tegum products in random position: sigma^2 is the claim's right-hand side, and both features are aligned."""
-    claimed = function(t02.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)
+    claimed = function(t02.theorem.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)
     rng, computed = np.random.default_rng(1), jax.jit(predict)
     for _ in range(4):
         X, Y = (np.asarray(tegum(SHAPES[name](), antipodal(2))) * rng.uniform(0.5, 2) for name in (left, right))

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t03_kantorovich as t03
+from proofs.theorems import t03_kantorovich as t03
 from svtheory import alignment_bound, kantorovich_bound
 from svtheory.geometry import extremal_pair, local_alignment_bound, spread
 from tests.agreement.claims import close, frames, function
@@ -15,8 +15,8 @@ def double():
 
 
 def test_bound():
-    claimed = function(t03.claim["in kappa"].rhs, t03.root_m, t03.root_L)
-    in_eps = function(t03.claim["in eps"].rhs, t03.root_m, t03.root_L)
+    claimed = function(t03.theorem.claim["in kappa"].rhs, t03.root_m, t03.root_L)
+    in_eps = function(t03.theorem.claim["in eps"].rhs, t03.root_m, t03.root_L)
     bound, relative_spread = jax.jit(alignment_bound), jax.jit(spread)
     for _, X, _, _ in frames():
         values = np.linalg.svd(X, compute_uv=False)
@@ -26,7 +26,7 @@ def test_bound():
 
 
 def test_extremal_pair():
-    claimed = function(t03.claim["two columns: cosine"].rhs, t03.root_m, t03.root_L)
+    claimed = function(t03.theorem.claim["two columns: cosine"].rhs, t03.root_m, t03.root_L)
     for condition in np.geomspace(1, 1e4, 100):
         X = np.asarray(extremal_pair(condition))
         dual = np.linalg.solve(X @ X.T, X[:, 0])
@@ -36,7 +36,7 @@ def test_extremal_pair():
 
 
 def test_local_bound():
-    claimed, computed = function(t03.claim["local bound"].lhs, t03.X, t03.e_i), jax.jit(local_alignment_bound)
+    claimed, computed = function(t03.theorem.claim["local bound"].lhs, t03.X, t03.e_i), jax.jit(local_alignment_bound)
     for _, X, _, _ in frames():
         X = X / np.linalg.norm(X, axis=0)
         tangents = np.array([claimed(X, column[:, None]) for column in np.eye(X.shape[1])])

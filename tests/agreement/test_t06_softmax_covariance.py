@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import sympy
 
-from proofs import t06_softmax_covariance as t06
+from proofs.theorems import t06_softmax_covariance as t06
 from svtheory import BernoulliUniform, Scenario, optimal_omega
 from tests.agreement.claims import close, frames, function
 

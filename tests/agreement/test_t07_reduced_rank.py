@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t07_reduced_rank as t07
+from proofs.theorems import t07_reduced_rank as t07
 from svtheory import Gaussian, Scenario, optimal_omega
 from tests.agreement.claims import frames, function
 
@@ -22,7 +22,7 @@ def _root(moment):
 def _claimed(R, Q, middle, rank):
     gamma = np.linalg.pinv(R, rcond=1e-7) @ middle @ np.linalg.pinv(Q, rcond=1e-7)
     top = np.linalg.svd(gamma)[0][:, :rank]
-    optimum = function(t07.claim["optimum"].rhs, t07.R, t07.Q, t07.Mid, t07.left)
+    optimum = function(t07.theorem.claim["optimum"].rhs, t07.R, t07.Q, t07.Mid, t07.left)
     return optimum(R, Q, middle, top @ top.T)
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t08_soft_threshold as t08
+from proofs.theorems import t08_soft_threshold as t08
 from svtheory import Scenario, optimal_omega, predict
 from svtheory.prediction import imbalance
 from tests.agreement.claims import close, function
@@ -36,13 +36,13 @@ def tight_scenarios(seed):
 
 def test_optimum_without_decay():
     symbols = t08.X, t08.Y, t08.T, t08.alpha, t08.beta
-    claimed, computed = function(t08.claim["optimum without decay"].rhs, *symbols), jax.jit(optimal_omega)
+    claimed, computed = function(t08.theorem.claim["optimum without decay"].rhs, *symbols), jax.jit(optimal_omega)
     for _, X, alpha, Y, beta, T in tight_scenarios(0):
         assert close(computed(Scenario(X, Y, T)), claimed(X, Y, T, alpha, beta))
 
 
 def test_each_value_is_zero_or_lowered_by_theta():
-    excess = function(t08.claim["soft threshold"].args[1].lhs, t08.s, t08.sigma, t08.theta)
+    excess = function(t08.theorem.claim["soft threshold"].args[1].lhs, t08.s, t08.sigma, t08.theta)
     computed = jax.jit(predict)
     for rng, X, alpha, Y, beta, T in tight_scenarios(1):
         free = computed(Scenario(X, Y, T))
@@ -58,7 +58,7 @@ def test_each_value_is_zero_or_lowered_by_theta():
 
 def test_optimum_attains_the_bound():
     computed, free = jax.jit(predict), jax.jit(optimal_omega)
-    objective = function(t08.claim["optimum"].lhs, t08.A, t08.B, t08.U, t08.V, t08.Sigma, t08.theta)
+    objective = function(t08.theorem.claim["optimum"].lhs, t08.A, t08.B, t08.U, t08.V, t08.Sigma, t08.theta)
     for rng, X, alpha, Y, beta, T in tight_scenarios(2):
         best = np.linalg.svd(np.asarray(free(Scenario(X, Y, T))))
         theta = rng.uniform(0, 1) * best[1][0]
@@ -71,7 +71,7 @@ def test_optimum_attains_the_bound():
 
 
 def test_imbalance():
-    claimed = function(t08.claim["its decay"].lhs.expr, t08.start, t08.g, t08.t)
+    claimed = function(t08.theorem.claim["its decay"].lhs.expr, t08.start, t08.g, t08.t)
     rng, computed = np.random.default_rng(3), jax.jit(imbalance)
     for _ in range(100):
         W_Q, W_K, (g, t) = rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), rng.uniform(0, 2, 2)

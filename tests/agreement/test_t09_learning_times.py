@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t09_learning_times as t09
+from proofs.theorems import t09_learning_times as t09
 from svtheory import Scenario, growth, half_times, predict
 from tests.agreement.claims import close, function
 from tests.agreement.test_t08_soft_threshold import tight_scenarios

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t10_phases as t10
+from proofs.theorems import t10_phases as t10
 from svtheory import orthogonalization_threshold
 from svtheory.geometry.phases import ARRANGEMENTS, collapse_threshold, stationary_arrangements
 from tests.agreement.claims import close, function
@@ -19,7 +19,7 @@ def double():
 
 def test_thresholds():
     g_c = function(t10.g_c, t10.N, t10.D)
-    crossing = t10.claim["collapsed: crosses the orthogonalised"].rhs
+    crossing = t10.theorem.claim["collapsed: crosses the orthogonalised"].rhs
     g_star = function(t10.g - crossing, t10.N, t10.D)
     for n in range(4, 104):
         for d in (3, n // 2 + 2, n):
@@ -49,7 +49,7 @@ def test_energies():
 
 def test_the_one_sided_eigenvalue():
     """`s_1 (D - 1) = N - 1 - g (D - 2)/2`, the hypothesis that defines it."""
-    definition = t10.hypotheses["s_1 of the one-sided arrangement"]
+    definition = t10.theorem.hypotheses["s_1 of the one-sided arrangement"]
     slack = function(definition.lhs - definition.rhs, t10.N, t10.D, t10.g, t10.s_one)
     for n, d in SIZES:
         found = stationary_arrangements(n, d, COUPLINGS)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t11_sparse_decomposition as t11
+from proofs.theorems import t11_sparse_decomposition as t11
 from svtheory.heads import common_rotation_sparseness, independent_rotation_sparseness, leverage_terms
 from tests.agreement.claims import close, frames, function
 
@@ -15,7 +15,7 @@ def double():
 
 def test_terms():
     symbols = t11.X, t11.Y, t11.e_i, t11.e_j, t11.f, t11.h, t11.t
-    claimed = function(t11.claim["terms"].lhs, *symbols)
+    claimed = function(t11.theorem.claim["terms"].lhs, *symbols)
     for rng, X, Y, T in frames(4):
         i, j, t = int(rng.integers(T.shape[0])), int(rng.integers(T.shape[1])), rng.normal()
         f, h = rng.normal(size=(T.shape[0], 1)), rng.normal(size=(T.shape[1], 1))
@@ -33,7 +33,7 @@ def test_common_rotation():
 
 def test_independent_rotations():
     claimed = function(
-        t11.claim["independent rotations: leading term"].rhs.subs({t11.sigmas: t11.A, t11.squares: t11.B}),
+        t11.theorem.claim["independent rotations: leading term"].rhs.subs({t11.sigmas: t11.A, t11.squares: t11.B}),
         t11.A,
         t11.B,
         t11.count,

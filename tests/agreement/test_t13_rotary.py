@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t13_rotary as t13
+from proofs.theorems import t13_rotary as t13
 from svtheory.prediction.rotary import plane_cost, projected_profile, rotary_head
 from tests.agreement.claims import function
 
@@ -28,7 +28,7 @@ def test_a_shared_plane():
 def test_complex_rank_one():
     """One rotated plane of a head at offset d is the claim's real part."""
     symbols = t13.a, t13.b, t13.c, t13.d, t13.C, t13.S
-    claimed = function(t13.claim["complex rank one"].rhs, *symbols)
+    claimed = function(t13.theorem.claim["complex rank one"].rhs, *symbols)
     rng = np.random.default_rng(0)
     for _ in range(100):
         W_Q, W_K, theta, d = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), rng.uniform(), rng.integers(-9, 9)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t15_unwhitening as t15
+from proofs.theorems import t15_unwhitening as t15
 from svtheory.spectra.unwhitening import unwhiten
 from tests.agreement.claims import close, frames, function
 
@@ -18,9 +18,9 @@ def _unit(column):
 
 
 def test_without_a_bias():
-    pattern = t15.claim["query side"].rhs.xreplace({t15.u_raw: t15.claim["u"].rhs})
+    pattern = t15.theorem.claim["query side"].rhs.xreplace({t15.u_raw: t15.theorem.claim["u"].rhs})
     symbols = t15.X, t15.F, t15.F_V, t15.Z, t15.e_i, t15.mu, t15.mean
-    claimed, probe = function(pattern, *symbols), function(t15.claim["u"].rhs, *symbols)
+    claimed, probe = function(pattern, *symbols), function(t15.theorem.claim["u"].rhs, *symbols)
     for rng, X, _, _ in frames():
         size = X.shape[1]
         spread, mu = np.diag(rng.uniform(1, 2, size=size)), rng.uniform(size=(size, 1))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proofs import t16_trained_head as t16
+from proofs.theorems import t16_trained_head as t16
 from svtheory.heads.hypothesis import explain
 from tests.agreement.claims import function
 
@@ -22,7 +22,7 @@ def _moment(samples):
 
 def test_filter_and_functional_cosine():
     phi = function(t16.phi, t16.x, t16.tau)
-    claim = t16.claim["the functional cosine is a correlation"].lhs
+    claim = t16.theorem.claim["the functional cosine is a correlation"].lhs
     cosine = function(claim, t16.F, t16.G, t16.O, t16.P)
     explained = jax.jit(explain, static_argnums=(8, 9))
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from proofs import t17_training_time as t17
+from proofs.theorems import t17_training_time as t17
 from svtheory import Gaussian, Scenario, filtered_optimum
 from svtheory.prediction import training_condition_number
 from svtheory.prediction.training_time import training_condition_numbers
@@ -57,7 +57,7 @@ def test_condition_numbers():
 
 
 def test_condition_numbers_of_two_sides():
-    claimed = function(t17.claim["kappa' is kappa_t at L_s t"].rhs.doit(), t17.m, t17.L, t17.L_s, t17.tau)
+    claimed = function(t17.theorem.claim["kappa' is kappa_t at L_s t"].rhs.doit(), t17.m, t17.L, t17.L_s, t17.tau)
     for rng, X, Y, T in frames(20):
         tau = rng.uniform(0.01, 2)
         query, key = (np.linalg.svd(F, compute_uv=False) ** 2 for F in (X, Y))

@@ -7,7 +7,7 @@ import pytest
 
 from proofs import __main__ as command
 from proofs import theorems
-from proofs.verifier import Control
+from proofs.engine.verifier import Control
 
 
 def test_json(capsys):
@@ -29,7 +29,9 @@ def test_table(capsys):
 
 def test_a_control_let_through_is_a_failure(monkeypatch, capsys):
     first = theorems()[0]
-    monkeypatch.setattr(command, "theorems", lambda: [replace(first, controls=(Control("the claim itself"),))])
+    monkeypatch.setattr(
+        command, "theorems", lambda: [replace(first, controls=(Control("the claim itself", "minimum"),))]
+    )
     assert command.main([]) == 1
     assert "the claim itself" in capsys.readouterr().err
 

@@ -57,7 +57,7 @@ def outcome(tmp_path_factory):
 
 def test_the_run(outcome):
     found, folder = outcome
-    assert found.summary["rules_held"] == found.summary["rules"] == len(found.rows) == 2 * 6 + 2
+    assert found.summary["rules_that_hold"] == found.summary["rules"] == len(found.rows) == 2 * 6 + 2
     assert found.summary["p_values_undefined"] == 0
     with xr.open_dataset(folder / "calibration" / "results.nc", engine="h5netcdf") as stored:
         assert stored.p.shape == (14, 60)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -8,6 +6,7 @@ import xarray as xr
 from safetensors.numpy import save_file
 
 from sims import conditions
+from sims.__main__ import main
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 5))
@@ -42,14 +41,9 @@ def refused(capsys, path, *options):
     return capsys.readouterr().err
 
 
-def started(*arguments):
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_path):
-    printed = started("-m", "sims", "conditions", "--out", str(tmp_path))
+def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_path, capsys):
+    main(["conditions", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
     for words in ("x_0 -> y_1", "|cos(u, x)|", "is an eigenvector", "margin", "promise", "chance"):
         assert words in printed
     folder = tmp_path / "conditions"
@@ -60,8 +54,11 @@ def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_p
     assert (folder / "figures/conditions.png").stat().st_size > 0
 
 
-def test_the_script_explains_its_file():
-    printed = started("sims/conditions.py", "--help")
+def test_the_script_explains_its_file(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["conditions", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
     for words in ("[FILE]", "query_features", "key_covariance", "--head-dim"):
         assert words in printed
 

@@ -1,25 +1,26 @@
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
 
 from sims import cone
+from sims.lab.sweep import each
 from svtheory import predict
 
-SMALL = ["--dim", "5", "--n-features", "10", "--means", "0", "2", "--frames", "2", "--steps", "25"]
+# of one size with test_unwhitening_run, so that both train by the same compiled programs
+SMALL = cone.Config(dim=5, n_features=10, means=(0.0, 2.0), frames=2, steps=25, contexts=2048)
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     with jax.numpy_rank_promotion("raise"):
-        return cone.main([*SMALL, "--contexts", "1024", "--out", str(tmp_path_factory.mktemp("runs"))])
+        sizes = ["--dim", "5", "--n-features", "10", "--means", "0", "2", "--frames", "2", "--steps", "25"]
+        return cone.main([*sizes, "--contexts", "2048", "--out", str(tmp_path_factory.mktemp("runs"))])
 
 
 def test_the_cone_turns_the_sides_that_see_it(outcome):
     results = outcome.results
     assert outcome.summary["heads"] == 3 * 2 * 2
-    assert len(outcome.rows) == 3 * 2 * 2
+    assert outcome.summary["rules"] == len(outcome.rows) == 3 * 2 * 2
     raw = results.sel(head=results.cone == 2, reading=cone.READ[0])
     for setting in cone.SETTINGS:
         for side in cone.SIDES:
@@ -40,20 +41,20 @@ def test_removing_the_mean_token_gives_the_feature_back(outcome):
 def test_prediction_by_hand():
     """`u || (X C X^T)^-1 X C e_0` with the second moment C = I + mean^2 under softmax, and V = I with a bias."""
     with jax.enable_x64(True):
-        for setting, mean in (("softmax", 2.0), ("softmax, query bias", 0.0)):
-            build = jax.jit(partial(cone._scenario, cone.Config(dim=4, n_features=8), setting))
-            scenario = build(2.0, jax.random.key(1))
-            X = np.asarray(scenario.query_features)
-            C = np.eye(8) + mean**2
+        for number, setting, mean in ((0, "softmax", 2.0), (1, "softmax, query bias", 0.0)):
+            scenarios = cone._heads(SMALL, number, setting).given
+            turned = each(predict, scenarios).left[-1, :, 0]
+            X = np.asarray(scenarios.query_features)[-1]
+            C = np.eye(10) + mean**2
             u = np.linalg.solve(X @ C @ X.T, X @ C[:, 0])
-            assert abs(u @ jax.jit(predict)(scenario).left[:, 0]) / np.linalg.norm(u) == pytest.approx(1)
+            assert abs(u @ turned) / np.linalg.norm(u) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--means", "-1"], "means must be at least 0, got (-1.0,)"),
-        (["--frames", "1"], "frames must be a whole number of at least 2, got 1"),
+        (["--means", "0", "-1"], "--means must be finite numbers of at least 0, got (0.0, -1.0)"),
+        (["--frames", "1"], "--frames must be a whole number of at least 2, got 1"),
     ],
 )
 def test_bad_options(tmp_path, capsys, arguments, message):

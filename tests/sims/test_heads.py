@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from sims import heads
 from sims.lab.sources import MODELS
+from sims.lab.token_bounds import token_bounds
 from svtheory import (
     HeadBundle,
     chance_alignment,
@@ -119,7 +120,7 @@ def test_standard_errors_are_those_of_new_sequences():
     """The spread over fresh sets of sequences, by bootstrap from one of them."""
     conditions = []
     for seed in range(10):
-        results = heads._layers(bundle(attn_in=tokens(20.0, seed)), jax.random.key(seed), 40)
+        results = token_bounds(bundle(attn_in=tokens(20.0, seed)), jax.random.key(seed), 40)
         conditions.append((results.condition.values[0, 1], results.condition_standard_error.values[0, 1]))
     values, errors = np.array(conditions).T
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.6)

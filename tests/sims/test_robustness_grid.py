@@ -25,7 +25,7 @@ def test_alignment_is_robust_and_foreseen(outcome):
 
 
 def test_every_setting_has_its_rows(outcome):
-    assert [(row["knob"], row["value"]) for row in outcome.rows[::2]] == [
+    assert [(row["knob"], row["setting"]) for row in outcome.rows[::2]] == [
         ("weight of the attention loss", 1),
         ("weight of the attention loss", 3),
         ("head dimension H", 2),
@@ -51,7 +51,7 @@ def test_the_interval_is_students():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--probabilities", "2"], "--probability must lie in (0, 1], got 2.0"),
+        (["--probabilities", "2"], "--probability must be a finite number above 0 and at most 1, got 2.0"),
         (["--contexts", "1"], "--n-keys must be a whole number of at least 2, got 1"),
         (["--strength", "0"], "--strength must be a finite number above 0, got 0.0"),
     ],

@@ -57,8 +57,8 @@ def test_loss_by_loops():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frequencies", "inf"], "frequencies must be finite numbers, got (inf,)"),
-        (["--n-offsets", "1"], "n_offsets must be a whole number of at least 2, got 1"),
+        (["--frequencies", "inf"], "--frequencies must be finite numbers, got (inf,)"),
+        (["--n-offsets", "1"], "--n-offsets must be a whole number of at least 2, got 1"),
     ],
 )
 def test_bad_options(tmp_path, capsys, arguments, message):

@@ -47,12 +47,19 @@ def made(tmp_path_factory):
 def test_sparseness_and_counts_are_those_of_the_decomposition(made):
     given, outcome, _ = made
     x = given.attn_in[0, :4]
-    d = decompose(given.head(0, 0), x, x, None)
+
+    @jax.jit
+    def expected(head):
+        d = decompose(head, x, x, None)
+        rules = sad.PUBLISHED.values()
+        counts = [count_vectors(decompose(head, x, x, d.index, convention), rule) for rule, convention in rules]
+        return treves_rolls(relative_attention(d)), counts
+
+    sparseness, counts = expected(given.head(0, 0))
     here = outcome.results.sel(layer=0, head=0)
-    np.testing.assert_allclose(here.sparseness, treves_rolls(relative_attention(d))[:, 1:], rtol=1e-4)
-    for name, (rule, convention) in sad.PUBLISHED.items():
-        counts = count_vectors(decompose(given.head(0, 0), x, x, d.index, convention), rule)
-        np.testing.assert_array_equal(here["count"].sel(rule=name), counts[:, 1:])
+    np.testing.assert_allclose(here.sparseness, sparseness[:, 1:], rtol=1e-4)
+    for name, count in zip(sad.PUBLISHED, counts, strict=True):
+        np.testing.assert_array_equal(here["count"].sel(rule=name), count[:, 1:])
     assert float(here.contribution.sum()) == pytest.approx(1, rel=1e-5)
     assert float(here.largest.sum()) == pytest.approx(1, rel=1e-5)
     assert outcome.summary["decisions"] == 4 * (T - 1)
@@ -70,11 +77,10 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     W_Q, W_K, b_Q, b_K = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 2), (3,), (3,)))
     head = Head(W_Q, W_K, b_Q, b_K, frequencies=np.array([0.7]))
     tokens = rng.normal(size=(2, 6, 2)).astype(np.float32)
-    found = sad._head(head, tokens)
+    found, scores = jax.jit(lambda head: (sad._head(head, tokens), decompose(head, tokens, tokens, None)))(head)
     missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"]) > 0.01, strict=True))
     assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}
     plain = list(sad.PUBLISHED).index("accpp2026")
-    scores = decompose(head, tokens, tokens, None)
     seen = np.where(scores.visible, np.abs(scores.scores), 0).max(axis=-1)[:, 1:]
     blind = np.asarray(scores.error)[:, 1:] > 1e-3 * seen
     assert blind.any()

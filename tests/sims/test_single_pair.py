@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from sims import single_pair
-from sims.models.toy import Task
+from sims.models.toy import Problem
 from sims.single_pair import Config, read, template
 from svtheory import BernoulliUniform
 
@@ -44,8 +44,11 @@ def test_reading_a_head_that_is_the_optimum():
     rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (4, 4)))[0]
     W_Q = jnp.zeros((4, 4)).at[0].set(5 * rotation[:, 0])
     W_K = jnp.zeros((4, 4)).at[0].set(rotation[:, 1])
-    weights, task = {"W": rotation, "W_Q": W_Q, "W_K": W_K}, Task(BernoulliUniform(0.1, 4), template(config, 5.0), 1.0)
-    found = jax.jit(partial(read, config))(weights, task, jax.random.key(1))
+    weights, problem = (
+        {"W": rotation, "W_Q": W_Q, "W_K": W_K},
+        Problem(BernoulliUniform(0.1, 4), template(config, 5.0), 1.0),
+    )
+    found = jax.jit(partial(read, config))(weights, problem, jax.random.key(1))
     ones = (
         "cosine_query",
         "cosine_key",

@@ -54,7 +54,7 @@ def test_a_known_geometry_is_read():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--probabilities", "0"], "--probabilities must lie in (0, 1], got (0.0,)"),
+        (["--probabilities", "0"], "--probabilities must be finite numbers above 0 and at most 1, got (0.0,)"),
         (["--strength", "-1"], "--strength must be a finite number above 0, got -1.0"),
     ],
 )

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from sims import training
-from sims.training import crossing, read_modes, settled
+from sims.lab.modes import crossing, read_modes
+from sims.training import settled
 from svtheory import Scenario, matching, predict
 
 SMALL = [

@@ -4,7 +4,8 @@ import pytest
 
 from sims import unwhitening
 
-SMALL = ["--dim", "5", "--n-features", "10", "--conditions", "10", "--frames", "2", "--steps", "25"]
+# of one size with test_cone, so that both train by the same compiled programs
+SMALL = ["--dim", "5", "--n-features", "10", "--conditions", "10", "--frames", "4", "--steps", "25"]
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +16,8 @@ def outcome(tmp_path_factory):
 
 def test_features_come_back_unless_activations_are_correlated(outcome):
     summary, results = outcome.summary, outcome.results
-    assert summary["heads"] == 3 * 2
-    assert summary["rows"] == len(outcome.rows) == 3 * 2
+    assert summary["heads"] == 3 * 4
+    assert summary["rules"] == len(outcome.rows) == 3 * 2
     uncorrelated = [row for row in outcome.rows if row["setting"] != "correlated"]
     assert all(row["after"] == pytest.approx(1, abs=1e-9) for row in uncorrelated)
     assert all(float(row["after, measured"].split()[0]) > 0.95 for row in uncorrelated)
@@ -36,8 +37,8 @@ def test_the_mean_token_is_mixed_in_on_the_query_side_without_a_bias_only(outcom
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--conditions", "0.5"], "conditions must be at least 1, got (0.5,)"),
-        (["--n-features", "3"], "n_features must be a whole number of at least 10, got 3"),
+        (["--conditions", "0.5"], "--conditions must be finite numbers of at least 1, got (0.5,)"),
+        (["--n-features", "3"], "--n-features must be a whole number of at least 10, got 3"),
     ],
 )
 def test_bad_options(tmp_path, capsys, arguments, message):

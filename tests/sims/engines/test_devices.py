@@ -26,8 +26,8 @@ TOYS = """
 import sys, jax, numpy as np
 import jax.numpy as jnp
 from sims.engines.devices import Machine, using, leads
-from sims.lab import ensemble
-from sims.models.toy import Task, Toy, training
+from sims.engines import ensemble
+from sims.models.toy import Problem, Toy, start_and_update
 from svtheory import BernoulliUniform, single_pair
 
 out, folder, dtype, chunks, machine = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), eval(sys.argv[5])
@@ -41,11 +41,11 @@ def dies(*arguments):
 ensemble._advance = dies
 with jax.enable_x64(dtype == "float64"), using(Machine(**machine)):
     build = lambda rngs: Toy(N, 2, 2, rngs=rngs)
-    start, update = training(build, objective="softmax", n_keys=3, batch=32, rate=1e-2, steps=100)
+    start, update = start_and_update(build, objective="softmax", n_keys=3, batch=32, rate=1e-2, steps=100)
     keys = jax.random.split(jax.random.key(0), M)
-    tasks = Task(jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(M, 0.3)),
-                 jnp.broadcast_to(single_pair(N, N, 0, 1, 3.0), (M, N, N)), jnp.ones(M))
-    members, history = ensemble.train(update, jax.vmap(start)(keys), keys, 100, tasks, every=10, chunk=50,
+    problems = Problem(jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(M, 0.3)),
+                       jnp.broadcast_to(single_pair(N, N, 0, 1, 3.0), (M, N, N)), jnp.ones(M))
+    members, history = ensemble.train(update, jax.vmap(start)(keys), keys, 100, problems, every=10, chunk=50,
                                       checkpoint=None if folder == "-" else __import__("pathlib").Path(folder))
 if leads():
     np.savez(out, **members["parameters"], **history, devices=jax.device_count())

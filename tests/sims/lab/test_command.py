@@ -55,7 +55,7 @@ def run(config: Config, folder: Path) -> Outcome:
     t = jnp.asarray(config.targets, float)
     figure, axes = panels()
     predicted_against_measured(axes[0, 0], t, t + 0.1, yerr=0.1 * np.ones(t.shape))
-    rows = [{"law": "uniform", "target": x, "measured": x + 0.1} for x in config.targets]
+    rows = [{"law": "uniform", "target": x, "measured": x + 0.1, "holds": x < 2} for x in config.targets]
     results = xr.Dataset({"target": ("member", t)}, attrs={"units": "logits"})
     summary = {"largest_target": t.max(), "dtype": str(t.dtype), "undefined": float("nan")}
     return Outcome(summary, results, {"plain": Exhibit(figure, "Points lie on the line.")}, rows)
@@ -82,6 +82,8 @@ def test_a_run_leaves_its_folder(tmp_path, capsys):
         "largest_target": 2.0,
         "dtype": "float32",
         "undefined": None,
+        "rules": 2,
+        "rules_that_hold": 1,
     }
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.target.values.tolist() == [1.0, 2.0]

@@ -7,14 +7,7 @@ import pytest
 from flax import nnx
 
 from sims.engines.ensemble import train
-from sims.models.toy import (
-    Task,
-    Toy,
-    activations,
-    between,
-    losses,
-    training,
-)
+from sims.models.toy import Problem, Toy, activations, between, losses, start_and_update
 from svtheory import BernoulliUniform, single_pair
 
 N, D, H, KEYS, B = 5, 3, 2, 4, 6
@@ -100,7 +93,7 @@ def test_training_lowers_both_losses(precision):
 
 
 def trained_toys():
-    start, update = training(
+    start, update = start_and_update(
         lambda rngs: Toy(N, D, H, query_bias=True, rngs=rngs),
         objective="square",
         n_keys=KEYS,
@@ -111,6 +104,6 @@ def trained_toys():
     targets = jnp.stack([single_pair(N, N, 0, 1, t) for t in (2.0, 4.0)])
     laws = jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.array([0.4, 0.5]))
     members = jax.vmap(start)(jax.random.split(jax.random.key(0), 2))
-    tasks = Task(laws, targets, jnp.array([1.0, 2.0]))
-    trained, history = train(update, members, jax.random.split(jax.random.key(1), 2), 500, tasks)
+    problems = Problem(laws, targets, jnp.array([1.0, 2.0]))
+    trained, history = train(update, members, jax.random.split(jax.random.key(1), 2), 500, problems)
     return trained["parameters"], history

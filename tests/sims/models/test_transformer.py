@@ -10,11 +10,11 @@ from sims.engines.ensemble import train
 from sims.models.tasks import induction, largest
 from sims.models.transformer import (
     ROTARY_BASE,
-    Architecture,
     Transformer,
+    TransformerShape,
     accuracy,
+    adamw,
     cross_entropy,
-    training,
 )
 from svtheory import InputError
 
@@ -58,8 +58,8 @@ def turned(y, position):
 @pytest.mark.parametrize(
     "shape",
     [
-        Architecture(1, 2, dim=6, head_dim=4),
-        Architecture(3, 1, dim=6, head_dim=4, positions="rotary", normalise=True, biases=True),
+        TransformerShape(1, 2, dim=6, head_dim=4),
+        TransformerShape(3, 1, dim=6, head_dim=4, positions="rotary", normalise=True, biases=True),
     ],
 )
 def test_forward_by_definition(shape):
@@ -96,7 +96,7 @@ def test_losses_by_definition():
 def test_the_ensemble_learns_and_hyperparameters_are_those_of_each_member():
     """Three members of one seed: two alike, one whose decay is so strong that nothing can be learned."""
     given = largest(4, 2)
-    start, update = training(given, Architecture(dim=16, head_dim=4), batch=64, steps=150)
+    start, update = adamw(given, TransformerShape(dim=16, head_dim=4), batch=64, steps=150)
     keys = jnp.stack([jax.random.key(0)] * 3)
     members = jax.jit(jax.vmap(start))(keys, jnp.array([1e-2, 1e-2, 1e-2]), jnp.array([0.01, 0.01, 99.0]))
     members, history = train(update, members, keys, 150)
@@ -118,4 +118,4 @@ def test_the_ensemble_learns_and_hyperparameters_are_those_of_each_member():
 )
 def test_bad_architectures_are_named(wrong, message):
     with pytest.raises(InputError, match=message):
-        Architecture(**wrong)
+        TransformerShape(**wrong)

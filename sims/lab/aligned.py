@@ -1,0 +1,122 @@
+"""Aligned: every head of a bundle beside a dictionary of features, and how well random heads would be aligned."""
+
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax import Array
+
+from sims.lab.directions import (
+    READINGS,
+    ROUND,
+    SIDES,
+    balanced_heads,
+    matched_directions,
+    moments_of_layers,
+    of_head,
+    readings,
+)
+from sims.lab.sources import check_tokens_differ, check_values_held
+from svtheory import HeadBundle, alignment_p_value, chance_alignment
+from svtheory.heads.sequential import sequential_p_values
+from svtheory.instruments.survey import PLACE, adjusted, over_heads
+
+LEVEL = 0.05
+AXES = (*PLACE, "side", "reading")
+CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
+
+
+def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
+    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
+
+
+def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
+    """Best cosines of every vector with the features (D, N), and those of random heads where there are tokens.
+
+    Vectors that cannot be named are left out; dead features are no comparisons of chance.
+    """
+    (D, N), moments = features.shape, None
+    if bundle.attn_in is not None:
+        check_tokens_differ(bundle.attn_in)
+        tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(len(bundle.W_Q), -1, D)
+        moments = moments_of_layers(tokens)
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named"), ("pair",))
+    axes |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), ("side", "reading", "pair"))
+    epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
+    results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))
+    check_values_held(results.singular_value.values)
+    K, dead = results.sizes["pair"], np.flatnonzero(~np.asarray(features).any(axis=0))
+    alive = N - len(dead)
+    results = results.assign(dead_feature=("dead", dead)).assign_attrs(n_features=N)
+    results = results.assign_coords(side=list(SIDES), reading=list(readings(moments)), pair=range(1, K + 1))
+    results["best_cosine"] = results.best_cosine.where(results.named)
+    largest = results["largest_cosine"] = results.best_cosine.max("pair").fillna(0)
+    results["isotropic_chance"] = chance_alignment(D, alive)
+    results["isotropic_chance_of_a_head"] = chance_alignment(D, alive * K)
+    results["isotropic_p"] = AXES, np.asarray(alignment_p_value(jnp.asarray(largest.values), D, K * alive))
+    if moments is not None:
+        results = results.merge(chance(largest, bundle, features, moments, key, draws))
+    for name in nulls(results):
+        results[f"{name}_adjusted_p"] = AXES, adjusted(results[f"{name}_p"].values, 3)
+    return results
+
+
+def nulls(results: xr.Dataset) -> list[str]:
+    """The kinds of chance that were computed."""
+    return [name for name in ("isotropic", "random") if f"{name}_p" in results]
+
+
+def chance(
+    largest: xr.DataArray, bundle: HeadBundle, features: Array, moments: tuple[Array, Array], key: Array, draws: int
+) -> xr.Dataset:
+    """What random heads of all kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
+    weights, biased = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)], bundle.query_bias
+    layers, heads, sides, _ = largest.shape
+    tests = layers * heads * sides
+    most = max(draws, math.ceil(2 * tests / LEVEL) - 1)  # with fewer, no side by itself could be beyond chance
+    centred = np.stack([biased, np.ones_like(biased)], axis=2).astype(int)
+
+    @cache
+    def matched(layer: int, number: int) -> np.ndarray:
+        """Random directions of a layer in a round, (ROUND, head, side, reading, 3)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
+        drawn = matched_directions(at, weights[0].shape[2], features, [x[layer] for x in moments])
+        return np.asarray(drawn)[:, centred[layer]]
+
+    def balanced(layer: int, number: int, wanted: np.ndarray) -> np.ndarray:
+        """Heads of balanced spectra, (ROUND, head, side, reading)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, layers + layer), number)
+        of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
+        return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, [x[layer] for x in moments]))
+
+    def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
+        def draw(number: int, wanted: np.ndarray) -> np.ndarray:
+            reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
+            wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
+            for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
+                directions = matched(layer, number)
+                of_a_head = directions[..., 0], directions[..., 2], balanced(layer, number, wanted[layer])
+                random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
+                reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
+            return reached.reshape(tests, len(CHANCE), ROUND)
+
+        tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)
+        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.max(axis=1).reshape(largest.shape[:-1])
+
+    p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
+    first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
+    others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
+    columns = {
+        "matched_chance": first[..., 1].mean(axis=0),
+        "matched_chance_of_a_head": first[..., 0].mean(axis=0),
+        "matched_chance_of_a_head_standard_error": first[..., 0].std(axis=0, ddof=1) / ROUND**0.5,
+        "balanced_chance_of_a_head": others.mean(axis=0),
+        "balanced_chance_of_a_head_standard_error": others.std(axis=0, ddof=1) / ROUND**0.5,
+        "random_p": p,
+        "random_draws": count,
+    }
+    return xr.Dataset({name: (AXES, x) for name, x in columns.items()} | {"draws_at_most": most})

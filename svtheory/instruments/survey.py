@@ -1,0 +1,89 @@
+"""Survey: one reading of a head over all heads of a bundle, labelled by layer and head, and verdicts over all at once.
+
+An instrument says what it reads of one head, as a function that JAX can trace, and what the axes of that are called.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import xarray as xr
+from scipy.stats import false_discovery_control
+
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.weights import Head
+
+PLACE = ("layer", "head")
+Axes = Mapping[str, tuple[str, ...]]
+
+
+def stacked_heads(bundle: HeadBundle) -> list[Head]:
+    """Of each layer its heads as one Head, every array with a first axis of heads."""
+    layers, heads = bundle.W_Q.shape[:2]
+    return [
+        jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))
+        for layer in range(layers)
+    ]
+
+
+def over_heads(
+    read: Callable[..., Mapping[str, Any]],
+    bundle: HeadBundle,
+    axes: Axes,
+    of_layer: tuple[Any, ...] = (),
+    of_head: tuple[Any, ...] = (),
+    shared: tuple[Any, ...] = (),
+) -> xr.Dataset:
+    """What `read(head, *of_layer, *of_head, *shared)` finds of every head, arrays by name, with axes layer and head.
+
+    `axes` names the further axes of each array. Arrays in `of_layer` have a first axis of layers, those in `of_head`
+    axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head.
+    """
+    found = [
+        _over_layer(read, heads, *jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head)), shared)
+        for i, heads in enumerate(stacked_heads(bundle))
+    ]
+    data = {name: np.stack([np.asarray(layer[name]) for layer in found]) for name in axes}
+    places = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
+    return xr.Dataset({name: ((*PLACE, *axes[name]), x) for name, x in data.items()}, places)
+
+
+@partial(jax.jit, static_argnums=0)
+def _over_layer(read: Callable[..., Any], heads: Head, of_layer: Any, of_head: Any, shared: Any) -> Any:
+    return jax.lax.map(lambda given: read(given[0], *of_layer, *given[1], *shared), (heads, of_head))
+
+
+def side_by_side(records: Sequence[Mapping[str, Any]], axis: str, axes: Axes | None = None) -> xr.Dataset:
+    """Records of like fields as arrays along a new first axis; `axes` names what further axes fields have."""
+    axes = axes or {}
+    columns = {name: np.array([record[name] for record in records]) for name in records[0]}
+    return xr.Dataset({name: ((axis, *axes.get(name, ())), x) for name, x in columns.items()})
+
+
+def each(results: xr.Dataset, *dims: str) -> Iterator[xr.Dataset]:
+    """The part of each place along these dimensions, the last one running fastest."""
+    for place in product(*(range(results.sizes[dim]) for dim in dims)):
+        yield results.isel(dict(zip(dims, place, strict=True)))
+
+
+def adjusted(p_values: Any, tests: int) -> np.ndarray:
+    """Benjamini and Hochberg's p-values over the tests along the first axes, as many as `tests`; others are separate.
+
+    A p-value that is undefined counts as 1.
+
+    >>> adjusted(np.array([[0.01, 0.5], [0.04, np.nan]]), 1).tolist()
+    [[0.02, 1.0], [0.04, 1.0]]
+    """
+    p = np.nan_to_num(p_values, nan=1.0)
+    flat = p.reshape(-1, *p.shape[tests:])
+    return np.asarray(false_discovery_control(flat, axis=0)).reshape(p.shape)
+
+
+def layer_colours(results: xr.Dataset) -> np.ndarray:
+    """A colour for each layer, from dark to bright."""
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.85, results.sizes["layer"]))

@@ -41,15 +41,17 @@ def as_record(report: Report) -> dict:
 def as_table(reports: list[Report]) -> Table:
     """A report per row, for people."""
     table = Table(title="Theorems", caption="controls are false neighbours, which the same machinery must reject")
-    for column in ("", "theorem", "scope", "status", "tested by", "steps", "controls", "s", "verdict"):
-        table.add_column(column, justify="right" if column in {"steps", "controls", "s"} else "left")
+    for column in ("theorem", "scope", "tested by"):
+        table.add_column(column, overflow="fold")
+    for column in ("status", "steps", "controls", "s", "verdict"):
+        table.add_column(column, justify="right" if column in {"steps", "controls", "s"} else "left", no_wrap=True)
     for report in reports:
         theorem, held = report.theorem, sum(step.ok for step in report.steps)
         rejected = sum(control.rejected for control in report.controls)
         table.add_row(
-            theorem.id, theorem.title, theorem.scope, theorem.status,
-            ", ".join(experiments_of(theorem.id)) or "no experiment", f"{held}/{len(report.steps)}",
-            f"{rejected}/{len(report.controls)}", f"{report.seconds:.1f}", "ok" if report.ok else "FAILS",
+            f"{theorem.id} {theorem.title}", theorem.scope, ", ".join(experiments_of(theorem.id)) or "no experiment",
+            theorem.status, f"{held}/{len(report.steps)}", f"{rejected}/{len(report.controls)}",
+            f"{report.seconds:.1f}", "ok" if report.ok else "FAILS",
         )  # fmt: skip
     return table
 

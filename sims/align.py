@@ -40,7 +40,7 @@ from sims.lab.directions import SIDES
 from sims.lab.sources import bundle_file
 from svtheory import HeadBundle, load_heads
 from svtheory.checks import InputError
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -74,7 +74,7 @@ def run(config: Config, folder: Path) -> Outcome:
     results = compared(bundle, jnp.asarray(unit(features, 0), jnp.float32), jax.random.key(config.seed), config.draws)
     names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
     results = results.assign_attrs({**bundle.metadata, **names})
-    rows = [row(here) for here in each(results, *AXES)]
+    rows = [row(here) for here in places(results, *AXES)]
     return Outcome(summary(results), results, {"align": exhibit(results)}, rows)
 
 

@@ -33,7 +33,7 @@ from sims.lab.null_heads import CHOICES, PLANTED, Case, D, H, Size, aligned, cos
 from sims.lab.worlds import HEADS, TOKENS, world
 from svtheory import single_pair
 from svtheory.checks import InputError
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, panels
 from svtheory.reports.runs import Exhibit, Outcome, atomic, checkpoints
@@ -90,7 +90,7 @@ def run(config: Config, folder: Path) -> Outcome:
         labels += [{"p-value": p_value, **label} for p_value in found for label in group.labels]
         columns += [column for p in found.values() for column in p.T]
     results = labelled(labels, np.stack(columns))
-    rows = [row(case) for case in each(results, "case")]
+    rows = [row(case) for case in places(results, "case")]
     if config.table:
         with atomic(Path(config.table)) as path:
             path.write_text(page(config, rows))

@@ -106,15 +106,8 @@ def scenario(config: Config, arrays: Mapping[str, np.ndarray]) -> Scenario:
         raise InputError(
             "FILE must hold the laws of query and key activations for --objective softmax, got one without"
         )
-    return Scenario(
-        *(given[name] for name in REQUIRED),
-        *laws,
-        objective=config.objective,
-        head_dim=config.head_dim,
-        weight_decay=config.weight_decay,
-        n_keys=config.n_keys,
-        query_bias=config.query_bias,
-    )
+    options = ("objective", "head_dim", "weight_decay", "n_keys", "query_bias")
+    return Scenario(*(given[name] for name in REQUIRED), *laws, **{name: getattr(config, name) for name in options})
 
 
 def law(given: Mapping[str, jax.Array], side: str) -> Law | None:
@@ -134,12 +127,8 @@ def dataset(found: Conditions) -> xr.Dataset:
     rows, pairs = found.table(), {name: np.asarray(x) for name, x in found.pairs._asdict().items()}
     i, j = np.nonzero(np.isfinite(pairs["value"]))
     columns = {name: ("condition", [row[name] for row in rows]) for name in ("margin", "promise", "theorem", "side")}
-    at_end = {
-        "cosine_query": ("pair", pairs["query"][i, j]),
-        "cosine_key": ("pair", pairs["key"][i, j]),
-        "singular_value": ("pair", pairs["value"][i, j]),
-        "gap": ("pair", pairs["gap"][i, j]),
-    }
+    read = {"cosine_query": "query", "cosine_key": "key", "singular_value": "value", "gap": "gap"}
+    at_end = {name: ("pair", pairs[field][i, j]) for name, field in read.items()}
     features = {"query_feature": ("pair", i), "key_feature": ("pair", j)}
     return xr.Dataset({**columns, **at_end}, {"condition": [row["condition"] for row in rows], **features})
 

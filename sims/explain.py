@@ -46,7 +46,7 @@ from sims.lab.sources import bundle_file
 from sims.models import induction
 from svtheory import Explanation, HeadBundle, explain, load_heads
 from svtheory.checks import InputError, index
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places, side_by_side
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -136,24 +136,27 @@ def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     """The explanations side by side."""
-    columns = {
-        "functional_cosine": [e.functional_cosine for e in found.values()],
-        "weight_cosine": [e.cosine for e in found.values()],
-        "p_value": [e.p_value for e in found.values()],
-        "p_value_for_all": [min(1, len(found) * float(e.p_value)) for e in found.values()],
-        "margin": [e.margin(*(rival for name, rival in found.items() if name != own)) for own, e in found.items()],
-        "rank": [e.rank for e in found.values()],
-        "time": [e.time for e in found.values()],
-        "unvisited": [e.unvisited for e in found.values()],
-    }
-    data: dict[str, Any] = {name: ("hypothesis", np.array(x, float)) for name, x in columns.items()}
-    data["null"] = (("hypothesis", "random_head", "draw"), np.array([e.null for e in found.values()]))
-    data["rival"] = (("hypothesis", "draw"), np.array([e.rivals for e in found.values()]))
-    data["predicted_value"] = (("hypothesis", "pair"), np.array([e.predicted.values for e in found.values()]))
-    data["measured_value"] = (("pair",), np.asarray(next(iter(found.values())).measured.values))
-    pairs = data["measured_value"][1].size
-    axes = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, pairs + 1)}
-    return xr.Dataset(data, axes)
+    records = [
+        {
+            "functional_cosine": float(e.functional_cosine),
+            "weight_cosine": float(e.cosine),
+            "p_value": float(e.p_value),
+            "p_value_for_all": min(1.0, len(found) * float(e.p_value)),
+            "margin": float(e.margin(*(rival for name, rival in found.items() if name != own))),
+            "rank": float(e.rank),
+            "time": float(e.time),
+            "unvisited": float(e.unvisited),
+            "null": e.null,
+            "rival": e.rivals,
+            "predicted_value": e.predicted.values,
+        }
+        for own, e in found.items()
+    ]
+    axes = {"null": ("random_head", "draw"), "rival": ("draw",), "predicted_value": ("pair",)}
+    measured = np.asarray(next(iter(found.values())).measured.values)
+    results = side_by_side(records, "hypothesis", axes).assign(measured_value=("pair", measured))
+    names = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, measured.size + 1)}
+    return results.assign_coords(names)
 
 
 def _best(results: xr.Dataset) -> xr.Dataset:
@@ -181,7 +184,7 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "training time": float(here.time),
             "weights never exercised": f"{float(here.unvisited):.2%}",
         }
-        for here in each(results, "hypothesis")
+        for here in places(results, "hypothesis")
     ]
 
 

@@ -32,7 +32,7 @@ from sims.lab.command import command
 from sims.lab.sources import bundle_file, check_values_held
 from sims.lab.token_bounds import TIMES, token_bounds
 from svtheory import Head, HeadBundle, effective_rank, load_heads, nameable, spectrum
-from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
+from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -79,7 +79,7 @@ def run(config: Config, folder: Path) -> Outcome:
     if bundle.attn_in is not None:
         results = results.merge(token_bounds(bundle, second, config.resamples))
     results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
-    rows = [_row(head) for head in each(results, *PLACE)]
+    rows = [_row(head) for head in places(results, *PLACE)]
     return Outcome(_summary(results), results, _figures(results), rows)
 
 

@@ -33,7 +33,6 @@ from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import (
     Law,
     Scenario,
-    Spectrum,
     alignment,
     chance_alignment,
     compare,
@@ -181,8 +180,8 @@ def _batch(config: Config, index: int, key: Array) -> Batch:
     return Batch(given, jax.random.fold_in(key, 1), {**labels, "value": cells["value"]})
 
 
-def _train(config: Config, given: Scenario | Timed, keys: Array, **place: Any) -> Spectrum | Array:
-    """Spectra of heads at the optimum, or Omega (M, D, D) of those trained from nothing for a time."""
+def _train(config: Config, given: Any, keys: Array, **place: Any) -> Any:
+    """Spectra of heads at the optimum of scenarios, or Omega (M, D, D) of timed ones, trained from nothing."""
     if isinstance(given, Timed):
         slowest, curvature = jax.jit(jax.vmap(rates))(given.scenario)
         last = given.time / slowest
@@ -196,7 +195,7 @@ def _train(config: Config, given: Scenario | Timed, keys: Array, **place: Any) -
     return simulate_ensemble(given, keys, training, **place)
 
 
-def _compare(given: Scenario | Timed, trained: Spectrum | Array) -> dict[str, Array]:
+def _compare(given: Any, trained: Any) -> dict[str, Array]:
     """The first singular pair, predicted and trained, on both sides, as it is and unwhitened."""
     if isinstance(given, Timed):
         scenario = given.scenario

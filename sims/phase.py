@@ -150,10 +150,12 @@ def descents(config: Config, folder: Path) -> xr.Dataset:
     cells += [(kind, N, g) for kind in ("orthogonalised", "random") for g in adaptive]
     kind, features, coupling = (np.repeat(column, config.starts) for column in zip(*cells, strict=True))
     noise, frame, keys = jax.random.split(jax.random.key(config.seed), 3)
-    random = jax.random.normal(noise, (kind.size, D, max(*config.numbers, N)))
-    alone = jnp.zeros(random.shape[1:]).at[:, :N].set(tegum(jnp.eye(2), tight_frame(frame, D - 2, N - 2)))
-    start = jnp.where((kind == "orthogonalised")[:, None, None], alone[None] + 0.01 * random, random)
-    present = (jnp.arange(random.shape[-1])[None, :] < features[:, None]).astype(random.dtype)
+    random = np.asarray(jax.random.normal(noise, (kind.size, D, max(*config.numbers, N))))
+    alone = np.zeros(random.shape[1:], random.dtype)
+    alone[:, :N] = tegum(jnp.eye(2), tight_frame(frame, D - 2, N - 2))
+    disturbed = alone + random.dtype.type(0.01) * random
+    start = jnp.asarray(np.where((kind == "orthogonalised")[:, None, None], disturbed, random))
+    present = jnp.asarray(np.arange(random.shape[-1]) < features[:, None], random.dtype)
     given = present, jnp.asarray(coupling), jnp.asarray(kind != "linear")
     where, label = checkpoints(folder) / "descents", f"{kind.size} descents"
     keys = jax.random.split(keys, kind.size)

@@ -105,8 +105,8 @@ def trained(
     """Heads of planes that turn at theta (M, H/2), from small random ones, and their losses, (M,)."""
     M, planes = theta.shape
     size = 2, 2 * planes, asked[0].shape[1]
-    factors = 0.3 / size[-1] ** 0.5 * jax.vmap(lambda key: jax.random.normal(key, size))(keys)
-    given = asked, jnp.tile(config.offsets[None], (M, 1)), theta
+    factors = 0.3 / size[-1] ** 0.5 * jax.jit(jax.vmap(lambda key: jax.random.normal(key, size)))(keys)
+    given = asked, jnp.asarray(np.tile(config.offsets, (M, 1))), theta
     weights = {"W_Q": factors[:, 0], "W_K": factors[:, 1]}
     weights, _ = descend(rotary_loss, weights, keys, config.steps, *given, checkpoint=checkpoint, label=label)
     return weights, jax.jit(jax.vmap(rotary_loss))(weights, *given)
@@ -117,10 +117,10 @@ def single_pairs(config: Config, folder: Path) -> xr.Dataset:
     names = grid(profile=PROFILES, frame=range(config.frames))["profile"]
     keys = jax.random.split(jax.random.key(config.seed), len(names))
     theta = jnp.array(config.frequencies)
-    profiles = jnp.stack([PROFILES[name](config.offsets) for name in names])
+    profiles = jnp.asarray(np.stack([PROFILES[name](config.offsets) for name in names]))
     scenarios = each(partial(_scenario, config), keys)
     asked = scenarios.query_features, scenarios.key_features, profiles[:, :, None, None] * scenarios.target[:, None]
-    given = asked, jnp.tile(theta[None], (len(names), 1)), keys
+    given = asked, jnp.asarray(np.tile(theta, (len(names), 1))), keys
     weights, _ = trained(config, *given, checkpoints(folder) / "pairs", f"{len(names)} heads, one pair")
     found = each(partial(_read, config.offsets, theta), scenarios, profiles, weights)
     results = labelled(found, {"profile": names}, "head", "offset").assign_coords(offset=np.asarray(config.offsets))
@@ -153,31 +153,26 @@ def capacity(config: Config, folder: Path) -> xr.Dataset:
     """Pairs kept by heads of one frequency, of H/2 and of H equal pairs, the best of their starts."""
     axes = {"pairs": np.array([ROWS // 2, ROWS]), "reach": np.geomspace(0.05, 20, config.turns)}  # theta d_max
     cells = grid(**axes, start=range(config.starts))
-    pairs, reach = (jnp.asarray(cells[name], float) for name in axes)
-    M = len(pairs)
-    target = jnp.where(jnp.arange(ROWS)[None, :] < pairs[:, None], 1.0, 0.0)[:, :, None] * jnp.eye(ROWS)[None]
-    eye = jnp.tile(jnp.eye(ROWS)[None], (M, 1, 1))
-    asked = eye, eye, jnp.tile(target[:, None], (1, config.n_offsets, 1, 1))
-    theta = reach / config.offsets[-1]
+    M, last = len(cells["pairs"]), config.n_offsets - 1
+    target = np.where(np.arange(ROWS) < cells["pairs"][:, None], 1.0, 0.0)[:, :, None] * np.eye(ROWS)
+    eye, targets = np.tile(np.eye(ROWS), (M, 1, 1)), np.tile(target[:, None], (1, config.n_offsets, 1, 1))
+    theta = np.tile(cells["reach"][:, None] / last, (1, ROWS // 2))
+    asked, theta = jax.tree.map(lambda x: jnp.asarray(x, float), ((eye, eye, targets), theta))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), M)
-    given = asked, jnp.tile(theta[:, None], (1, ROWS // 2)), keys
-    _, losses = trained(config, *given, checkpoints(folder) / "capacity", f"{M} heads, equal pairs")
+    _, losses = trained(config, asked, theta, keys, checkpoints(folder) / "capacity", f"{M} heads, equal pairs")
     kept = cells["pairs"] - 2 * np.asarray(losses)
-    frequencies = jnp.asarray(axes["reach"] / float(config.offsets[-1]))
+    room = each(partial(_room, config.offsets), jnp.asarray(axes["reach"] / last, float))
     data = {
         "kept": (("pairs", "reach", "start"), kept.reshape(2, config.turns, config.starts)),
-        "kept_predicted": (("pairs", "reach"), _room(config.offsets, frequencies)),
+        "kept_predicted": (("pairs", "reach"), np.asarray(room).T),
     }
     return xr.Dataset(data, axes)
 
 
-def _room(offsets: Array, frequencies: Array) -> np.ndarray:
-    """Pairs kept of H/2 and of H, one and two a plane (T13), shape (2, n)."""
-    planes = ROWS // 2
-    held = [projected_profile(jnp.ones_like(offsets), theta[None], offsets) for theta in frequencies]
-    alone = [float((g**2).mean()) for g in held]
-    both = [2 - float(plane_cost(theta, offsets)) for theta in frequencies]
-    return planes * np.array([alone, both])
+def _room(offsets: Array, theta: Array) -> Array:
+    """Pairs kept of H/2 and of H by planes of one frequency, which hold one and two (T13), shape (2,)."""
+    alone = (projected_profile(jnp.ones_like(offsets), theta[None], offsets) ** 2).mean()
+    return ROWS // 2 * jnp.stack([alone, 2 - plane_cost(theta, offsets)])
 
 
 def _rows(pairs: xr.Dataset, room: xr.Dataset) -> Iterator[dict[str, Any]]:

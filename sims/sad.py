@@ -43,7 +43,7 @@ from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attent
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
 from svtheory.instruments import sparser
-from svtheory.instruments.survey import PLACE, each, layer_colours, over_heads
+from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
@@ -85,7 +85,7 @@ def run(config: Config, folder: Path) -> Outcome:
     bundle = read_heads(config.model, config.text, config.sequences, config.positions)
     tested = sparser.tested(bundle, jax.random.key(config.seed), config.draws)
     results = tested.merge(_terms(bundle)).assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
-    rows = [_row(head) for head in each(results, *PLACE)]
+    rows = [_row(head) for head in places(results, *PLACE)]
     return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
 
 
@@ -181,8 +181,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
     }
     for rule in PUBLISHED:
-        count = results["count"].sel(rule=rule)
-        name = rule.replace(", ", "_")
+        count, name = results["count"].sel(rule=rule), rule.replace(", ", "_")
         found |= {f"{name}_median_count": _quartiles(count)[1], f"{name}_undefined": int(count.isnull().sum())}
     return found
 

@@ -2,7 +2,7 @@
 
 MODELS are checkpoints of one model in the order of training: folders of GPT-2, GPT-NeoX or Llama type with --text, or
 bundles with attn_in, all of which should have read the same tokens. Without any, a two-layer attention-only transformer
-is trained here on the task of induction, and read at snapshots.
+is trained here on the task of induction, and read at snapshots, at all its queries, though answers need few of them.
 
 As in sad, a decision is a query's attention to the key it attends most; S is the Treves-Rolls sparseness of the terms
 of its relative attention, 1 for equal magnitudes and 1/K for a single term, and the mean over decisions is a head's. A
@@ -34,7 +34,7 @@ from svtheory import HeadBundle
 from svtheory.checks import InputError
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
-from svtheory.instruments.survey import PLACE, each, layer_colours
+from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -93,15 +93,16 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Decompose every head of every checkpoint, and compare with random heads."""
     first, second = jax.random.split(jax.random.key(config.seed))
-    found = {}
+    found, shapes = {}, set()
     for name, heads in _series(config, first, folder):
+        assert heads.attn_in is not None
+        shapes.add(shape := (*heads.W_Q.shape[:2], heads.attn_in.shape[2] - int(heads.scoring.causal)))
+        if len(shapes) > 1:
+            raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
         found[name] = sparser.tested(heads, second, config.draws).assign(loss=loss)
-    shapes = {name: tuple(x.sizes[axis] for axis in ("layer", "head", "query")) for name, x in found.items()}
-    if odd := [name for name, shape in shapes.items() if shape != next(iter(shapes.values()))]:
-        raise InputError(f"MODELS must be of one shape, got {odd[0]!r} with {shapes[odd[0]]} layers, heads and queries")
     results = xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
-    rows = [_row(checkpoint) for checkpoint in each(results, "checkpoint")]
+    rows = [_row(checkpoint) for checkpoint in places(results, "checkpoint")]
     return Outcome(_summary(results), results, {"sad_training": _exhibit(results)}, rows)
 
 
@@ -113,8 +114,7 @@ def _series(config: Config, key: Array, folder: Path) -> Iterator[tuple[str, Hea
         return
     models = trained(config.recipe, folder.parent)
     sampled = config.recipe.given.sample(key, config.sequences)
-    last = len(models.steps) - 1
-    for snapshot in [0, *np.unique(np.linspace(last / config.snapshots, last, config.snapshots).round().astype(int))]:
+    for snapshot in np.unique(np.linspace(0, len(models.steps) - 1, config.snapshots + 1).round().astype(int)):
         seen = run_on(models, 0, sampled, snapshot)
         heads = bundle(models, 0, seen.reads, snapshot)
         yield str(models.steps[snapshot]), replace(heads, metadata={**heads.metadata, "loss": f"{seen.loss:.4g}"})
@@ -192,7 +192,7 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
 
 def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
     over_chance = results.assign(sparseness=results.sparseness / _of_random_heads(results))
-    heads, colours = list(each(over_chance, *PLACE)), layer_colours(results)
+    heads, colours = list(places(over_chance, *PLACE)), layer_colours(results)
     ax.axhline(1, color=COLOURS[1])
     for i, here in enumerate(heads):
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)

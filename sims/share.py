@@ -21,14 +21,13 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from sims.lab.command import command
 from sims.models.tasks import Batch
 from sims.models.trained import Recipe, Trained, trained
-from sims.models.trained_heads import TrainedHead, explanation, run_on, unseen
+from sims.models.trained_heads import explanation, run_on, unseen
 from svtheory.checks import InputError
-from svtheory.instruments.survey import each
+from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -108,13 +107,14 @@ def run(config: Config, folder: Path) -> Outcome:
 def _read(config: Config, models: Trained) -> xr.Dataset:
     """Accuracy of every member and question; attention and functional cosine of every head and match."""
     recipe = models.recipe
-    matches = list(recipe.given.sample(jax.random.key(0), 1).right)
+    matches, hypotheses = list(recipe.given.sample(jax.random.key(0), 1).right), recipe.given.hypotheses
     accuracy, attention, cosine, predicted = [], [], [], []
     for member, sampled, key in unseen(models, config.seed + 4, config.sequences):
         seen = run_on(models, member, sampled)
         accuracy.append(seen.accuracy)
         attention.append([[head.attention(match) for match in matches] for head in seen.heads])
-        cosine.append([[_cosine(head, match, key) for match in matches] for head in seen.heads])
+        found = [[explanation(head, hypotheses[m], m, key, draws=1) for m in matches] for head in seen.heads]
+        cosine.append([[float(e.functional_cosine) for e in of_head] for of_head in found])
         predicted.append(predicted_accuracy(sampled, len(seen.heads)))
     by_head = ("member", "head", "match")
     return xr.Dataset(
@@ -128,10 +128,6 @@ def _read(config: Config, models: Trained) -> xr.Dataset:
     )
 
 
-def _cosine(head: TrainedHead, match: str, key: jax.Array) -> float:
-    return float(explanation(head, head.recipe.given.hypotheses[match], match, key, draws=1).functional_cosine)
-
-
 def effective_matches(results: xr.Dataset) -> xr.DataArray:
     """`1/sum_m p_m^2` of every head, `p_m` its squared positive functional cosines over their sum; NaN without any."""
     squared = results.functional_cosine.clip(min=0) ** 2
@@ -140,7 +136,7 @@ def effective_matches(results: xr.Dataset) -> xr.DataArray:
 
 
 def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    return [_row(models) for models in each(results, "heads")]
+    return [_row(models) for models in places(results, "heads")]
 
 
 def _row(models: xr.Dataset) -> dict[str, Any]:
@@ -200,23 +196,21 @@ def _accuracy_exhibit(results: xr.Dataset) -> Exhibit:
 
 def _division_exhibit(results: xr.Dataset) -> Exhibit:
     """Attention of every head to the right key of every match, first seed."""
-    return Exhibit(
-        _division_figure(results),
-        "Mean attention of every head (rows) to the right key of every match (columns), first seed of each size.",
-    )
-
-
-def _division_figure(results: xr.Dataset) -> Figure:
     figure, (axes,) = panels(results.sizes["heads"], width=2.6, height=3.6)
-    for ax, heads in zip(axes, results.heads.values, strict=True):
-        attention = results.attention.sel(heads=heads).isel(member=0).dropna("head")
-        ax.imshow(attention.transpose("head", "match"), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        ax.set_xticks(range(results.sizes["match"]), [str(m).split(" =")[0] for m in results.match.values], rotation=60)
-        ax.set(title=f"{heads} head{'s' if heads > 1 else ''}", yticks=range(attention.sizes["head"]))
+    names = [str(match).split(" =")[0] for match in results.match.values]
+    for ax, models in zip(axes, places(results.isel(member=0), "heads"), strict=True):
+        attention = models.attention.dropna("head").transpose("head", "match")
+        ax.imshow(attention, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        ax.set_xticks(range(len(names)), names, rotation=60)
+        heads = attention.sizes["head"]
+        ax.set(title=f"{heads} head{'s' if heads > 1 else ''}", yticks=range(heads))
         ax.grid(visible=False)
     axes[0].set_ylabel("head")
     figure.colorbar(axes[-1].images[0], ax=axes[-1], label="attention to the right key")
-    return figure
+    return Exhibit(
+        figure,
+        "Mean attention of every head (rows) to the right key of every match (columns), first seed of each size.",
+    )
 
 
 main = command(run, SCALES)

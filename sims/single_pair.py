@@ -119,19 +119,19 @@ def chosen(results: xr.Dataset, t: float, p: float) -> xr.Dataset:
     return results.sel(member=(results.target == t) & (results.probability == p))
 
 
-def rules(t: float) -> dict[str, Rule]:
-    """What each quantity is held to at target t."""
+def rules(t: float) -> dict[str, tuple[str, Rule]]:
+    """What each quantity is held to at target t, under which name in the summary."""
     strong = abs(t) >= STRONG
-    aligned = Rule("lowest", ">=", 0.99 if strong else 0.97)
-    foreseen = Rule("median", ">=", 0.995)
-    return {
-        "|cos(w_0, u_0)|": aligned,
-        "|cos(w_1, v_0)|": aligned,
-        "|cos(u_0, predicted)|": foreseen,
-        "|cos(v_0, predicted)|": foreseen,
-        "sigma_1 / predicted": Rule("median", "within 10 % of", 1),
-        **({"sigma_2 / sigma_1": Rule("highest", "<", 0.1)} if strong else {}),
+    aligned, foreseen = Rule("lowest", ">=", 0.99 if strong else 0.97), Rule("median", ">=", 0.995)
+    found = {
+        "|cos(w_0, u_0)|": ("cosine_query_lowest", aligned),
+        "|cos(w_1, v_0)|": ("cosine_key_lowest", aligned),
+        "|cos(u_0, predicted)|": ("predicted_cosine_query_median", foreseen),
+        "|cos(v_0, predicted)|": ("predicted_cosine_key_median", foreseen),
+        "sigma_2 / sigma_1": ("second_over_first_singular_value_highest", Rule("highest", "<", 0.1)),
+        "sigma_1 / predicted": ("singular_value_over_predicted_median", Rule("median", "within 10 % of", 1)),
     }
+    return found if strong else {name: rule for name, rule in found.items() if name != "sigma_2 / sigma_1"}
 
 
 def table_rows(config: Config, results: xr.Dataset, t: float, p: float) -> Iterator[dict[str, Any]]:
@@ -150,24 +150,17 @@ def table_rows(config: Config, results: xr.Dataset, t: float, p: float) -> Itera
         "D_1": results.dimensionality_key,
     }
     for name, x in quantities.items():
-        chance = chance_alignment(config.dim) if "cos" in name else None
-        yield row(name, x.values, rules(t).get(name), t=t, p=p, chance=chance)
+        _, rule = rules(t).get(name, ("", None))
+        yield row(name, x.values, rule, t=t, p=p, chance=chance_alignment(config.dim) if "cos" in name else None)
 
 
 def summary(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Headline figures: what is held to rules, by target and probability."""
-    names = {
-        "|cos(w_0, u_0)|": "cosine_query_lowest",
-        "|cos(w_1, v_0)|": "cosine_key_lowest",
-        "|cos(u_0, predicted)|": "predicted_cosine_query_median",
-        "|cos(v_0, predicted)|": "predicted_cosine_key_median",
-        "sigma_2 / sigma_1": "second_over_first_singular_value_highest",
-        "sigma_1 / predicted": "singular_value_over_predicted_median",
-    }
+    ruled = [(rules(row["t"])[row["quantity"]][0], row) for row in rows if row["rule"]]
     return {
         "heads": config.members * len(config.settings()),
         "chance_cosine": chance_alignment(config.dim),
-        **{f"{names[row['quantity']]}_t{row['t']:g}_p{row['p']:g}": row["value"] for row in rows if row["rule"]},
+        **{f"{name}_t{row['t']:g}_p{row['p']:g}": row["value"] for name, row in ruled},
     }
 
 

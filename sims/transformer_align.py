@@ -29,7 +29,7 @@ from sims.models.trained import Recipe, Trained, TransformerOptions, bundle, tra
 from sims.models.trained_heads import ATTENDS, HOLDS, LEAD, OVERLAPS, described, run_on, unseen
 from svtheory import chance_alignment, save_heads
 from svtheory.checks import InputError, one_of
-from svtheory.instruments.survey import each, side_by_side
+from svtheory.instruments.survey import places, side_by_side
 from svtheory.reports.options import at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -169,7 +169,7 @@ def _row(name: str, match: str, accuracy: float, heads: xr.Dataset, side: str, h
 
 def _summary(results: xr.Dataset, accuracy: dict[tuple[str, str], Any]) -> dict[str, Any]:
     doing, dim = _does(results), int(results.dim[0])
-    unexplained = each(results.sel(row=~results.explained), "row")
+    unexplained = places(results.sel(row=~results.explained), "row")
     names = [f"{h.task.item()} {h.variant.item()} {int(h.member)}:{h['head'].item()}" for h in unexplained]
     found = {
         "heads": results.sizes["row"],
@@ -202,7 +202,7 @@ def _functional_figure(results: xr.Dataset) -> Exhibit:
     rng = np.random.default_rng(0)  # scatter only
     for y, (task, variant, match) in enumerate(reversed(kinds)):
         mine = (results.task == task) & (results.variant == variant) & (results.match == match)
-        for head in each(results.sel(row=mine), "row"):
+        for head in places(results.sel(row=mine), "row"):
             level, filled = y + rng.uniform(-0.28, 0.28), head.attention >= ATTENDS
             true = head.functional_cosine
             ax.plot(true - head.lead_over_permuted, level, "|", color=GREY, markersize=6)

@@ -31,7 +31,7 @@ from sims.lab.command import command
 from sims.models.tasks import TASKS
 from sims.models.trained import Trained, TransformerOptions, trained
 from sims.models.trained_heads import ATTENDS, HOLDS, TrainedHead, explanation, none_attends, run_on, sparseness, unseen
-from svtheory.instruments.survey import adjusted, each, side_by_side
+from svtheory.instruments.survey import adjusted, places, side_by_side
 from svtheory.reports.options import at_least
 from svtheory.reports.plotting import COLOURS, GREY, panels
 from svtheory.reports.runs import Exhibit, Outcome
@@ -127,7 +127,7 @@ def _results(heads: list[xr.Dataset]) -> xr.Dataset:
     results = xr.concat(heads, "row")
     steps, both = results.step.values, ("row", "step")
     results["adjusted_p_value"] = both, adjusted(results.p_value.values, 1)
-    window = np.stack([read_while(head, steps) for head in each(results, "row")])
+    window = np.stack([read_while(head, steps) for head in places(results, "row")])
     tau = results.tau.values
     emerged = {
         "accuracy_step": results.accuracy >= LEARNED,
@@ -230,7 +230,7 @@ def _tau_exhibit(results: xr.Dataset) -> Exhibit:
     """The fitted training time of every head against the step, marked where it can be read."""
     figure, parts = _by_task(results.isel(step=slice(1, None)), 3.6)
     for task, ax, heads in parts:
-        for head in each(heads, "row"):
+        for head in places(heads, "row"):
             tau, read = head.tau.values, head.tau_read.values
             ax.plot(head.step, tau, color=GREY, alpha=0.4, linewidth=0.6)
             ax.plot(head.step[read], tau[read], "o-", color=COLOURS[0], alpha=0.6, markersize=4, linewidth=1)

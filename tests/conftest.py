@@ -2,12 +2,17 @@
 
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 # Before numpy and scipy load them: the BLAS threads of several processes on few cores wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests compile more than they compute.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Half the time of compilation goes into the newer emitters of loops, and into dividing a program among threads. XLA
+# aborts on a flag that it does not know, so they are given to the releases that are known to know them.
+if metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 # What one of the processes that share them has compiled, the others read. A folder of one's own that outlives the run,
 # given in this variable, makes the next run quicker too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

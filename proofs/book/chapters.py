@@ -170,7 +170,7 @@ def _inline(*relations: Any) -> str:
 
 def _capital(text: str) -> str:
     """The text with a capital, unless it begins with a symbol."""
-    symbol = rf"\W|(?!a )\w\b|\w[_~^']|(?:tr|{GREEK})\b"
+    symbol = rf"\W|(?!a )\w\b|\w[_~^']|(?:tr|{GREEK})(?![a-z])"
     return text if re.match(symbol, text) else text[0].upper() + text[1:]
 
 

@@ -101,9 +101,7 @@ def _defined(number: Any) -> bool:
 
 
 def holds(statement: Any, values: Values) -> bool:
-    """Whether a statement is true at the values, for every index that is free; what is not defined (0/0) is not
-    true.
-    """
+    """Whether a statement is true at the values, for every free index; what is not defined (0/0) is not true."""
     if isinstance(statement, sp.And):
         return all(holds(part, values) for part in statement.args)
     free = _free_index(statement, values)

@@ -80,9 +80,7 @@ class Given:
         )
 
     def reread(self) -> Given:
-        """The same hypotheses with the other alphabet, which turns ``x = c S^+ x`` into a rule the other way
-        round.
-        """
+        """The same hypotheses with the other alphabet, which turns the rule ``x = c S^+ x`` the other way round."""
         return under(self.facts, not self.inverses_first)
 
     @cached_property
@@ -98,9 +96,7 @@ class Given:
         return [sp.fraction(sp.together(gap))[0] for gap in gaps]
 
     def is_nonzero(self, value: Any) -> bool:
-        """Whether a scalar is certainly not 0: a number, a declared positive or non-zero quantity, or a product of
-        such.
-        """
+        """Whether a scalar is certainly not 0: a number, declared positive or non-zero, or a product of such."""
         if isinstance(value, SquaredNorm) and (isinstance(value.arg, sp.MatrixBase) or "algebra" in self.__dict__):
             value = self.scalar(value)
             if value in (self.scalar(known) for known in self.nonzero):
@@ -119,9 +115,7 @@ class Given:
         return isinstance(factored, sp.Mul | sp.Pow) and self.is_nonzero(factored)
 
     def normal(self, expression):
-        """Normal form: a polynomial in words for a matrix of symbols, entries for an explicit one, a fraction for a
-        scalar.
-        """
+        """Normal form: a polynomial in words for a matrix of symbols, entries of an explicit one, or a fraction."""
         if isinstance(expression, sp.MatrixBase):
             return expression.applyfunc(self.scalar)
         if isinstance(expression, MatrixExpr):

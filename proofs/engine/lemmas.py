@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proofs.engine.verifier import Theorem
 
 SECONDS_PER_STEP = 20
+ASSUMED = ("is_integer", "is_real", "is_nonzero", "is_nonnegative", "is_positive")
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,9 @@ class Cited:
             raise Refused(f"{self.theorem.id} says {self.statement}")
         if not self.theorem.verified[self.part]:
             raise Refused(f"{self.part!r} of {self.theorem.id} is not verified")
+        for symbol, stands_for_it in self.at.items():
+            if any(getattr(symbol, sign, False) and not getattr(stands_for_it, sign) for sign in ASSUMED):
+                raise Refused(f"{stands_for_it} is not known to be what {self.theorem.id} assumes of {symbol}")
         facts, defined = proof.facts(self.given), proof.defined(self.where)
         for ground in self.theorem.grounds(self.part):
             for relation in parts_of(written_out(written_out(ground.statement, self.at), defined)):

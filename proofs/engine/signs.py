@@ -49,9 +49,7 @@ def _indices(entries: set[Any]) -> list[Any]:
 
 
 def real(value: Any, given: Given) -> bool:
-    """Whether every root and logarithm in the expression is of a non-negative quantity, so that it is a real
-    number.
-    """
+    """Whether every root and logarithm in the expression is of a non-negative quantity, so that it is real."""
     for node in value.atoms(Pow):
         if not node.exp.is_integer and not isinstance(node.base, exp) and not nonnegative(node.base, given):
             return False

@@ -95,16 +95,17 @@ class Theorem:
     def __post_init__(self):
         if self.status not in STATUSES:
             raise ValueError(f"status of {self.id} is {self.status!r}, not one of {STATUSES}")
-        names, seen = [part.name for part in self.lemmas], set()
+        seen: set[str] = set()
         for part in self.lemmas:
             if part.name in seen or not {*part.where, *part.uses} <= seen:
                 raise ValueError(f"{self.id}: {part.name!r} occurs twice, or needs a part that is not before it")
             seen.add(part.name)
-        wanted = {control.of for control in self.controls if isinstance(control.of, str)}
-        unused = {part.name for part in self.lemmas if isinstance(part, Definition)}
-        unused -= {name for part in self.lemmas for name in part.where}
-        if unused or wanted - seen:
-            raise ValueError(f"{self.id} has definitions without lemmas {unused}, or no parts {wanted - seen}: {names}")
+        lost = {control.of for control in self.controls if isinstance(control.of, str)} - seen
+        lost |= {part.name for part in self.lemmas if isinstance(part, Definition)}.difference(
+            *(part.where for part in self.lemmas)
+        )
+        if lost or len(self.hypotheses) < len(self.assumed):
+            raise ValueError(f"{self.id}: controls of no part, definitions without lemmas, or one name twice: {lost}")
         stated = [*self.hypotheses.values(), *self.claim.values()]
         shapes = {(symbol.name, symbol.shape) for part in stated for symbol in part.atoms(MatrixSymbol)}
         if len(shapes) > len({name for name, _ in shapes}):
@@ -178,13 +179,9 @@ class Theorem:
                 proof.held[part.name] &= report.ok
                 yield report
 
-    def checks(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> Iterator[StepReport]:
-        """Check the proof step by step, with parts of the claim replaced and some hypotheses dropped."""
-        return self._checks(self._proof(claim or {}, without))
-
     def steps(self, claim: Mapping[str, Any] | None = None, without: Iterable[str] = ()) -> list[StepReport]:
-        """Every check of `checks`."""
-        return list(self.checks(claim, without))
+        """Every step of the proof, checked, with parts of the claim replaced and some hypotheses dropped."""
+        return list(self._checks(self._proof(claim or {}, without)))
 
     def _proof(self, claim: Mapping[str, Any], without: Iterable[str]) -> Proof:
         unknown = (set(claim) - set(self.claim)) | (set(without) - set(self.hypotheses))
@@ -210,11 +207,10 @@ class Theorem:
         if isinstance(control.of, Hypothesis):
             refusal = self.refusal({}, (control.of.name,))
         else:
-            own, put = self.claim[control.of], control.put
-            changed = (
-                own if put is None else put if isinstance(put, BooleanFunction | Relational) else with_right(own, put)
-            )
-            refusal = self.refusal({control.of: changed})
+            put = control.put
+            if not isinstance(put, BooleanFunction | Relational):
+                put = with_right(self.claim[control.of], put)
+            refusal = self.refusal({control.of: put})
         if refusal is None or refusal.error:
             return ControlReport(control.name, False, residual=refusal.error if refusal else "")
         return ControlReport(control.name, True, refusal.name, refusal.residual)

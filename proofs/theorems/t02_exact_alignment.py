@@ -131,15 +131,6 @@ lemmas = (
 )  # fmt: skip
 
 
-def _gap(frame, column, its_dual):
-    """``ad - a^4/b^2`` as ``(ad - c^2) + (bc - a^2)(bc + a^2)/b^2``, each a norm times non-negative numbers."""
-    a, b, c = SquaredNorm(column), SquaredNorm(frame.T * column), SquaredNorm(pinv(frame) * column)
-    return (
-        a * SquaredNorm(its_dual - c / a * column),
-        SquaredNorm(pinv(frame) * column - a / b * frame.T * column) * (c + a**2 / b),
-    )
-
-
 def _values(changes: dict) -> dict:
     """Exact values for every symbol: an orthonormal frame taken twice, with one sign turned."""
     unit = eye(4)

@@ -43,6 +43,7 @@ root_Z = Hypothesis("Z = X C_r^(1/2)", equal(X * F, Z))
 root_W = Hypothesis("W = Y C_s^(1/2)", equal(Y * G, W))
 Z_plus = pseudo_inverse(Z)
 W_plus = pseudo_inverse(W)
+moments = [root_Z, root_W, Z_plus, W_plus]
 scaled_identity = [equal(F, r * One(N)), equal(G, s * One(M)), Ne(r, 0), Ne(s, 0)]
 X_plus = r * pinv(Z)
 independent = [penrose(X), equal(pinv(X) * X, 1), equal(F * unmixed, 1), equal(unmixed * F, 1)]
@@ -57,9 +58,9 @@ lemmas = (
     Lemma("the loss is T1's for whitened features",
           equal(F.T * (X.T * Omega * Y - T) * G, Z.T * Omega * W - F.T * T * G), "Z = X F and W = Y G",
           given=[root_Z, root_W]),
-    t01.theorem.cite("normal equations", whitened, given=[root_Z, root_W, Z_plus, W_plus], where=["optimum"]),
-    t01.theorem.cite("minimum", whitened, given=[root_Z, root_W, Z_plus, W_plus], where=["optimum"]),
-    t01.theorem.cite("least norm", whitened, given=[root_Z, root_W, Z_plus, W_plus], where=["optimum"]),
+    t01.theorem.cite("normal equations", whitened, given=moments, where=["optimum"]),
+    t01.theorem.cite("minimum", whitened, given=moments, where=["optimum"]),
+    t01.theorem.cite("least norm", whitened, given=moments, where=["optimum"]),
     Definition("probe", equal(w, probe_i)),
     Lemma("single pair", equal(optimum.xreplace({T: t * e_i * e_j.T}), t * probe_i * probe_j.T),
           "an outer product of probes"),
@@ -71,7 +72,7 @@ lemmas = (
     Lemma("C = cI: the pseudo-inverse of X", implies(scaled_identity, penrose(X, X_plus)), "Z = r X has Z^+ = X^+/r",
           given=[root_Z, Z_plus]),
     Lemma("C = cI: this is T1", implies(scaled_identity, equal(Omega, X_plus.T * T * (s * pinv(W)))),
-          "and the moments cancel", given=[root_Z, root_W, Z_plus, W_plus], where=["optimum"]),
+          "and the moments cancel", given=moments, where=["optimum"]),
     Lemma("a mean adds one direction", equal(X * (V + mu * mu.T) * X.T, X * V * X.T + (X * mu) * (X * mu).T),
           "S_r = X V X^T + (X mu)(X mu)^T"),
     Lemma("independent features: the law drops out", implies(independent, equal(probe_i, pinv(X).T * e_i)),

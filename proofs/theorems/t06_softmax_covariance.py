@@ -64,9 +64,7 @@ def coefficient(order: int, count=m):
 
 
 def expected_variance(covariance):
-    """Mean of the variance over m keys whose ``l - l^T`` have mean nu and the given covariance of keys i and
-    j.
-    """
+    """Mean of the variance over m keys whose ``l - l^T`` have mean nu and this covariance of keys i and j."""
     squares = total((nu**2 + covariance(j, j)) / m, (j, 1, m))
     return squares - total((nu**2 + covariance(i, j)) / m**2, (i, 1, m), (j, 1, m))
 

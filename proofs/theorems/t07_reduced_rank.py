@@ -66,7 +66,7 @@ kept, lost = total(top[k] * p[k], (k, 1, H)), total(bottom[k] * q[k], (k, 1, n))
 weights = total(p[k], (k, 1, H)) + total(q[k], (k, 1, n))
 aligned = [equal(R * x, ell * x), equal(Q * y, m * y), Ne(ell, 0), Ne(m, 0)]
 D_i, D_j = (SquaredNorm(v) ** 2 / SquaredNorm(root * v) for v, root in ((x, R), (y, Q)))
-eigenvalues, middle = diag(1, 2), diag(1, 3)
+middle = diag(1, 3)
 whitener = diag(1, 1 / 2 ** Rational(1, 2))
 
 

@@ -43,7 +43,7 @@ from proofs.engine.notation import D, M, N, matrices
 from proofs.engine.statements import at_least, conjunction, equal, more_than, symmetric
 from proofs.engine.verifier import Control, Definition, Hypothesis, Lemma, Theorem
 
-H, K = symbols("H K", integer=True, positive=True)
+K = symbols("K", integer=True, positive=True)
 alpha, beta, a_0, s = symbols("alpha beta a_0 s", positive=True)
 t, b, x, u = symbols("t b x u", real=True)
 TERMS = 9

@@ -38,7 +38,7 @@ from proofs.engine.verifier import Control, Hypothesis, Lemma, Theorem
 m, n = symbols("m n", integer=True, positive=True)
 x, s, y, z, a, b = symbols("x s y z a b", positive=True)
 exponent, near = symbols("k xi", positive=True)
-some, every, one, p, threshold = symbols("p_some p_sum I p t", real=True)
+some, every, one, p = symbols("p_some p_sum I p", real=True)
 first, second = symbols("c_1 c_2", real=True)
 
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
-from numpy.typing import ArrayLike
 
 
 class Batch(NamedTuple):
@@ -28,7 +27,7 @@ class Batch(NamedTuple):
 
     given: Any
     key: Array
-    labels: Mapping[str, ArrayLike]
+    labels: Mapping[str, Any]
 
 
 def grid(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
@@ -62,7 +61,8 @@ def sweep(
     Heads lie along `head`, in the order of the batches.
     """
     batches = list(batches)
-    tables, order = [], []
+    tables: list[xr.Dataset] = []
+    order: list[int] = []
     for number, group in enumerate(alike(batches)):
         batch = together([batches[index] for index in group])
         size = members(batch)
@@ -73,7 +73,7 @@ def sweep(
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
 
 
-def labelled(found: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike], *axes: str) -> xr.Dataset:
+def labelled(found: Mapping[str, Any], labels: Mapping[str, Any], *axes: str) -> xr.Dataset:
     """What was found, arrays whose axes are the first of `axes`, with labels along the first of these."""
     arrays = {name: np.asarray(x) for name, x in found.items()}
     data = {name: (axes[: x.ndim], x) for name, x in arrays.items()}

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import concrete
@@ -16,7 +15,7 @@ from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import lengths, sine
 from svtheory.numerics import exact_products, positive, shifted
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import Optimum, held_at_size, optimum, predict
+from svtheory.prediction.optimum import Optimum, check_closed, held_at_size, is_closed, optimum
 from svtheory.prediction.whitened import SAFETY, has_query_bias
 from svtheory.scenarios import Scenario, at_unit_size
 
@@ -38,9 +37,8 @@ def conditions(scenario: Scenario) -> Conditions:
     >>> table.splitlines()[2]
     'Fully trained, singular vectors are features exactly; chance is 0.6366.'
     """
-    if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) > 0:
-        predict(scenario)
-    found, unit = _every_condition(scenario)
+    found, unit, closed = _every_condition(scenario)
+    check_closed(closed)
     held_at_size(found.pairs.value, unit)
     rows = tuple(row for row in found.rows if not concrete(row.applies) or row.applies)
     return replace(found, rows=rows)
@@ -48,8 +46,8 @@ def conditions(scenario: Scenario) -> Conditions:
 
 @jax.jit
 @exact_products
-def _every_condition(scenario: Scenario) -> tuple[Conditions, Array]:
-    """All conditions, whether they apply or not, and the pairs' values at unit size."""
+def _every_condition(scenario: Scenario) -> tuple[Conditions, Array, Array]:
+    """All conditions, whether they apply or not, the pairs' values at unit size, and whether there is a closed form."""
     unit, exponent = at_unit_size(scenario)
     found = optimum(unit)
     query, key, _ = found.tokens
@@ -60,7 +58,7 @@ def _every_condition(scenario: Scenario) -> tuple[Conditions, Array]:
     rows += [_distinct_row(pairs, found.values), *_rank_rows(found), _decay_row(found, singular.values)]
     rows += [*_early_rows(found, sides), *_late_rows(found, sides, pairs)]
     at_size = pairs._replace(value=shifted(pairs.value, exponent), gap=shifted(pairs.gap, exponent))
-    return Conditions(tuple(rows), at_size, scenario.dim), pairs.value
+    return Conditions(tuple(rows), at_size, scenario.dim), pairs.value, is_closed(unit, found.trained)
 
 
 def _sides(found: Optimum, pairs: PairAlignments, single: Array) -> tuple[SideFeatures, SideFeatures]:

@@ -65,7 +65,7 @@ def side_by_side(records: Sequence[Mapping[str, Any]], axis: str, axes: Axes | N
     return xr.Dataset({name: ((axis, *axes.get(name, ())), x) for name, x in columns.items()})
 
 
-def each(results: xr.Dataset, *dims: str) -> Iterator[xr.Dataset]:
+def places(results: xr.Dataset, *dims: str) -> Iterator[xr.Dataset]:
     """The part of each place along these dimensions, the last one running fastest."""
     for place in product(*(range(results.sizes[dim]) for dim in dims)):
         yield results.isel(dict(zip(dims, place, strict=True)))

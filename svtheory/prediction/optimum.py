@@ -74,7 +74,7 @@ def optimal_omega(scenario: Scenario) -> Array:
     """
     decays = not concrete(scenario.weight_decay) or bool(scenario.weight_decay != 0)
     omega, unit, closed = _optimal_omega(scenario, decays)
-    _check_closed(closed)
+    check_closed(closed)
     return held_at_size(omega, unit)
 
 
@@ -88,7 +88,7 @@ def _optimal_omega(scenario: Scenario, decays: bool) -> tuple[Array, Array, Arra
     if decays:
         U, values, Vt = safe_svd(omega)
         omega = (U * _soft_threshold(values, unit, trained)[None, :]) @ Vt
-    return shifted(omega, exponent), omega, _is_closed(unit, trained)
+    return shifted(omega, exponent), omega, is_closed(unit, trained)
 
 
 def held_at_size(result: Array, unit: Array) -> Array:
@@ -124,7 +124,7 @@ def predict(scenario: Scenario) -> Spectrum:
     ([3.0, 0.0], [1.0, 0.0])
     """
     found, unit, closed = _predict(scenario)
-    _check_closed(closed)
+    check_closed(closed)
     held_at_size(found.values, unit)
     return found
 
@@ -137,7 +137,7 @@ def _predict(scenario: Scenario) -> tuple[Spectrum, Array, Array]:
     found = optimum(unit)
     values, gaps = (shifted(x, exponent) for x in (found.values, value_gaps(found.values)))
     spectrum = Spectrum(found.left, values, found.right, jnp.where(found.named(), gaps, 0 * gaps))
-    return spectrum, found.values, _is_closed(unit, found.trained)
+    return spectrum, found.values, is_closed(unit, found.trained)
 
 
 @jax.jit
@@ -192,15 +192,16 @@ def _soft_threshold(values: Array, scenario: Scenario, trained: Whitened) -> Arr
     """The singular values of Omega lowered by `g / (alpha beta)`; NaN where T8 does not hold."""
     g = scenario.weight_decay
     lowered = jnp.maximum(values - g * inverse(trained.eigenvalues[0, 0]), 0)
-    return jnp.where(g == 0, values, jnp.where(_is_closed(scenario, trained), lowered, jnp.nan))
+    return jnp.where(g == 0, values, jnp.where(is_closed(scenario, trained), lowered, jnp.nan))
 
 
-def _is_closed(scenario: Scenario, trained: Whitened) -> Array:
+def is_closed(scenario: Scenario, trained: Whitened) -> Array:
     """Whether the optimum has a closed form: without weight decay, or where T8 holds."""
     return (scenario.weight_decay == 0) | (trained.is_tight() & (scenario.objective == "square"))
 
 
-def _check_closed(closed: Array) -> None:
+def check_closed(closed: Array) -> None:
+    """Raise InputError for a weight decay without a closed form."""
     if concrete(closed) and not closed:
         raise InputError(
             "weight_decay must be 0 here, not above: its closed form (T8) holds for the square objective and "

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
 from svtheory.numerics import exact_products, root
-from svtheory.prediction.optimum import Optimum, optimum
+from svtheory.prediction.optimum import Optimum, check_closed, is_closed, optimum
 from svtheory.scenarios import Scenario
 
 NEWTON_STEPS = 100
@@ -52,6 +52,7 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
         raise InputError(f"objective must be 'softmax' for a scale at finite logits (T6), got {scenario.objective!r}")
     whole("samples", samples, 2)
     found = optimum(scenario)
+    check_closed(is_closed(scenario, found.trained))
     present = found.values > found.error
     modes = max(int(present.sum()), 1) if concrete(present) else present.size
     return _estimate(found, present, key, samples, modes)

@@ -30,7 +30,9 @@ def test_table(capsys):
 def test_a_control_let_through_is_a_failure(monkeypatch, capsys):
     first = theorems()[0]
     monkeypatch.setattr(
-        command, "theorems", lambda: [replace(first, controls=(Control("the claim itself", "minimum"),))]
+        command,
+        "theorems",
+        lambda: [replace(first, controls=(Control("the claim itself", "minimum", first.claim["minimum"]),))],
     )
     assert command.main([]) == 1
     assert "the claim itself" in capsys.readouterr().err

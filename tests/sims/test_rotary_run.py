@@ -50,7 +50,7 @@ def test_loss_by_loops():
     with jax.enable_x64(True):
         weights = {"W_Q": jnp.asarray(W[0]), "W_K": jnp.asarray(W[1])}
         asked = tuple(map(jnp.asarray, (X, Y, targets)))
-        found = rotary.rotary_loss(weights, asked, jnp.asarray(offsets), jnp.asarray(theta))
+        found = jax.jit(rotary.rotary_loss)(weights, asked, jnp.asarray(offsets), jnp.asarray(theta))
     assert np.isclose(found, total, rtol=1e-12)
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,22 +8,7 @@ import pytest
 from sims import sad_toy
 from svtheory import BernoulliUniform, Head, decompose
 
-SMALL = [
-    "--members",
-    "2",
-    "--n-features",
-    "12",
-    "--dim",
-    "8",
-    "--head-dim",
-    "8",
-    "--pairs",
-    "2",
-    "--steps",
-    "800",
-    "--snapshots",
-    "2",
-]
+SMALL = ["--members", "2", "--n-features", "12", "--dim", "8", "--head-dim", "8", "--pairs", "2"]
 FAST = ["--steps", "800", "--snapshots", "2", "--decisions", "64", "--draws", "39", "--batch", "64", "--rate", "0.004"]
 
 
@@ -46,7 +33,7 @@ def test_sparseness_emerges_on_the_way_to_the_prediction(made):
 
 def test_planted_pairs_meet():
     config = sad_toy.Config(pairs=3, n_features=10, decisions=50, n_keys=4)
-    f = np.asarray(sad_toy._planted(config, BernoulliUniform(0.1, 10), jax.random.key(0)))
+    f = np.asarray(jax.jit(partial(sad_toy._planted, config, BernoulliUniform(0.1, 10)))(jax.random.key(0)))
     assert f.shape == (50, 5, 10)
     assert ((f[:, 0, :3] > 0) & (f[:, 1, 3:6] > 0)).any(axis=1).all()
 
@@ -55,9 +42,9 @@ def test_the_decomposed_scores_are_the_heads(made):
     rng = np.random.default_rng(0)
     W_Q, W_K = jnp.asarray(rng.normal(size=(2, 3, 4)))
     tokens = jnp.asarray(rng.normal(size=(5, 1 + 6, 4)))
-    d = decompose(Head(W_Q, W_K), *sad_toy._planted_at(tokens))
+    scores = jax.jit(lambda head, tokens: decompose(head, *sad_toy._planted_at(tokens)).scores)(Head(W_Q, W_K), tokens)
     expected = np.einsum("bd,hd,he,bje->bj", tokens[:, 0], W_Q, W_K, tokens[:, 1:])
-    np.testing.assert_allclose(d.scores[:, 0], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

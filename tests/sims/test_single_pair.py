@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -10,18 +8,18 @@ import pytest
 import xarray as xr
 
 from sims import single_pair
-from sims.models.toy import Problem
+from sims.lab.sweep import each
+from sims.models.toys import problems
 from sims.single_pair import Config, read, template
-from svtheory import BernoulliUniform
 
-TINY = ["--strengths", "1", "20", "--probabilities", "0.1", "--members", "2", "--batch", "16", "--steps", "20"]
+SIZES = {"members": 2, "n_features": 4, "dim": 4, "head_dim": 4, "batch": 16, "steps": 20}
+TINY = ["--strengths", "1", "20", "--probabilities", "0.1"]
+TINY += [text for name, size in SIZES.items() for text in (f"--{name.replace('_', '-')}", str(size))]
 
 
-def test_running_it_leaves_everything(tmp_path):
-    way = [sys.executable, "sims/single_pair.py", *TINY, "--out", str(tmp_path)]
-    done = subprocess.run(way, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "report.html" in done.stdout
+def test_running_it_leaves_everything(tmp_path, capsys):
+    single_pair.main([*TINY, "--out", str(tmp_path)])
+    assert "report.html" in capsys.readouterr().out
     folder = tmp_path / "single_pair"
     assert sorted(path.name for path in folder.iterdir()) == [
         *("figures", "manifest.json", "report.html", "results.nc", "summary.json")
@@ -40,15 +38,14 @@ def test_running_it_leaves_everything(tmp_path):
 
 def test_reading_a_head_that_is_the_optimum():
     """Two orthogonal features among others: an aligned head of size t must be read as such."""
-    config = Config(n_features=4, dim=4, head_dim=4)
-    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (4, 4)))[0]
-    W_Q = jnp.zeros((4, 4)).at[0].set(5 * rotation[:, 0])
-    W_K = jnp.zeros((4, 4)).at[0].set(rotation[:, 1])
-    weights, problem = (
-        {"W": rotation, "W_Q": W_Q, "W_K": W_K},
-        Problem(BernoulliUniform(0.1, 4), template(config, 5.0), 1.0),
-    )
-    found = jax.jit(partial(read, config))(weights, problem, jax.random.key(1))
+    config = Config(**SIZES)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    weights = {"W": rotation, "b": np.zeros(4), "W_Q": 5 * np.eye(4)[:, :1] * rotation[:, 0]}
+    weights["W_K"] = np.eye(4)[:, :1] * rotation[:, 1]
+    # as many as the run reads, so that the program is the same
+    copies = {name: jnp.asarray(np.tile(x, (4, *[1] * x.ndim)), jnp.float32) for name, x in weights.items()}
+    asked = problems(config, template(config, jnp.array(5.0)), jnp.full(4, 0.1))
+    found = each(partial(read, config), copies, asked, jax.random.split(jax.random.key(1), 4))
     ones = (
         "cosine_query",
         "cosine_key",
@@ -57,10 +54,10 @@ def test_reading_a_head_that_is_the_optimum():
         "dimensionality_key",
         "norm_key",
     )
-    assert all(np.isclose(found[name], 1, atol=1e-5) for name in ones)
-    assert all(np.isclose(found[name], 5, atol=1e-4) for name in ("sigma_1", "t_D0_D1", "aligned_sigma"))
-    assert abs(found["predicted_sigma"] - 5) < 4 * found["predicted_sigma_error"] + 1e-3
-    assert found["sigma_2_over_sigma_1"] < 1e-6
+    assert all(np.allclose(found[name], 1, atol=1e-5) for name in ones)
+    assert all(np.allclose(found[name], 5, atol=1e-4) for name in ("sigma_1", "t_D0_D1", "aligned_sigma"))
+    assert (abs(found["predicted_sigma"] - 5) < 4 * found["predicted_sigma_error"] + 1e-3).all()
+    assert (found["sigma_2_over_sigma_1"] < 1e-6).all()
 
 
 def test_the_template_matches_feature_0_with_feature_1():

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,20 +8,7 @@ from sims.superposition import read
 from svtheory.geometry import antipodal, polygon, tegum
 
 SMALL = [
-    *(
-        "--members",
-        "2",
-        "--n-features",
-        "8",
-        "--dim",
-        "4",
-        "--head-dim",
-        "4",
-        "--n-keys",
-        "4",
-        "--probabilities",
-        "0.1",
-    ),
+    *("--members", "2", "--n-features", "8", "--dim", "4", "--head-dim", "4", "--n-keys", "4"),
     *("--probabilities", "0.1", "--batch", "128", "--steps", "1500", "--rate", "0.01"),
 ]
 
@@ -45,7 +33,7 @@ def test_dimensionality_is_the_polytopes(outcome):
 
 def test_a_known_geometry_is_read():
     W = jnp.column_stack([tegum(polygon(5), antipodal(1)), 0.01 * jnp.ones(3)])
-    found = read(W)
+    found = jax.jit(read)(W)
     np.testing.assert_allclose(found["dimensionality"], [0.4] * 5 + [0.5] * 2 + [0], atol=1e-6)
     assert found["vertices"].tolist() == [5] * 5 + [2] * 2 + [0]
     np.testing.assert_allclose(found["cosine_dual"][:7], 1, rtol=1e-6)

@@ -37,7 +37,7 @@ def test_sizes_follow_the_predicted_curves(outcome):
 def test_modes_are_read_along_the_predicted_vectors():
     scenario = Scenario(jnp.eye(3), jnp.eye(3), matching(3, 3, [0, 1], [1, 2], [2.0, 1.0]))
     omega = jnp.zeros((3, 3)).at[0, 1].set(0.5).at[1, 2].set(0.7)
-    sizes, left, right = read_modes(omega, jax.jit(predict)(scenario))
+    sizes, left, right = jax.jit(lambda omega, scenario: read_modes(omega, predict(scenario)))(omega, scenario)
     np.testing.assert_allclose(sizes[:2], [0.5, 0.7], rtol=1e-6)
     np.testing.assert_allclose([left[:2], right[:2]], np.ones((2, 2)), rtol=1e-6)
 

@@ -68,17 +68,19 @@ def test_alignment(out, outcomes):
         np.testing.assert_allclose(stored.lead, stored.functional_cosine - rivals, atol=1e-6)
         assert (stored.query_side == "uncentred").all()
         assert (stored.functional_cosine > 0.5).all()
-    assert {row["match"] for row in outcome.rows} == {"larger"}
+    *rows, last = outcome.rows
+    assert {row["match"] for row in rows} == {"larger"}
+    assert (last["task"], last["heads"]) == ("all", 2)
 
 
 def test_bundles_hold_what_the_models_compute(out, models):
-    sampled = models.recipe.given.sample(jax.random.key(5), 16)
+    sampled = models.recipe.given.sample(jax.random.key(5), 128)
     seen = trained_heads.run_on(models, 1, sampled)
     made = bundle(models, 1, seen.reads)
     head, reading = made.head(0, 0), seen.heads[0]
     tokens = np.asarray(made.attn_in[0])
-    scores = head.queries(tokens[:, -1], jnp.full(16, 6))[:, None] @ head.keys(
-        tokens, jnp.broadcast_to(jnp.arange(7)[None], (16, 7))
+    scores = head.queries(tokens[:, -1], jnp.full(128, 6))[:, None] @ head.keys(
+        tokens, jnp.broadcast_to(jnp.arange(7)[None], (128, 7))
     ).swapaxes(1, 2)
     pattern = jax.nn.softmax(scores[:, 0] / head.divisor, axis=-1)
     np.testing.assert_allclose(pattern.T, reading.pattern[0], atol=1e-5)
@@ -88,11 +90,11 @@ def test_bundles_hold_what_the_models_compute(out, models):
 
 
 def test_reading_by_definition(models):
-    sampled = models.recipe.given.sample(jax.random.key(6), 16)
+    sampled = models.recipe.given.sample(jax.random.key(6), 128)
     seen = trained_heads.run_on(models, 0, sampled)
     (reading,) = seen.heads
     right = np.asarray(sampled.right["larger"][-1])
-    expected = np.mean([reading.pattern[0, right[b], b] for b in range(16)])
+    expected = np.mean([reading.pattern[0, right[b], b] for b in range(128)])
     np.testing.assert_allclose(reading.attention("larger"), expected, rtol=1e-6)
     D = reading.reads.shape[0]
     rng = np.random.default_rng(0)
@@ -100,9 +102,9 @@ def test_reading_by_definition(models):
     weights = models.model(0)
     weights["W_Q"] = weights["W_Q"] @ (np.eye(D, dtype=np.float32) - U @ U.T)
     weights["W_K"] = weights["W_K"] @ (np.eye(D, dtype=np.float32) - V @ V.T)
-    trace = transformer(models.recipe, weights).trace(sampled.tokens)
+    trace = jax.jit(lambda tokens: transformer(models.recipe, weights).trace(tokens))(sampled.tokens)
     after = trained_heads.ablated(models, reading, jnp.asarray(U)[None], jnp.asarray(V)[None])
-    lost = np.mean([trace.patterns[0][0, 0, right[b], b] for b in range(16)])
+    lost = np.mean([trace.patterns[0][0, 0, right[b], b] for b in range(128)])
     np.testing.assert_allclose(after[0][0], lost, atol=1e-5)
     np.testing.assert_allclose(after[1][0], accuracy(trace.logits, sampled.answers).mean(), atol=1e-6)
 
@@ -121,7 +123,7 @@ def test_ablation(out, outcomes):
 
 
 def test_removals_are_orthonormal_directions_of_the_right_spaces(models):
-    sampled = models.recipe.given.sample(jax.random.key(7), 64)
+    sampled = models.recipe.given.sample(jax.random.key(7), 128)
     (reading,) = trained_heads.run_on(models, 0, sampled).heads
     found = trained_heads.explanation(reading, models.recipe.given.hypotheses["larger"], "larger", jax.random.key(0), 1)
     removals = ablate._removals(found, 2, jax.random.key(1), 3)

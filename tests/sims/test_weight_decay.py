@@ -36,16 +36,14 @@ def test_nothing_is_predicted_where_the_theory_refuses(outcome):
 def test_digons_lose_pair_after_pair_at_their_target_strengths():
     """By hand: alpha = beta = 2 and sigma* = t/4, so pair k has (t_k - g)/4 and is gone from g = t_k on."""
     with jax.enable_x64(True):
-        config = weight_decay.Config(dim=4, decays=12, seeds=2)
-        heads = weight_decay._heads(config, 4, weight_decay.KINDS)
+        heads = weight_decay._heads(weight_decay.Config(dim=4, decays=5, seeds=2), 4, weight_decay.KINDS)
         digons = heads.labels["kind"] == "antipodal"
-        shares = heads.labels["share"][digons]
-        assert {0.0, 0.4, 0.7, 1.0} <= {*shares.round(9)}
+        shares = heads.labels["share"][digons]  # between them all pairs disappear, one after the other
         values = each(predict, heads.given).values[digons]
         t, g = np.array(weight_decay.STRENGTHS), shares[:, None] * weight_decay.STRENGTHS[0]
         assert np.allclose(heads.given.weight_decay[digons], g[:, 0])
         assert np.allclose(values, np.maximum(t - g, 0) / 4)
-        crooked = jax.tree.map(lambda leaf: leaf[-5], heads.given)
+        crooked = jax.tree.map(lambda leaf: leaf[-3], heads.given)
         with pytest.raises(InputError, match="tight token moments"):
             predict(crooked)
 

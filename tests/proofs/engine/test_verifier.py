@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sympy import Integral, Limit, exp, oo, symbols
+from sympy import Integral, Limit, Ne, exp, oo, symbols
 
 import proofs.engine.lemmas
 from proofs.engine.given import Given
@@ -49,7 +49,7 @@ def test_the_text_is_read_in_its_parts():
 
 
 def test_a_control_that_is_true_is_not_rejected():
-    report = theorem(controls=(Control("the claim itself", "a = b"),)).verify()
+    report = theorem(controls=(Control("the claim itself", "a = b", b),)).verify()
     assert not report.ok
     assert not report.controls[0].rejected
 
@@ -178,6 +178,18 @@ def test_a_lemma_says_what_its_statement_says():
     assert step.ok
 
 
+def test_a_relation_is_checked_as_it_is_written():
+    step = proofs.engine.lemmas._step("name", equal(a, c), (equal(a, b),), rules={c: b})
+    assert isinstance(step, Identity)
+    assert (step.left, step.right, step.assuming) == (a, b, (equal(a, b),))
+    step = proofs.engine.lemmas._step("name", at_least(a, b), certificate=a - b)
+    assert isinstance(step, Inequality)
+    assert (step.larger, step.smaller, step.strict) == (a, b, False)
+    step = proofs.engine.lemmas._step("name", more_than(a, b))
+    assert isinstance(step, Inequality)
+    assert (step.certificate, step.strict) == (a - b, True)
+
+
 def test_a_dropped_hypothesis_is_missed():
     X_plus = pseudo_inverse(X)
     projection = theorem(Lemma("projection", equal(X * pinv(X) * X, X), "Penrose", given=[X_plus]))
@@ -214,6 +226,13 @@ def test_a_lemma_of_another_theorem_holds_where_its_hypotheses_do():
     assert not rests_on_it.ok
 
 
+def test_what_is_not_zero_there_is_not_zero_here():
+    some = Hypothesis("a is not zero", Ne(a, 0))
+    source = theorem(Lemma("one", equal(a / a, 1), "divided", given=[some]))
+    for given, holds in ([], False), ([Hypothesis("c is not zero", Ne(c, 0))], True):
+        assert [step.ok for step in theorem(source.cite("one", {a: 2 * c}, given)).steps()] == [holds]
+
+
 def test_no_lemma_of_a_theorem_that_is_not_verified_is_cited():
     false = theorem(replace(transitive, statement=equal(a, 2 * b)))
     mutant = replace(theorem(), lemmas=(replace(transitive, given=[first]),))
@@ -232,3 +251,11 @@ def test_no_mutant_of_the_other_theorem_leaks():
     refusal = citing.refusal({cited: equal(c, -b)})
     assert refusal
     assert "T0 says" in refusal.residual
+
+
+def test_what_a_symbol_is_assumed_to_be_must_be_so_of_what_stands_for_it():
+    size = symbols("s", positive=True)
+    source = theorem(Lemma("positive", more_than(size, 0), "assumed"))
+    assert [step.ok for step in theorem(source.cite("positive", {size: 2 * size})).steps()] == [True]
+    (step,) = theorem(source.cite("positive", {size: a})).steps()
+    assert "a is not known" in step.residual

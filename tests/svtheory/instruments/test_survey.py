@@ -5,7 +5,7 @@ import xarray as xr
 from scipy.stats import false_discovery_control
 
 from svtheory import HeadBundle
-from svtheory.instruments.survey import adjusted, each, over_heads, side_by_side, stacked_heads
+from svtheory.instruments.survey import adjusted, over_heads, places, side_by_side, stacked_heads
 
 LAYERS, HEADS, H, D = 2, 3, 2, 4
 RNG = np.random.default_rng(0)
@@ -48,8 +48,8 @@ def test_a_reading_of_every_head_is_labelled(bundle):
 
 def test_places_come_in_order_and_records_stand_side_by_side():
     results = xr.Dataset({"x": (("layer", "head"), np.arange(6).reshape(2, 3))})
-    assert [int(here.x) for here in each(results, "layer", "head")] == [0, 1, 2, 3, 4, 5]
-    assert [here.x.values.tolist() for here in each(results, "head")] == [[0, 3], [1, 4], [2, 5]]
+    assert [int(here.x) for here in places(results, "layer", "head")] == [0, 1, 2, 3, 4, 5]
+    assert [here.x.values.tolist() for here in places(results, "head")] == [[0, 3], [1, 4], [2, 5]]
     records = [{"name": "a", "series": np.arange(2)}, {"name": "b", "series": np.ones(2)}]
     found = side_by_side(records, "row", {"series": ("step",)})
     assert found.series.dims == ("row", "step")

@@ -5,6 +5,7 @@ from svtheory.reports.plotting import (
     COLOURS,
     chance_line,
     measured,
+    measured_at_each,
     panels,
     predicted_against_measured,
     style,
@@ -36,6 +37,15 @@ def test_measurements_are_points_with_error_bars_and_may_be_restyled():
     points = ax.containers[0].lines[0]
     assert (points.get_marker(), points.get_linestyle(), points.get_color()) == ("s", "None", COLOURS[2])
     assert len(ax.containers[0].lines[2]) == 1
+
+
+def test_measurements_of_one_place_are_a_mean_with_their_deviation():
+    _, ((ax,),) = panels()
+    measured_at_each(ax, [2.0, 1.0, 2.0, 1.0], [3.0, 1.0, 5.0, 1.0])
+    x, y = ax.containers[0].lines[0].get_data()
+    assert (x.tolist(), y.tolist()) == ([1, 2], [1, 4])
+    low, high = ax.containers[0].lines[2][0].get_segments()[1][:, 1]
+    assert high - low == pytest.approx(2 * 2**0.5)
 
 
 def test_chance_is_named_with_its_level():

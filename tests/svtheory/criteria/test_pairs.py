@@ -184,7 +184,7 @@ def test_correlations_and_probes(objective, query_bias):
         np.testing.assert_allclose(probes(scenario)[side], probe, rtol=1e-7, atol=1e-10)
 
 
-def test_carried_pairs_use_the_whole_space_of_equal_values():
+def test_pair_alignments_use_the_whole_space_of_equal_values():
     """Two pairs of equal strength: any basis of the space is a valid SVD, and the features lie in it."""
     scenario = Scenario(orthonormal(), orthonormal(M), pairs([0, 1, 2], [3, 0, 1], [2.0, 2.0, 1.0]))
     found = pair_alignments(optimum(scenario), *probes(scenario))

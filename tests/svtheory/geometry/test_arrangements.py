@@ -23,6 +23,7 @@ from svtheory.geometry import (
 )
 
 KEY = jax.random.key(0)
+SIMPLEX = jax.jit(simplex, static_argnums=0)  # as one program, not one an operation
 
 
 def test_orthonormal(dtype, eps):
@@ -38,7 +39,7 @@ def test_antipodal():
 
 def test_simplex_dot_products(dtype, eps):
     for dim in (1, 2, 3, 7):
-        X = simplex(dim)
+        X = SIMPLEX(dim)
         expected = np.where(np.eye(dim + 1, dtype=bool), 1, -1 / dim)
         assert (X.dtype, X.shape) == (dtype, (dim, dim + 1))
         assert np.asarray(X.T @ X) == pytest.approx(expected, abs=10 * eps)

@@ -14,8 +14,8 @@ singular vector of a pair has :math:`\cos = 4/5` with its feature.
 
 Why: any root of a moment serves; take :math:`Z = XC_r^{1/2} = XF` and :math:`Z_k = YG`, so that :math:`A = ZZ^T, B =
 Z_kZ_k^T`. At the optimum (T5) the whitened head is :math:`Z^T\Omega^*Z_k = L\,F^TTG\,L'` with the leverages :math:`L =
-Z^+Z`, a projection. Of :math:`T = te_ie_j^T + T_0` the rest :math:`T_0` does not meet :math:`L'e_j` if :math:`T_0GL'e_j = 0`;
-then, with :math:`Fe_i = f_ie_i` and :math:`Ge_j = g_je_j`,
+Z^+Z`, a projection. Of :math:`T = te_ie_j^T + T_0` the rest :math:`T_0` does not meet :math:`L'e_j` if
+:math:`T_0GL'e_j = 0`; then, with :math:`Fe_i = f_ie_i` and :math:`Ge_j = g_je_j`,
 
 .. math:: (Z^T\Omega^*Z_k)\,L'e_j = t f_i g_j\,|L'e_j|^2\;Le_i ,
 

@@ -1,6 +1,7 @@
 """Templates that are no matching: the basis that a head has in place of features (T20)."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from svtheory.checks import flag, whole
 from svtheory.spectra.spectra import Spectrum, spectrum_of
@@ -21,9 +22,9 @@ def order_spectrum(n: int, centred: bool = False) -> Spectrum:
     [1.0]
     """
     n = whole("n", n, 2 if flag("centred", centred) else 1)
-    k = jnp.arange(1.0, n if centred else n + 1)
-    angle = k * jnp.pi / (2 * n) if centred else (2 * k - 1) * jnp.pi / (4 * n + 2)
-    length = jnp.sqrt(2 / n) if centred else 2 / jnp.sqrt(2 * n + 1)
-    i = jnp.arange(1.0, n + 1)[:, None]
-    left, right = jnp.sin(2 * angle[None, :] * i), jnp.cos(2 * angle[None, :] * (i - 0.5))
-    return spectrum_of(length * left, 1 / (2 * jnp.sin(angle)), length * right)
+    k = np.arange(1, n if centred else n + 1)
+    angle = k * np.pi / (2 * n) if centred else (2 * k - 1) * np.pi / (4 * n + 2)
+    length = np.sqrt(2 / n) if centred else 2 / np.sqrt(2 * n + 1)
+    i = np.arange(1, n + 1)[:, None]
+    left, right = np.sin(2 * angle * i), np.cos(2 * angle * (i - 0.5))
+    return spectrum_of(*(jnp.asarray(x, float) for x in (length * left, 1 / (2 * np.sin(angle)), length * right)))

@@ -69,7 +69,7 @@ def angle(A, B):
     return np.cos(scipy.linalg.subspace_angles(np.asarray(A), np.asarray(B)).max())
 
 
-@pytest.mark.parametrize("strength", [1.0, 20.0])
+@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 20.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_one_pair_at_any_strength(strength, bias):
     """Both vectors and the size, of a Gaussian law with a mean, where theory is exact and sampling alone differs."""

@@ -36,7 +36,7 @@ def sines(A, B, pairs):
     return 1 - jnp.stack([left, right])[:, :pairs] ** 2
 
 
-def seen(solve, s, omega, n, pairs=1):
+def seen(solve, s, omega, n, pairs=1, heads=HEADS):
     """Mean sin^2 over heads and its standard error, whitened and raw, each (2, pairs)."""
     centred = s.objective == "softmax"
     query, keys = whitener(s.query_features, s.query_law, s.query_bias), whitener(s.key_features, s.key_law, centred)
@@ -46,8 +46,8 @@ def seen(solve, s, omega, n, pairs=1):
         whitened = (query.outward.T @ W @ keys.outward for W in (found, omega))
         return sines(*whitened, pairs), sines(found, omega, pairs)
 
-    drawn = jax.jit(partial(jax.lax.map, one))(jax.random.split(KEY, HEADS))
-    return [(np.asarray(x.mean(axis=0)), np.asarray(x.std(axis=0)) / HEADS**0.5) for x in drawn]
+    drawn = jax.jit(partial(jax.lax.map, one))(jax.random.split(KEY, heads))
+    return [(np.asarray(x.mean(axis=0)), np.asarray(x.std(axis=0)) / heads**0.5) for x in drawn]
 
 
 def least_squares(s, key, n):
@@ -83,6 +83,7 @@ def agree(measured, predicted, tolerance):
     assert np.all(abs(mean / predicted - 1) < tolerance + 4 * error / predicted), (mean, predicted, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_squared_objective(law):
     """Within a tenth beside the standard error, once sin^2 is small everywhere; two pairs turn towards each other."""
@@ -93,6 +94,7 @@ def test_squared_objective(law):
         agree(raw, sampling_error(s, KEY, 100_000, n, raw=True), 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_softmax(bias):
     with jax.enable_x64():
@@ -102,6 +104,21 @@ def test_softmax(bias):
         whitened, raw = seen(partial(newton, s, plane), s, omega, n)
         agree(whitened, sampling_error(s, KEY, 20_000, n), 0.15)
         agree(raw, sampling_error(s, KEY, 20_000, n, raw=True), 0.15)
+
+
+@pytest.mark.parametrize("objective", ["square", "softmax"])
+def test_heads_on_fewer_draws(objective):
+    """The same as the slow tests, of 40 heads and to a third beside the standard error."""
+    with jax.enable_x64():
+        if objective == "square":
+            s, n = scenario("sparse"), 2000
+            whitened, _ = seen(partial(least_squares, s), s, optimal_omega(s), n, heads=40)
+        else:
+            s, n = scenario("sparse", objective="softmax", n_keys=M), 3000
+            plane = optimal_plane(s, KEY, 10_000, None)
+            omega = plane.query @ plane.core @ plane.keys.T
+            whitened, _ = seen(partial(newton, s, plane), s, omega, n, heads=40)
+        agree(whitened, sampling_error(s, KEY, 5_000, n), 0.33)
 
 
 def test_one_pair_is_the_formula():

@@ -8,9 +8,12 @@ from svtheory.targets import categories, order, shift
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_order_against_its_decomposition(centred):
+@pytest.mark.parametrize(
+    "sizes", [(2, 3, 8, 64), pytest.param(range(2, 65), marks=pytest.mark.slow)], ids=["some", "2 to 64"]
+)
+def test_order_against_its_decomposition(sizes, centred):
     with jax.enable_x64():
-        for n in range(2, 65):
+        for n in sizes:
             T = np.asarray(order(n))
             if centred:
                 T = T - T.mean(axis=1, keepdims=True)

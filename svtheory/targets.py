@@ -1,11 +1,11 @@
 """Targets: the template T (N, M) of logits `f_r^T T f_s` that a head is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import InputError, index, real_array, whole
+from svtheory.checks import InputError, flag, index, real_array, whole
 
 
 def single_pair(n_query: int, n_key: int, query: int, key: int, strength: float | Array = 1.0) -> Array:
@@ -35,3 +35,34 @@ def matching(
             f"queries, keys and strengths must list distinct pairs, one each, got {rows}, {columns} and {t.size} values"
         )
     return jnp.zeros((n_query, n_key), t.dtype).at[jnp.array(rows), jnp.array(columns)].set(t)
+
+
+def order(n: int, strict: bool = False) -> Array:
+    """`T_ij = [i >= j]`, or `[i > j]` where strict: what compares, sorts or finds the largest; shape (n, n) (T20).
+
+    >>> order(3).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    return jnp.tril(jnp.ones((whole("n", n, 1),) * 2), -1 if flag("strict", strict) else 0)
+
+
+def shift(n: int, by: int) -> Array:
+    """`T_ij = [j = i + by mod n]`: what finds a value so many steps on, round a cycle; shape (n, n) (T20).
+
+    >>> shift(3, 1).tolist()
+    [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    return jnp.roll(jnp.eye(whole("n", n, 1)), whole("by", by, -n) % n, axis=1)
+
+
+def categories(labels: Sequence[Hashable]) -> Array:
+    """`T_ij = [c_i = c_j]` for one label c a feature: what finds its own kind; shape (N, N) (T20).
+
+    Raises InputError where there is no label.
+
+    >>> categories("aba").tolist()
+    [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+    if len(labels) == 0:
+        raise InputError("labels must name a category for each feature, got none")
+    return jnp.array([[1.0 if a == b else 0.0 for b in labels] for a in labels])

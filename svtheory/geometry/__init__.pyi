@@ -28,6 +28,8 @@ from .phases import lowest_arrangement as lowest_arrangement
 from .phases import orthogonalization_threshold as orthogonalization_threshold
 from .phases import phase_energy as phase_energy
 from .phases import stationary_arrangements as stationary_arrangements
+from .relu_phases import best_biases as best_biases
+from .relu_phases import relu_energy as relu_energy
 from .shapes import Polytopes as Polytopes
 from .shapes import polytope_name as polytope_name
 from .shapes import polytopes as polytopes

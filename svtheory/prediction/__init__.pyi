@@ -1,3 +1,4 @@
+from .finite import predict_finite as predict_finite
 from .optimum import mode_strengths as mode_strengths
 from .optimum import optimal_omega as optimal_omega
 from .optimum import predict as predict
@@ -6,7 +7,9 @@ from .rotary import plane_cost as plane_cost
 from .rotary import projected_profile as projected_profile
 from .rotary import rotary_head as rotary_head
 from .rotary import rotary_spectra as rotary_spectra
+from .sampling import sampling_error as sampling_error
 from .strength import logit_scale as logit_scale
+from .templates import order_spectrum as order_spectrum
 from .training_time import filtered_optimum as filtered_optimum
 from .training_time import growth as growth
 from .training_time import half_times as half_times

@@ -85,8 +85,8 @@ def _sample(found: Optimum, used: Array, key: Array, samples: int) -> Sample:
 
 def _m_estimate(sample: Sample, used: Array) -> tuple[Array, Array]:
     """The minimiser of the cross-entropy and its standard errors, shapes (P,)."""
-    scale = _minimise(jax.tree.map(lax.stop_gradient, sample), used)
-    gradients, H = _derivatives(sample, scale, used)
+    scale = minimise(jax.tree.map(lax.stop_gradient, sample), used)
+    gradients, H = derivatives(sample, scale, used)
     # one more step of Newton's, through which the derivative of the solution flows
     scale -= jnp.linalg.solve(lax.stop_gradient(H), gradients.mean(axis=0))
     J = jnp.atleast_2d(jnp.cov(gradients, rowvar=False))
@@ -101,7 +101,7 @@ def _cross_entropy(sample: Sample, scale: Array) -> Array:
     return (jax.scipy.special.xlogy(p, p) - p * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
 
 
-def _derivatives(sample: Sample, scale: Array, used: Array) -> tuple[Array, Array]:
+def derivatives(sample: Sample, scale: Array, used: Array) -> tuple[Array, Array]:
     """The gradient of each draw (samples, P), and the Hessian of their mean (P, P); 1 where a size is unused."""
     features = sample.features
     p = jax.nn.softmax(features @ scale, axis=-1)
@@ -112,7 +112,7 @@ def _derivatives(sample: Sample, scale: Array, used: Array) -> tuple[Array, Arra
     return gradients, H + jnp.diag(jnp.where(used, 0, 1).astype(H.dtype))
 
 
-def _minimise(sample: Sample, used: Array) -> Array:
+def minimise(sample: Sample, used: Array) -> Array:
     """Newton's method with halved steps from 0, until what a step can gain is lost in rounding."""
     rounding = jnp.finfo(sample.wanted.dtype).eps * math.log(sample.wanted.shape[-1])
 
@@ -122,7 +122,7 @@ def _minimise(sample: Sample, used: Array) -> Array:
 
     def step(state):
         scale, _, steps = state
-        gradients, H = _derivatives(sample, scale, used)
+        gradients, H = derivatives(sample, scale, used)
         g = gradients.mean(axis=0)
         direction = jnp.linalg.solve(H, g)
         loss, gain = _cross_entropy(sample, scale), g @ direction

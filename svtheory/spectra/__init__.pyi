@@ -6,6 +6,9 @@ from .alignments import best_matching as best_matching
 from .alignments import chance_alignment as chance_alignment
 from .alignments import principal_cosines as principal_cosines
 from .alignments import sampled_chance as sampled_chance
+from .balanced import BalancedSpectrum as BalancedSpectrum
+from .balanced import Tokens as Tokens
+from .balanced import balanced_spectrum as balanced_spectrum
 from .perturbation import mixed_gaps as mixed_gaps
 from .perturbation import nameable as nameable
 from .perturbation import wedin_bound as wedin_bound

@@ -49,6 +49,16 @@ TAKE = {
     "principal_cosines.B": (lambda B: svtheory.spectra.principal_cosines(SQUARE, B), SQUARE),
     "sampled_chance": (lambda V: svtheory.sampled_chance(KEY, V, FRAME, 10)[0], SQUARE),
     "sampled_chance.features": (lambda X: svtheory.sampled_chance(KEY, SQUARE, X, 10)[0], FRAME),
+    "balanced_spectrum": (lambda W: svtheory.balanced_spectrum(W, W, np.eye(3), np.eye(3)).values, FRAME),
+    "balanced_spectrum.W_K": (lambda W: svtheory.balanced_spectrum(FRAME, W, np.eye(3), np.eye(3)).values, FRAME),
+    "balanced_spectrum.query_moment": (
+        lambda A: svtheory.balanced_spectrum(SQUARE, SQUARE, A, np.eye(2)).values,
+        SQUARE,
+    ),
+    "relu_energy": (lambda W: svtheory.relu_energy(W, 1.0), FRAME / 4),
+    "relu_energy.coupling": (lambda g: svtheory.relu_energy(np.eye(2), g), ROW),
+    "relu_energy.biases": (lambda b: svtheory.relu_energy(np.eye(3), 1.0, b), ROW / 4),
+    "best_biases": (svtheory.geometry.best_biases, FRAME / 4),
     "unwhiten": (lambda v: svtheory.unwhiten(v, SQUARE), SQUARE),
     "unwhiten.covariance": (lambda K: svtheory.unwhiten(SQUARE, K), SQUARE),
     "unwhiten.mean": (lambda m: svtheory.unwhiten(SQUARE, SQUARE, m), ROW[:2]),
@@ -131,6 +141,7 @@ TAKE = {
 TAKE_NONE = {
     *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
     *("logit_scale", "mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold"),
+    *("predict_finite", "sampling_error", "order", "order_spectrum", "shift", "categories"),
     *("orthogonalization_threshold", "polytope_name", "antipodal", "orthonormal", "polygon", "simplex", "tight_frame"),
 }
 

@@ -1,0 +1,141 @@
+"""At the logits asked for: a softmax head of any strength, found in the plane of its probes (T18)."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svtheory.checks import InputError, concrete, whole
+from svtheory.factorisations import safe_svd
+from svtheory.laws import Law
+from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.prediction.optimum import predict
+from svtheory.prediction.strength import Sample, derivatives, minimise
+from svtheory.scenarios import Scenario
+from svtheory.spectra.spectra import Spectrum, spectrum
+
+CONVERGED = 1e-6  # what another step of Newton's may gain, of the entropy of m keys
+
+
+class Plane(NamedTuple):
+    """A head `Q C P^T` in the plane of its probes.
+
+    query  Q, shape (D, L)
+    keys   P, shape (D, K)
+    core   C, shape (L, K)
+    free   the key-only term of a query bias in the same probes, shape (K,); 0 without one
+    """
+
+    query: Array
+    keys: Array
+    core: Array
+    free: Array
+
+
+def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | None = None) -> Spectrum:
+    """The spectrum of a trained softmax head at the logits asked for, not only to leading order (T18).
+
+    Where a token's rest is elliptical beside its matched activations, every optimum is `Omega = Q C P^T`, whatever the
+    strength and the number of keys: P spans the probes `K_s^+ Cov(s, g_J)`, Q the probes `K_r^+ Cov(r, f_I)` and,
+    without a query bias, `K_r^+ E r`: a saturated head imitates a constant with the mean token. C, of K (K + 1)
+    numbers, minimises the convex cross-entropy over `samples` contexts drawn here: no head is trained, and none is
+    seen. For other laws it holds as far as conditional means are near linear. `predict` is its limit of small logits.
+    Under the squared objective `predict` is exact at any size, and is returned.
+
+    With head_dim below K, C is cut to its leading singular values in whitened coordinates (T7), which is exact to
+    leading order only. The angle in the plane and the sizes have the sampling error of `samples` contexts (T21); the
+    plane has none.
+
+    Args:
+        scenario: with laws, without weight decay.
+        key: of the contexts.
+        samples: how many contexts are drawn.
+        pairs: K, the rank of the target, or more; needed while JAX traces, found from the target otherwise.
+
+    Returns K pairs, values falling, vectors (D, K). Works under jit and vmap (`samples` and `pairs` static). Raises
+    InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which no
+    minimum is found, as where nothing bounds the logits (NaN while JAX traces).
+
+    >>> from svtheory import BernoulliUniform, single_pair
+    >>> law = BernoulliUniform(0.5, 2)
+    >>> scenario = Scenario(jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 5.0), law, law, "softmax")
+    >>> bool(abs(predict_finite(scenario, jax.random.key(0), 10000).values[0] - 5.0) < 0.2)
+    True
+    """
+    if concrete(scenario.weight_decay) and bool(scenario.weight_decay > 0):
+        raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
+    whole("samples", samples, 2)
+    if scenario.objective == "square":
+        return predict(scenario)
+    return _carried(optimal_plane(scenario, key, samples, pairs), scenario.rank)
+
+
+def optimal_plane(scenario: Scenario, key: Array, samples: int, pairs: int | None) -> Plane:
+    """The optimal head of a softmax scenario in the plane of its probes; raises as `predict_finite`."""
+    if pairs is None:
+        if not concrete(scenario.target):
+            raise InputError("pairs must be given while the target is traced, got None")
+        pairs = max(1, int(np.linalg.matrix_rank(np.asarray(scenario.target))))
+    most = min(scenario.dim, *scenario.target.shape[-2:])
+    plane, lasting = in_plane(scenario, key, samples, min(whole("pairs", pairs, 1), most))
+    if concrete(lasting) and not bool(lasting <= CONVERGED):
+        raise InputError(f"samples must bound the logits, got {samples} contexts for which no minimum was found")
+    return plane
+
+
+@partial(jax.jit, static_argnames=("samples", "pairs"))
+@exact_products
+def in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[Plane, Array]:
+    """The optimal head, NaN where the solve has not converged, and what another step of it would gain."""
+    X, Y, bias = scenario.query_features, scenario.key_features, scenario.query_bias
+    left, _, right = safe_svd(scenario.target)
+    query, asked = probe_plane(X, scenario.query_law, left[:, :pairs], mean=not bias)
+    keys, sought = probe_plane(Y, scenario.key_law, right[:pairs].T, mean=False)
+    query_key, key_key = jax.random.split(key)
+    f = scenario.query_law.sample(query_key, (samples,))
+    g = scenario.key_law.sample(key_key, (samples, scenario.n_keys))
+    read, written = f @ (X.T @ query), g @ (Y.T @ keys)
+    if bias:  # a free key-only term: what reads 1 of every query
+        read, asked = jnp.concatenate([read, jnp.ones_like(read[:, :1])], axis=1), jnp.append(asked, True)
+    features = read[:, None, :, None] * written[:, :, None, :]
+    used = (asked[:, None] & sought[None, :]).ravel()
+    wanted = jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ scenario.target), axis=-1)
+    sample = Sample(features.reshape(samples, scenario.n_keys, -1) * used.astype(f.dtype)[None, None, :], wanted)
+    c = minimise(sample, used)
+    gradients, H = derivatives(sample, c, used)
+    slope = gradients.mean(axis=0)
+    lasting = slope @ jnp.linalg.solve(H, slope) / jnp.log(jnp.asarray(scenario.n_keys, f.dtype))
+    C = jnp.where(used & (lasting <= CONVERGED), c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
+    return Plane(query, keys, *((C[:-1], C[-1]) if bias else (C, jnp.zeros_like(C[0])))), lasting
+
+
+def probe_plane(features: Array, law: Law, matched: Array, mean: bool) -> tuple[Array, Array]:
+    """Directions (D, L) that span the probes of `matched^T f` (N, K), each with unit moment, and which of them are any.
+
+    `K^+ Cov(r, f) matched`, or with the mean token, L = K + 1, `S^+ [E r f^T matched, E r]`, which spans the same as
+    `K^+ [Cov(r, f) matched, E r]` where E r is in the range of K, and is right where it is not (T18). Of deficient
+    rank the last directions are arbitrary, and marked so.
+    """
+    root = law.second_moment_root() if mean else law.covariance_root()
+    U, s, Vt = safe_svd(features @ root)
+    inside = s > numerical_rank_tolerance(s, max(features.shape))
+    asked = root.T @ matched
+    if mean:
+        # the last column of the root is the mean
+        asked = jnp.concatenate([asked, jnp.zeros_like(asked[:, :1]).at[-1].set(1)], axis=1)
+    asked = asked / jnp.maximum(jnp.linalg.norm(asked, axis=0, keepdims=True), jnp.finfo(s.dtype).tiny)
+    basis, sizes, _ = safe_svd(jnp.where(inside[:, None], Vt @ asked, 0))
+    whitened = U @ (basis / jnp.where(inside, s, 1)[:, None])
+    return whitened, sizes > numerical_rank_tolerance(sizes, max(features.shape))
+
+
+@partial(jax.jit, static_argnames="rank")
+@exact_products
+def _carried(plane: Plane, rank: int) -> Spectrum:
+    """The spectrum of `Q C P^T`, cut to a rank within the plane."""
+    U, values, Vt = safe_svd(plane.core)
+    kept = jnp.where(jnp.arange(values.size) < rank, values, 0)
+    return spectrum((plane.query @ (U * kept[None, :])).T, (plane.keys @ Vt.T).T)

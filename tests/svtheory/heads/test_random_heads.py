@@ -87,7 +87,7 @@ def test_random_heads_are_those_of_the_definition(bias, rotary, given):
     choose = "attended" if given is None else np.broadcast_to(given, (B, T))
     found = sparseness_test(head, tokens, tokens, jax.random.key(1), DRAWS, choose)
     assert found.head_sparseness == pytest.approx(naive_sparseness(W_Q, W_K, b_Q, b_K, rotary, tokens, given), rel=1e-4)
-    for null, draw in zip(found.head_null, (raw, balanced), strict=True):
+    for null, draw in zip(np.asarray(found.head_null), (raw, balanced), strict=True):
         expected = [naive_sparseness(*draw(), rotary, tokens, given) for _ in range(60)]
         error = np.sqrt(np.var(expected) / 60 + np.var(null) / DRAWS)
         assert abs(null.mean() - np.mean(expected)) < 4 * error

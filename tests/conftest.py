@@ -1,5 +1,6 @@
 """Strict tests: no array changes rank silently, warnings are errors (pyproject), theory runs in both precisions."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -27,6 +28,8 @@ import pytest
 
 hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=8)
 hypothesis.settings.load_profile("strict")
+# Traces and programs fill the heap with what lives on; looking through it often finds nothing and takes its time.
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

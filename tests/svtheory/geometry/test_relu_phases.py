@@ -71,14 +71,14 @@ def test_a_pentagon_pays_and_a_bias_helps():
     assert np.allclose([*energies, best[0]], [0.955, 0.4165, 0.125], atol=2e-4)
 
 
-@pytest.mark.parametrize("D", [2, 3, 6])
+@pytest.mark.parametrize("D", [2, 6])
 def test_features_without_positive_products_cost_nothing(D):
     """Up to 2D of them: antipodal pairs; a pair that is orthogonalised for N = 2D - 2 (T19)."""
-    assert float(relu_energy(antipodal(D), 0.0)) == 0
-    assert best_biases(antipodal(D)).tolist() == [0] * (2 * D)
+    assert float(ENERGY(antipodal(D), 0.0)) == 0
+    assert BEST(antipodal(D)).tolist() == [0] * (2 * D)
     W = jnp.eye(D, 2)
     rest = jnp.zeros((D, 2 * (D - 2))).at[2:].set(antipodal(D - 2)) if D > 2 else jnp.zeros((D, 0))
-    assert float(relu_energy(jnp.concatenate([W, rest], axis=1), 5.0)) == 0
+    assert float(ENERGY(jnp.concatenate([W, rest], axis=1), 5.0)) == 0
 
 
 def test_invariance_and_derivative():

@@ -45,7 +45,9 @@ def factored(eigenvalues, M, g):
 
 
 @pytest.mark.parametrize("condition", [1.0, 10.0, 100.0])
-@pytest.mark.parametrize("g", [0.01, 0.5, 2.0])
+@pytest.mark.parametrize(
+    "g", [pytest.param(0.01, marks=pytest.mark.slow), 0.5, pytest.param(2.0, marks=pytest.mark.slow)]
+)
 def test_factors_with_decay_arrive_there(condition, g):
     eigenvalues, M = problem(condition=condition)
     W, error = exactly(eigenvalues, M, g)

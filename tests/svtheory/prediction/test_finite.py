@@ -70,7 +70,7 @@ def angle(A, B):
 
 
 @pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 20.0])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_pair_at_any_strength(strength, bias):
     """Both vectors and the size, of a Gaussian law with a mean, where theory is exact and sampling alone differs."""
     with jax.enable_x64():

@@ -146,11 +146,11 @@ def test_independent_features_are_patterns_where_raw_vectors_are_not(condition):
 
 def test_many_heads_and_derivatives():
     W_Q, W_K, A, B = (jnp.asarray(x, jnp.float32) for x in head())
-    many = jax.vmap(balanced_spectrum, in_axes=(0, 0, None, None))
+    many = jax.jit(jax.vmap(balanced_spectrum, in_axes=(0, 0, None, None)))
     stacked = many(jnp.stack([W_Q, 2 * W_Q]), jnp.stack([W_K, W_K]), A, B)
     assert isinstance(stacked, BalancedSpectrum)
     assert np.allclose(stacked.values[1], 2 * stacked.values[0], rtol=1e-5)
-    slope = jax.grad(lambda c: balanced_spectrum(c * W_Q, W_K, A, B).values.sum())(1.0)
+    slope = jax.jit(jax.grad(lambda c: balanced_spectrum(c * W_Q, W_K, A, B).values.sum()))(1.0)
     assert np.isclose(slope, balanced_spectrum(W_Q, W_K, A, B).values.sum(), rtol=1e-4)
 
 

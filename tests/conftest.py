@@ -1,5 +1,6 @@
 """Strict tests: no array changes rank silently, warnings are errors (pyproject), theory runs in both precisions."""
 
+import contextlib
 import gc
 import os
 import tempfile
@@ -59,3 +60,10 @@ def dtype(request):
 def eps(dtype):
     """The machine epsilon of `dtype`."""
     return float(jnp.finfo(dtype).eps)
+
+
+@pytest.fixture
+def double_unless_told_otherwise(request):
+    """Run the test in float64, unless it takes `dtype`."""
+    with contextlib.nullcontext() if "dtype" in request.fixturenames else jax.enable_x64(True):
+        yield

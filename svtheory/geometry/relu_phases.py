@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, concrete, held, real_array
-from svtheory.numerics import exact_products
+from svtheory.numerics import exact_products, inverse, positive
 
 
 @exact_products
@@ -69,7 +69,7 @@ def _interference(W: Array) -> Array:
 def _reconstruction(products: Array, b: Array) -> Array:
     """What each feature's output costs, `3 b^2 - 2 b^3 + sum_i (c_ij - b_j)_+^3 / c_ij`, shape (N,)."""
     let_through = jnp.maximum(products - b[None, :], 0)
-    cost = let_through**3 / jnp.where(products > 0, products, 1)
+    cost = let_through**3 / positive(products)
     return 3 * b**2 - 2 * b**3 + cost.sum(axis=0)
 
 
@@ -79,11 +79,9 @@ def _best_biases(products: Array) -> Array:
     def best(c):
         # row k: as if exactly the k + 1 largest products were let through
         c = jnp.sort(c)[::-1]
-        positive = c > 0
-        count = jnp.cumsum(positive)
-        total, inverse = jnp.cumsum(c), jnp.cumsum(jnp.where(positive, 1 / jnp.where(positive, c, 1), 0))
-        square = jnp.maximum((1 + count) ** 2 - (2 + inverse) * total, 0)
-        roots = jnp.concatenate([(1 + count + sign * jnp.sqrt(square)) / (2 + inverse) for sign in (-1, 1)])
+        count, total, inverses = (jnp.cumsum(x) for x in (c > 0, c, inverse(c)))
+        square = jnp.maximum((1 + count) ** 2 - (2 + inverses) * total, 0)
+        roots = jnp.concatenate([(1 + count + sign * jnp.sqrt(square)) / (2 + inverses) for sign in (-1, 1)])
         candidates = jnp.clip(jnp.concatenate([roots, c, jnp.ones(1, c.dtype), jnp.zeros(1, c.dtype)]), 0, 1)
         costs = _reconstruction(jnp.broadcast_to(c[:, None], (c.size, candidates.size)), candidates)
         return candidates[jnp.argmin(costs)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive
 
 STEPS = 100_000
 PRECISION = 1000
@@ -27,7 +27,7 @@ def certificate(W: Array, eigenvalues: Array, asked: Array, decay: Array) -> Arr
     right, left = rest @ Vt.T - decay * U, rest.T @ U - decay * Vt.T
     apart = [jnp.where(kept[None, :], x, 0) for x in (right, left)]
     worst = jnp.stack([*(jnp.linalg.norm(x, axis=0).max() for x in apart), jnp.linalg.norm(rest, 2) - decay])
-    return jnp.maximum(worst.max(), 0) / jnp.where(size > 0, size, 1)
+    return jnp.maximum(worst.max(), 0) / positive(size)
 
 
 @jax.custom_jvp
@@ -49,7 +49,7 @@ def nuclear_optimum(eigenvalues: Array, asked: Array, decay: Array) -> tuple[Arr
     Works under jit, vmap and grad: derivatives are those of the optimum, by one linear solve in r r' numbers.
     """
     asked = jnp.where(eigenvalues > 0, asked, 0)
-    start = jnp.where(eigenvalues > 0, asked / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
+    start = asked * inverse(eigenvalues)
     step = _step_size(eigenvalues)
 
     def unfinished(state):
@@ -93,14 +93,13 @@ def _nuclear_optimum_jvp(primals, tangents):
 
     def undecayed():
         curved, asked = tangents[:2]
-        return jnp.where(inside, (asked - curved * W) / jnp.where(inside, eigenvalues, 1), 0)
+        return (asked - curved * W) * inverse(eigenvalues)
 
     return (W, error), (lax.cond(decay > 0, implicit, undecayed), jnp.zeros_like(error))
 
 
 def _step_size(eigenvalues: Array) -> Array:
-    largest = eigenvalues.max()
-    return 1 / jnp.where(largest > 0, largest, 1)
+    return 1 / positive(eigenvalues.max())
 
 
 @jax.custom_jvp
@@ -123,7 +122,7 @@ def _lowered_jvp(primals, tangents):
     apart, total = s[:, None] - s[None, :], s[:, None] + s[None, :]
     near = jnp.abs(apart) <= n * jnp.finfo(s.dtype).eps * s[0]
     first = jnp.where(near, kept[:, None], (f[:, None] - f[None, :]) / jnp.where(near, 1, apart))
-    second = jnp.where(total > 0, (f[:, None] + f[None, :]) / jnp.where(total > 0, total, 1), 0)
+    second = (f[:, None] + f[None, :]) * inverse(total)
     moved = U @ (first * even + second * odd - jnp.diag(kept * dby)) @ Vt
     rows, columns = A.shape
     return lowered(A, by), moved[:rows, :columns]

@@ -11,9 +11,9 @@ from jax import Array
 from svtheory.checks import InputError, concrete, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
-from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.numerics import exact_products, numerical_rank_tolerance, positive
 from svtheory.prediction.optimum import predict
-from svtheory.prediction.strength import Sample, derivatives, minimise
+from svtheory.prediction.strength import Sample, derivatives, draw_contexts, minimise
 from svtheory.scenarios import Scenario
 from svtheory.spectra.spectra import Spectrum, spectrum
 
@@ -94,15 +94,12 @@ def in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[
     left, _, right = safe_svd(scenario.target)
     query, asked = probe_plane(X, scenario.query_law, left[:, :pairs], mean=not bias)
     keys, sought = probe_plane(Y, scenario.key_law, right[:pairs].T, mean=False)
-    query_key, key_key = jax.random.split(key)
-    f = scenario.query_law.sample(query_key, (samples,))
-    g = scenario.key_law.sample(key_key, (samples, scenario.n_keys))
+    f, g, wanted = draw_contexts(scenario, key, samples)
     read, written = f @ (X.T @ query), g @ (Y.T @ keys)
     if bias:  # a free key-only term: what reads 1 of every query
         read, asked = jnp.concatenate([read, jnp.ones_like(read[:, :1])], axis=1), jnp.append(asked, True)
     features = read[:, None, :, None] * written[:, :, None, :]
     used = (asked[:, None] & sought[None, :]).ravel()
-    wanted = jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ scenario.target), axis=-1)
     sample = Sample(features.reshape(samples, scenario.n_keys, -1) * used.astype(f.dtype)[None, None, :], wanted)
     c = minimise(sample, used)
     gradients, H = derivatives(sample, c, used)
@@ -128,7 +125,7 @@ def probe_plane(features: Array, law: Law, matched: Array, mean: bool) -> tuple[
         asked = jnp.concatenate([asked, jnp.zeros_like(asked[:, :1]).at[-1].set(1)], axis=1)
     asked = asked / jnp.maximum(jnp.linalg.norm(asked, axis=0, keepdims=True), jnp.finfo(s.dtype).tiny)
     basis, sizes, _ = safe_svd(jnp.where(inside[:, None], Vt @ asked, 0))
-    whitened = U @ (basis / jnp.where(inside, s, 1)[:, None])
+    whitened = U @ (basis / positive(s, inside)[:, None])
     return whitened, sizes > numerical_rank_tolerance(sizes, max(features.shape))
 
 

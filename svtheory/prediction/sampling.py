@@ -10,9 +10,10 @@ from jax import Array, lax
 from svtheory.checks import InputError, concrete, flag, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
-from svtheory.numerics import exact_products, numerical_rank_tolerance
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive
 from svtheory.prediction.finite import Plane, optimal_plane
 from svtheory.prediction.optimum import optimal_omega
+from svtheory.prediction.strength import draw_contexts
 from svtheory.scenarios import Scenario
 
 TOGETHER = 256  # contexts whose gradients are formed at a time
@@ -80,9 +81,8 @@ def whitener(features: Array, law: Law, centred: bool) -> Whitener:
     root = law.covariance_root() if centred else law.second_moment_root()
     U, s, _ = safe_svd(features @ root)
     inside = s > numerical_rank_tolerance(s, max(features.shape))
-    size = jnp.where(inside, s, 1)
     center = features @ law.mean() if centred else jnp.zeros_like(features[:, 0])
-    inward, outward = (U * jnp.where(inside, x, 0)[None, :] for x in (1 / size, size))
+    inward, outward = (U * x[None, :] for x in (inverse(s, inside), jnp.where(inside, s, 0)))
     D = features.shape[0]
     pad = ((0, 0), (0, D - s.size))
     return Whitener(center, jnp.pad(inward, pad), jnp.pad(outward, pad), inside.sum())
@@ -117,11 +117,8 @@ def _softmax(scenario: Scenario, plane: Plane, key: Array, samples: int, n: int,
     rows = D + 1 if bias else D  # a query bias reads 1 of every query
 
     def batch(key):
-        query_key, key_key = jax.random.split(key)
-        f = scenario.query_law.sample(query_key, (TOGETHER,))
-        g = scenario.key_law.sample(key_key, (TOGETHER, scenario.n_keys))
+        f, g, wanted = draw_contexts(scenario, key, TOGETHER)
         r, s = f @ X.T, g @ Y.T
-        wanted = jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ scenario.target), axis=-1)
         logits = jnp.einsum("nd,nmd->nm", r @ omega + free[None, :], s)
         r, s = r - query.center[None, :], s - keys.center[None, None, :]
         return r @ query.inward, s @ keys.inward, wanted, logits
@@ -142,8 +139,8 @@ def _softmax(scenario: Scenario, plane: Plane, key: Array, samples: int, n: int,
     start = (jnp.zeros((size, size), X.dtype),) * 2
     (H, J), _ = lax.scan(accumulate, start, jax.random.split(key, steps))
     H, J = H / (steps * TOGETHER), J / (steps * TOGETHER)
-    inverse = jnp.linalg.pinv(H, rtol=size * jnp.finfo(H.dtype).eps, hermitian=True)
-    covariance = (inverse @ J @ inverse / n).reshape(rows, D, rows, D)[:D, :, :D, :]
+    H_inverse = jnp.linalg.pinv(H, rtol=size * jnp.finfo(H.dtype).eps, hermitian=True)
+    covariance = (H_inverse @ J @ H_inverse / n).reshape(rows, D, rows, D)[:D, :, :D, :]
     moved = jnp.einsum("pl,qk,pqrs,rm,sj->lkmj", a_map, b_map, covariance, a_map, b_map, optimize=True)
     index = jnp.arange(D)
     l, k = index[:, None], index[None, :]
@@ -166,7 +163,7 @@ def _turned(sigma: Array, own: Array, other: Array, crossed: Array, modes: int) 
     elsewhere = ~jnp.eye(sigma.size, dtype=bool)
 
     def turned(numerator):
-        share = jnp.where(apart > 0, numerator / jnp.where(apart > 0, apart, 1), jnp.inf)
+        share = jnp.where(apart > 0, numerator / positive(apart), jnp.inf)
         return jnp.where(elsewhere & (numerator > 0), share, 0).sum(axis=0)[:modes]
 
     left = turned(k**2 * own + 2 * k * l * crossed + l**2 * other)

@@ -68,18 +68,23 @@ def _estimate(found: Optimum, present: Array, key: Array, samples: int, modes: i
     return zeros.at[:modes].add(scale[:modes]), zeros.at[:modes].add(errors[:modes])
 
 
-def _sample(found: Optimum, used: Array, key: Array, samples: int) -> Sample:
-    scenario = found.scenario
+def draw_contexts(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Array, Array]:
+    """Activations of queries (samples, N) and their keys (samples, m, M), and the probabilities asked (samples, m)."""
     query_key, key_key = jax.random.split(key)
     f = scenario.query_law.sample(query_key, (samples,))
     g = scenario.key_law.sample(key_key, (samples, scenario.n_keys))
+    return f, g, jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ scenario.target), axis=-1)
+
+
+def _sample(found: Optimum, used: Array, key: Array, samples: int) -> Sample:
+    scenario = found.scenario
+    f, g, wanted = draw_contexts(scenario, key, samples)
     modes = used.size // 2 if scenario.query_bias else used.size
     read = f @ (scenario.query_features.T @ found.left[:, :modes])
     written = g @ (scenario.key_features.T @ found.right[:, :modes])
     features = read[:, None, :] * written
     if scenario.query_bias:
         features = jnp.concatenate([features, written], axis=-1)
-    wanted = jax.nn.softmax(jnp.einsum("nmj,nj->nm", g, f @ scenario.target), axis=-1)
     return Sample(features * used.astype(features.dtype)[None, None, :], wanted)
 
 

@@ -8,7 +8,7 @@ from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array
 from svtheory.factorisations import factored_svd, safe_svd
-from svtheory.numerics import exact_products, numerical_rank_tolerance, scaled, shifted
+from svtheory.numerics import exact_products, numerical_rank_tolerance, positive, root, scaled, shifted
 from svtheory.pytrees import pytree
 from svtheory.spectra.spectra import product_rounding, spectrum_of
 
@@ -112,8 +112,8 @@ def moment_root(name: str, moment: Array | Tokens, W: Array) -> Root:
     inside = values > numerical_rank_tolerance(values, D)
     # an even power of 2 leaves the root as it comes in
     odd = exponent % 2
-    root = jnp.sqrt(jnp.where(inside, shifted(values, odd), 1))
-    return Root(axes, jnp.where(inside, shifted(root, (exponent - odd) // 2), 0))
+    lengths = root(shifted(values, odd), inside)
+    return Root(axes, shifted(lengths, (exponent - odd) // 2))
 
 
 @exact_products
@@ -129,6 +129,6 @@ def balanced(W_Q: Array, W_K: Array, query: Root, key: Root) -> BalancedSpectrum
 def _modes(side: Root, vectors: Array) -> tuple[Array, Array]:
     """Patterns and probes of whitened vectors (R, K) in the moment's axes."""
     inside = (side.lengths > 0)[:, None]
-    lengths = jnp.where(inside, side.lengths[:, None], 1)
+    lengths = positive(side.lengths)[:, None]
     vectors = jnp.where(inside, vectors, 0)
     return side.axes @ (lengths * vectors), side.axes @ (vectors / lengths)

@@ -26,13 +26,7 @@ PAIRS = ([0, 1, 2], [2, 0, 5], [3.0, -2.0, 1.0])
 seeds = st.integers(0, 2**16)
 
 
-@pytest.fixture(autouse=True)
-def double_unless_told_otherwise(request):
-    if "dtype" in request.fixturenames:
-        yield
-    else:
-        with jax.enable_x64(True):
-            yield
+pytestmark = pytest.mark.usefixtures("double_unless_told_otherwise")
 
 
 def frame(seed, columns=N):

@@ -43,13 +43,7 @@ def read(found, queries, keys):
     return [np.asarray(x)[queries, keys].tolist() for x in found]
 
 
-@pytest.fixture(autouse=True)
-def double_unless_told_otherwise(request):
-    if "dtype" in request.fixturenames:
-        yield
-    else:
-        with jax.enable_x64(True):
-            yield
+pytestmark = pytest.mark.usefixtures("double_unless_told_otherwise")
 
 
 def test_orthonormal_pairs_of_distinct_strength_are_the_singular_pairs():

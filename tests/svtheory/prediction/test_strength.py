@@ -15,13 +15,7 @@ SAMPLES = 4000
 estimate, predicted = jax.jit(logit_scale, static_argnames="samples"), jax.jit(predict)
 
 
-@pytest.fixture(autouse=True)
-def double_unless_told_otherwise(request):
-    if "dtype" in request.fixturenames:
-        yield
-    else:
-        with jax.enable_x64(True):
-            yield
+pytestmark = pytest.mark.usefixtures("double_unless_told_otherwise")
 
 
 def one_hot_scenario(target, query_bias=False):

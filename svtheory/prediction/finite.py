@@ -12,6 +12,7 @@ from svtheory.checks import InputError, concrete, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, numerical_rank_tolerance, positive
+from svtheory.prediction.decay import bears_decay
 from svtheory.prediction.optimum import predict
 from svtheory.prediction.strength import Sample, derivatives, draw_contexts, minimise
 from svtheory.scenarios import Scenario
@@ -65,7 +66,7 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
     >>> bool(abs(predict_finite(scenario, jax.random.key(0), 10000).values[0] - 5.0) < 0.2)
     True
     """
-    if concrete(scenario.weight_decay) and bool(scenario.weight_decay > 0):
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
         raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
     whole("samples", samples, 2)
     if scenario.objective == "square":

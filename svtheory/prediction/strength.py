@@ -10,7 +10,8 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
 from svtheory.numerics import exact_products, root
-from svtheory.prediction.optimum import Optimum, check_closed, is_closed, optimum
+from svtheory.prediction.decay import bears_decay
+from svtheory.prediction.optimum import Optimum, optimum
 from svtheory.scenarios import Scenario
 
 NEWTON_STEPS = 100
@@ -50,9 +51,11 @@ def logit_scale(scenario: Scenario, key: Array, samples: int) -> tuple[Array, Ar
     """
     if scenario.objective != "softmax":
         raise InputError(f"objective must be 'softmax' for a scale at finite logits (T6), got {scenario.objective!r}")
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
+        raise InputError(f"weight_decay must be 0 at finite logits (T6), got {float(scenario.weight_decay):.3g}")
     whole("samples", samples, 2)
     found = optimum(scenario)
-    check_closed(is_closed(scenario, found.trained))
+    found = found._replace(values=jnp.where(scenario.weight_decay == 0, found.values, jnp.nan))
     present = found.values > found.error
     modes = max(int(present.sum()), 1) if concrete(present) else present.size
     return _estimate(found, present, key, samples, modes)

@@ -126,5 +126,5 @@ def test_wrong_arguments_are_named():
         logit_scale(replace(scenario, objective="square"), jax.random.key(0), 10)
     with pytest.raises(InputError, match="samples must be a whole number of at least 2, got 1"):
         logit_scale(scenario, jax.random.key(0), 1)
-    with pytest.raises(InputError, match="weight_decay must be 0 here"):
+    with pytest.raises(InputError, match=r"weight_decay must be 0 at finite logits \(T6\), got 0\.1"):
         logit_scale(replace(scenario, weight_decay=0.1), jax.random.key(0), 10)

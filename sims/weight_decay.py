@@ -49,7 +49,7 @@ from svtheory.reports.options import above, at_least
 from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
-THEOREMS = ("T8",)
+THEOREMS = ("T8", "T24")
 KINDS = ("antipodal", "tight", "not tight")
 ALONE, BOTH = FOLLOWED = ("one pair", "two pairs")
 STRENGTHS = (1.0, 0.8, 0.55, 0.3)

@@ -68,13 +68,13 @@ class Config(Precise):
     """Head dimension of the narrow heads."""
     condition: Annotated[float, above(1)] = 10.0
     """Condition number of the frames that are not tight."""
-    decays: Annotated[int, at_least(3)] = 12
+    decays: Annotated[int, at_least(3)] = 10
     """How many values of the decay."""
     seeds: Annotated[int, at_least(2)] = 3
     """Random heads for each kind and decay."""
     followed: Annotated[tuple[float, ...], at_least(1)] = (1.0, 10.0, 100.0)
     """Condition numbers of the frames on which one pair, and two, are followed."""
-    steps: Annotated[int, at_least(1)] = 800
+    steps: Annotated[int, at_least(1)] = 600
     """Steps of L-BFGS."""
 
 
@@ -236,6 +236,7 @@ def _exhibit(parts: list[xr.Dataset]) -> Exhibit:
             ylim=(-0.05, 1.4),
             title=f"{part.kind.values[0]}, H = {int(part.room[0])}",
         )
+        ax.set_yticks(np.linspace(0, 1, 6))
         ax.legend(loc="upper right")
     axes[0].set_ylabel(r"$\sigma_k\,/\,\sigma^*_1$")
     return Exhibit(

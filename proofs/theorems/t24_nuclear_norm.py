@@ -150,6 +150,7 @@ deficient = _values({
     d: first_of_three, u: first_of_three, v: first_of_three, a: _column(1, 0, third), b: _column(1, third, 0), g: 1,
     sigma: 2, beta: 1, t: 3, kappa: 1, p: 1, q: 1, r: sqrt(2), m: 3,
 })  # fmt: skip
+lopsided, absent = _values({W_Q: diag(1, 0), W_K: diag(4, 0)}), _values({W_Q: diag(0, 0), W_K: diag(0, 0)})
 twice = _column(2, 0)
 counterexamples = {
     orthonormal: _values({U: twice, V: twice}),
@@ -184,6 +185,6 @@ theorem = Theorem(
     ),
     scope="general D, N, M; token moments of any rank; room for the result", status="proved",
     functions=("svtheory.prediction.optimum.predict", "svtheory.prediction.decay.nuclear_optimum"),
-    examples=(_values({}), deficient), counterexamples=counterexamples,
+    examples=(_values({}), deficient, lopsided, absent), counterexamples=counterexamples,
     references=("Srebro, Rennie and Jaakkola 2004", "Recht, Fazel and Parrilo 2010"),
 )  # fmt: skip

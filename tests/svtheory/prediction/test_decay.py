@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import hypothesis
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
+from svtheory import BernoulliUniform, Scenario, optimal_omega, predict, single_pair
 from svtheory.prediction.decay import is_certified, lowered, nuclear_optimum
 
 
@@ -129,7 +131,7 @@ def test_derivatives_are_those_of_the_optimum(g):
         slopes = jax.jit(jax.grad(lambda *x: (nuclear_optimum(*x)[0] * weights).sum(), argnums=(0, 1, 2, 3)))(*given)
         for index, slope in enumerate(slopes):
             direction = jnp.asarray(np.random.default_rng(index).normal(size=slope.shape))
-            if index < 2:  # moments stay diagonal; off the diagonal, see the derivatives of `predict`
+            if index < 2:  # moments stay diagonal; off the diagonal, see below
                 direction = jnp.diag(jnp.diagonal(direction))
 
             def at(move, index=index, direction=direction):
@@ -155,3 +157,36 @@ def test_many_at_once():
     for W, error, g in zip(together, errors, decays, strict=True):
         assert is_certified(error)
         assert np.allclose(W, SOLVED(eigenvalues, M, g)[0], atol=1e-3)
+
+
+def test_derivatives_where_equal_eigenvalues_part():
+    """Tight frames under a law with a mean: D - 1 eigenvalues of the moments are equal, and a move tells them apart."""
+    X = np.linalg.qr(np.random.default_rng(0).normal(size=(7, 4)))[0].T
+    weights, direction = np.random.default_rng(1).normal(size=(2, 4, 7))
+    with jax.enable_x64():
+        law = BernoulliUniform(0.2, 7)
+
+        @jax.jit
+        def read(move):
+            moved = jnp.asarray(X) + move * direction
+            head = optimal_omega(Scenario(moved, moved, single_pair(7, 7, 0, 1), law, law, weight_decay=5e-4))
+            return (head * weights[:, :4]).sum()
+
+        seen = (read(1e-5) - read(-1e-5)) / 2e-5
+        assert abs(read(0.0)) > 1e-3
+        assert np.isclose(jax.jit(jax.grad(read))(0.0), seen, rtol=1e-6)
+
+
+def test_predictions_of_many_decays_at_once(dtype):
+    X, Y = (np.random.default_rng(n).normal(size=(3, n)).astype(dtype) for n in (5, 4))
+    scenario = Scenario(X, Y, single_pair(5, 4, 0, 1).astype(dtype))
+    largest = np.linalg.norm(X[:, 0]) * np.linalg.norm(Y[:, 1])
+    decays = jnp.asarray(largest * np.array([0.0, 0.3, 0.9, 1.1]), dtype)
+    many = jax.jit(jax.vmap(lambda g: predict(replace(scenario, weight_decay=g))))(decays)
+    assert many.values.dtype == dtype
+    rounding = 1e4 * jnp.finfo(dtype).eps
+    for g, values, left in zip(decays, many.values, many.left, strict=True):
+        alone = predict(replace(scenario, weight_decay=g))
+        assert np.allclose(values, alone.values, atol=rounding)
+        assert alone.values[0] < rounding or np.isclose(abs(left[:, 0] @ alone.left[:, 0]), 1, atol=rounding)
+    assert many.values[-1].max() < rounding < many.values[-2].max()

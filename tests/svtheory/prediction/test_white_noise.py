@@ -1,5 +1,6 @@
 """Modes beside white noise: the law against matrices of it, and its limits."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def test_below_the_threshold():
 
 def test_threshold(dtype):
     shape = (3, 5)
-    threshold = hiding_threshold(np.asarray(0.7, dtype), shape)
+    threshold = hiding_threshold(jnp.asarray(0.7, dtype), shape)
     assert threshold.dtype == dtype
     below, above = (np.stack(cosines_in_noise(threshold * by, 0.7, shape)) for by in (0.999, 1.001))
     assert np.all(below == 0)
@@ -55,7 +56,7 @@ def test_the_sides_change_places():
 
 def test_without_noise_and_without_a_head():
     assert cosines_in_noise(2.0, 0.0, (3, 7)) == (1.0, 1.0)
-    assert noise_deviation(1.0, np.array([11, 12]), (3, 4)).tolist() == [np.inf, np.inf]
+    assert noise_deviation(1.0, jnp.array([11, 12]), (3, 4)).tolist() == [np.inf, np.inf]
     assert cosines_in_noise(2.0, np.inf, (3, 7)) == (0.0, 0.0)
 
 

@@ -3,9 +3,9 @@
 Every head reads a stream of random contexts and is trained anew on more and more of them. In the first part one pair
 of 2 D features is matched, and what no head can learn of it, because of superposition, is the noise; activations are
 Gaussian or sparse, objectives squared or softmax. Measured is `sin^2` between the first singular vectors, in whitened
-coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts. `sampling_error`
-predicts its mean to first order. Beside it stands, for the squared objective, what noise of the same size would do that
-does not depend on the tokens.
+coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts, whose own error is
+predicted too. `sampling_error` predicts the mean to first order. Beside it stands, for the squared objective, what
+noise of the same size would do that does not depend on the tokens.
 
 In the second part it does not: orthonormal features, Gaussian activations, and so much noise in the answers that it
 hides the mode until a number of contexts is reached. Predicted is the law of white noise with its threshold; beside it
@@ -34,7 +34,7 @@ from sims.lab.command import command
 from sims.lab.knobs import matched
 from sims.lab.rules import standard_error
 from sims.lab.sizes import Precise
-from sims.lab.streams import Stream, distances, trained
+from sims.lab.streams import Stream, distances, moments
 from sims.lab.sweep import Batch, each, sweep
 from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair
 from svtheory.prediction import cosines_in_noise, hiding_threshold, noise_deviation
@@ -68,9 +68,9 @@ class Config(Precise):
     """Random features for each objective and law."""
     heads: Annotated[int, at_least(2)] = 10
     """Heads for each of these, a stream of contexts each."""
-    steps: Annotated[int, at_least(1)] = 100
+    steps: Annotated[int, at_least(1)] = 70
     """Steps of L-BFGS, softmax objective."""
-    limit: Annotated[int, at_least(2)] = 32768
+    limit: Annotated[int, at_least(2)] = 16384
     """Contexts that stand for endlessly many, softmax objective."""
     samples: Annotated[int, at_least(2)] = 20000
     """Contexts over which predictions are averaged."""
@@ -85,10 +85,10 @@ class Config(Precise):
 SCALES = {
     "quick": Config(),
     "paper": Config(
-        contexts=(0.125, 0.5, 1.25, 2.0, 4.0, 8.0, 16.0, 32.0),
+        contexts=(0.125, 0.5, 2.0, 8.0, 16.0, 32.0),
         frames=8,
         heads=100,
-        limit=65536,
+        limit=32768,
         samples=60000,
         noisy_contexts=(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
         noisy_heads=200,
@@ -98,7 +98,7 @@ SCALES = {
         contexts=(0.125, 0.25, 0.5, 1.25, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
         frames=16,
         heads=200,
-        limit=524288,
+        limit=131072,
         samples=400000,
         noisy_heads=1000,
     ),
@@ -156,9 +156,12 @@ def run(config: Config, folder: Path) -> Outcome:
 def _part(
     config: Config, name: str, shape: tuple[int, int], batch: Batch, place: Path, at: np.ndarray, noisy: bool = False
 ) -> Part:
-    train = partial(trained, steps=config.steps)
-    heads = sweep([batch], train, distances, place / name, ("count", "side"))
+    heads = sweep([batch], partial(distances, steps=config.steps), _read, place / name, ("count", "side"))
     return Part(name, shape, heads.assign_coords(count=at, side=list(SIDES)), noisy)
+
+
+def _read(stream: Stream, measured: Array) -> dict[str, Array]:
+    return {"measured": measured, "predicted": stream.predicted, "rival": stream.rival}
 
 
 def _superposed(config: Config, key: Array, objective: str, law: str, checkpoint: Path) -> Batch:
@@ -166,20 +169,23 @@ def _superposed(config: Config, key: Array, objective: str, law: str, checkpoint
     D, F = config.dim, config.frames
     frame_key, limit_key, error_key, head_key = jax.random.split(key, 4)
     build = partial(_scenario, D, objective, _law(config, law))
-    scenarios = each(build, jax.random.split(frame_key, F))
+    scenarios = jax.vmap(build)(jax.random.split(frame_key, F))
     counts = tuple(max(1, round(share * D**2)) for share in config.contexts)
     if objective == "square":
-        limit, foreseen = each(optimal_omega, scenarios), np.array([n for n in counts if n > D**2])
-        white = each(partial(_white, np.array(counts)), scenarios)
+        limit, white = each(partial(_square, np.array(counts)), scenarios)
+        foreseen = np.array([n for n in counts if n > D**2])
     else:
         training = Training(steps=config.steps, contexts=config.limit)
         end = simulate_ensemble(scenarios, jax.random.split(limit_key, F), training, checkpoint, "the limit")
         limit = jnp.einsum("fdk,fk,fek->fde", end.left, end.values, end.right, precision="highest")
-        foreseen, white = np.array(counts), jnp.full((F, len(counts), 2), jnp.nan)
+        foreseen, white = np.array([*counts, config.limit]), jnp.full((F, len(counts), 2), jnp.nan)
     predict = partial(sampling_error, samples=config.samples, n=foreseen, pairs=1)
     errors = jnp.stack(each(predict, scenarios, jax.random.split(error_key, F)), axis=-1)[:, :, 0]
-    unknown = jnp.full((F, len(counts) - len(foreseen), 2), jnp.nan)
-    stream = Stream(scenarios, jnp.zeros(F), limit, jnp.concatenate([unknown, errors], axis=1), white, counts)
+    if objective == "softmax":  # the limit's own error adds to each
+        errors = errors[:, :-1] + errors[:, -1:]
+    unknown = jnp.full((F, len(counts) - errors.shape[1], 2), jnp.nan)
+    predicted = jnp.concatenate([unknown, errors], axis=1)
+    stream = Stream(scenarios, each(moments, scenarios), jnp.zeros(F), limit, predicted, white, counts)
     streams = jax.tree.map(lambda x: jnp.repeat(x, config.heads, axis=0), stream)
     return Batch(streams, head_key, {"kind": f"{objective}, {law}", "frame": np.repeat(np.arange(F), config.heads)})
 
@@ -200,12 +206,13 @@ def _scenario(dim: int, objective: str, law: Law, key: Array) -> Scenario:
     return matched(frame, key, strength, query_law=law, key_law=law, objective=objective, n_keys=N_KEYS)
 
 
-def _white(counts: np.ndarray, scenario: Scenario) -> Array:
-    """`sin^2` beside white noise of the size of the residual, (counts, 2)."""
+def _square(counts: np.ndarray, scenario: Scenario) -> tuple[Array, Array]:
+    """The optimum of the squared objective, and `sin^2` beside white noise of the size of the residual, (counts, 2)."""
     tokens, (query, key) = whiten(scenario), moment_roots(scenario)
     asked, core = query.T @ scenario.target @ key, tokens.core
     deviation = noise_deviation((asked**2).sum() - (core**2).sum(), counts, core.shape)
-    return 1 - jnp.stack(cosines_in_noise(jnp.linalg.norm(core, ord=2), deviation, core.shape), axis=1)
+    white = 1 - jnp.stack(cosines_in_noise(jnp.linalg.norm(core, ord=2), deviation, core.shape), axis=1)
+    return optimal_omega(scenario), white
 
 
 def _noisy(config: Config, key: Array, shape: tuple[int, int]) -> Batch:
@@ -219,7 +226,7 @@ def _noisy(config: Config, key: Array, shape: tuple[int, int]) -> Batch:
     counts = tuple(D * D_k + max(1, round(float(share * appears))) for share in config.noisy_contexts)
     deviations = noise_deviation(config.noise**2, np.array(counts), shape)
     law = 1 - jnp.stack(cosines_in_noise(LOGIT, deviations, shape), axis=1)
-    stream = Stream(scenario, jnp.asarray(config.noise), optimal_omega(scenario), law,
+    stream = Stream(scenario, moments(scenario), jnp.asarray(config.noise), optimal_omega(scenario), law,
                     _matrices(deviations, shape, matrix_key), counts)  # fmt: skip
     M = config.noisy_heads
     streams = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (M, *jnp.shape(x))), stream)
@@ -343,7 +350,7 @@ def _summary(parts: list[Part], rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sampling_figure(parts: list[Part]):
-    figure, axes = panels(2, 2, width=4.6, height=3.5)
+    figure, axes = panels(len(LAWS), len(OBJECTIVES), width=4.6, height=3.5)
     for ax, part in zip(axes.ravel(), parts, strict=True):
         mean, error = over_heads(part.heads[["predicted", "rival", "measured"]])
         for side, colour, shape in zip(SIDES, COLOURS, "os", strict=False):

@@ -26,6 +26,7 @@ from svtheory.pytrees import pytree
 class Stream:
     """Contexts of a scenario, how many of them a head has read each time it is trained, and what is foreseen then.
 
+    moments    of the tokens, as the objective sees them, (D, D) each
     noise      standard deviation of the noise in the answers, squared objective; a scalar
     limit      Omega after endlessly many contexts, shape (D, D)
     predicted  mean sin^2 of its first vectors with the head's, query and key side, shape (counts, 2)
@@ -34,11 +35,17 @@ class Stream:
     """
 
     scenario: Scenario
+    moments: tuple[Array, Array]
     noise: Array
     limit: Array
     predicted: Array
     rival: Array
     counts: tuple[int, ...]
+
+
+def distances(streams: Stream, keys: Array, steps: int, checkpoint: Path, label: str) -> Array:
+    """`sin^2` of M heads' first whitened vectors with the limit's, after each number of contexts: (M, counts, 2)."""
+    return sines((streams.moments, streams.limit), trained(streams, keys, steps, checkpoint, label))
 
 
 def trained(streams: Stream, keys: Array, steps: int, checkpoint: Path, label: str) -> Array:
@@ -95,29 +102,34 @@ def _least_squares(counts: tuple[int, ...], scenario: Scenario, noise: Array, ke
     return jnp.stack(heads)
 
 
-def distances(stream: Stream, heads: Array) -> dict[str, Array]:
-    """`sin^2` between the first whitened vectors of the heads (counts, D, D) and the limit's, as seen and foreseen."""
-    F, G = (features @ root for features, root in zip(_features(stream.scenario), _roots(stream.scenario), strict=True))
-    A, B = F @ F.T, G @ G.T
-
-    def reading(omega) -> BalancedSpectrum:
-        return balanced_spectrum(jnp.eye(len(omega)), omega, A, B)
-
-    end = reading(stream.limit)
-
-    def sines(omega):
-        # a probe is A^{+1/2} u~ and a pattern A^{1/2} u~
-        seen = reading(omega)
-        cosines = end.query_probes[:, 0] @ seen.query_patterns[:, 0], end.key_probes[:, 0] @ seen.key_patterns[:, 0]
-        return 1 - jnp.stack(cosines) ** 2
-
-    return {"measured": jax.lax.map(sines, heads), "predicted": stream.predicted, "rival": stream.rival}
+def moments(scenario: Scenario) -> tuple[Array, Array]:
+    """The token moments A and B that the objective sees (T5, T6); the scenario has laws."""
+    features = scenario.query_features, scenario.key_features
+    roots = [F @ R for F, R in zip(features, moment_roots(scenario), strict=True)]
+    return roots[0] @ roots[0].T, roots[1] @ roots[1].T
 
 
-def _features(scenario: Scenario) -> tuple[Array, Array]:
-    return scenario.query_features, scenario.key_features
+@jax.jit
+def sines(streams: tuple[tuple[Array, Array], Array], heads: Array) -> Array:
+    """`sin^2` between the first whitened vectors of M limits and of heads (M, counts, D, D), shape (M, counts, 2).
 
+    streams: their moments and their limits
+    """
 
-def _roots(scenario: Scenario) -> tuple[Array, Array]:
-    """Of the activation moments; a stream has laws."""
-    return tuple(root for root in moment_roots(scenario) if root is not None)
+    def reading(A, B, omega) -> BalancedSpectrum:
+        return balanced_spectrum(jnp.eye(len(omega), dtype=omega.dtype), omega, A, B)
+
+    def of_stream(given):
+        ((A, B), limit), heads = given
+        end = reading(A, B, limit)
+
+        def sine(omega):
+            # a probe is A^{+1/2} u~ and a pattern A^{1/2} u~
+            seen = reading(A, B, omega)
+            u, v = (x[:, 0] @ y[:, 0] for x, y in ((end.query_probes, seen.query_patterns),
+                                                 (end.key_probes, seen.key_patterns)))  # fmt: skip
+            return 1 - jnp.stack([u, v]) ** 2
+
+        return jax.lax.map(sine, heads)
+
+    return jax.lax.map(of_stream, (streams, heads))

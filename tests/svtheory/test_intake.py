@@ -141,6 +141,7 @@ TAKE = {
 TAKE_NONE = {
     *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
     *("logit_scale", "mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold"),
+    *("relu_states", "relu_thresholds"),
     *("predict_finite", "sampling_error", "order", "order_spectrum", "shift", "categories"),
     *("orthogonalization_threshold", "polytope_name", "antipodal", "orthonormal", "polygon", "simplex", "tight_frame"),
 }

@@ -18,5 +18,8 @@ from .training_time import imbalance as imbalance
 from .training_time import mode_start as mode_start
 from .training_time import training_condition_number as training_condition_number
 from .training_time import training_condition_numbers as training_condition_numbers
+from .white_noise import cosines_in_noise as cosines_in_noise
+from .white_noise import hiding_threshold as hiding_threshold
+from .white_noise import noise_deviation as noise_deviation
 from .whitened import correlations as correlations
 from .whitened import probes as probes

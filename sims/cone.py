@@ -4,7 +4,8 @@ Features are tight frames and activations uncorrelated, so that nothing but thei
 from its feature. Theory says on which side it does (T5, T6): under softmax on the query side, whose head sees the
 second moment, but never on the key side, nor on the query side of a head with a query bias, which both see the
 covariance; under the squared objective on both. The mean token projected out of both, vector and feature are one again
-(T15). The cone is the mean of the activations over their standard deviation.
+(T15). The cone is the mean of the activations over their standard deviation. Softmax heads are trained on samples: z is
+1 - |cos| of predicted with trained vectors, in units of what so many contexts leave (T21).
 
 Rules, set before the run, for each objective, side and mean: mean |predicted - measured| cosine, of the vector as it is
 and with the mean token removed, at most 0.02; and no side that should not turn is below 0.98.

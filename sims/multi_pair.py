@@ -2,7 +2,7 @@
 
 Features, autoencoder and head are trained together on K pairs, query feature k with key feature K + k, whose target
 logits fall linearly. The features that training arrived at are read by the theory: T6 gives singular vectors, mixtures
-of features included, and singular values at finite logits. T4 and T14 say which vectors can be told apart: those whose
+of features included, T18 singular values at finite logits. T4 and T14 say which vectors can be told apart: those whose
 singular value is further from all others than the head is from one that is made of its features alone,
 `Omega = sum_k s_k w_k w_{K+k}^T` with unit w. What is nearer than that may mix, and then only the subspace of the group
 is a feature subspace.
@@ -52,7 +52,7 @@ from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 from svtheory.spectra import best_matching
 from svtheory.spectra.spectra import spectrum_of
 
-THEOREMS = ("T4", "T6", "T14")
+THEOREMS = ("T4", "T6", "T14", "T18")
 MATCHED = 0.9
 SHARE = 0.9  # of the pairs
 GROUP = 0.95
@@ -241,7 +241,7 @@ def figures(config: Config, results: xr.Dataset) -> dict[str, Exhibit]:
     draw_gaps(gaps, results)
     caption = (
         "Left, each feature pair with its singular pair: trained heads with their range over seeds, predicted as "
-        "lines; dashed what counts as a match. Middle, singular values against the prediction at finite logits (T6). "
+        "lines; dashed what counts as a match. Middle, singular values against the prediction at finite logits (T18). "
         "Right, angles against Wedin's bound for a head made of its features alone (T14): left of the dashed line no "
         "pair may be missed."
     )

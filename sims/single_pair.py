@@ -2,8 +2,8 @@
 
 Features, autoencoder and head are trained together; feature 0 of the query is matched with feature 1 of a key, target
 logit t. The features that training arrived at are then read by the theory, before the trained head is looked at, and
-its prediction (T6) is compared with the head: singular vectors, and the singular value at finite logits. Where the
-vectors are features and logits are small, T2 says how large it is: t D_0 D_1 / (|w_0||w_1|), with the feature
+its prediction is compared with the head: singular vectors (T6), and the singular value at finite logits (T18). Where
+the vectors are features and logits are small, T2 says how large it is: t D_0 D_1 / (|w_0||w_1|), with the feature
 dimensionalities D; so superposition quantises it.
 
 Rules, set before the run, per target: every seed has |cos(w_0, u_0)| and |cos(w_1, v_0)| of at least 0.97, or 0.99
@@ -38,7 +38,7 @@ from svtheory.reports.options import FINITE, PROBABILITY
 from svtheory.reports.plotting import COLOURS, GREY, chance_line, measured, panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
-THEOREMS = ("T2", "T6")
+THEOREMS = ("T2", "T6", "T18")
 NEAREST = 0.999999  # cosines nearer to 1 are drawn here
 STRONG = 20.0  # target logit from which the stricter rules hold
 LEVELS = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4}  # D_0 D_1 where a feature is alone or in an antipodal pair
@@ -207,7 +207,7 @@ def draw_cosines(ax: Axes, results: xr.Dataset, title: str, chance: float) -> No
 
 
 def draw_sizes(config: Config, results: xr.Dataset) -> Figure:
-    """The first singular value against T2's levels, and against the prediction at finite logits (T6)."""
+    """The first singular value against T2's levels, and against the prediction at finite logits (T18)."""
     figure, ((levels, finite),) = panels(columns=2, height=4.2)
     for name, level in LEVELS.items():
         levels.axhline(level, color=GREY, linestyle=":", linewidth=1)
@@ -225,7 +225,7 @@ def draw_sizes(config: Config, results: xr.Dataset) -> Figure:
     levels.set(
         xlabel=r"$D_0 D_1$", ylabel=r"$\sigma_1 |w_0||w_1| / |t|$ at small logits", title="levels of superposition (T2)"
     )
-    finite.set(xlabel=r"predicted $\sigma_1 / |t|$", ylabel=r"$\sigma_1 / |t|$", title="finite logits (T6)")
+    finite.set(xlabel=r"predicted $\sigma_1 / |t|$", ylabel=r"$\sigma_1 / |t|$", title="finite logits (T18)")
     finite.legend(fontsize=8)
     return figure
 

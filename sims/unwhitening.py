@@ -4,7 +4,8 @@ Under softmax a fully trained head's singular vectors are probes of its features
 covariance K (T6). Multiplied by K they are the features again: on the key side always, on the query side of a head
 with a query bias; without the bias the mean token is mixed in, and is projected out of both before they are compared.
 All of it needs uncorrelated activations: where they are correlated, what comes back is the mixture `Y V e_j`, whose
-cosine with the feature is predicted as well. Features are random frames of condition number kappa.
+cosine with the feature is predicted as well. Features are random frames of condition number kappa. Heads are trained on
+samples: z is 1 - |cos| of predicted with trained vectors, in units of what so many contexts leave (T21).
 
 Rules, set before the run, for each side and condition number: mean |predicted - measured| cosine, before and after, at
 most 0.02. A feature counts as recovered when the median measured cosine after unwhitening is at least 0.98.

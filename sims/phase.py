@@ -78,15 +78,10 @@ class Config(Precise):
         return orthogonalization_threshold(self.middle, self.dim)
 
 
+MANY = 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0
 SCALES = {
     "quick": Config(),
-    "paper": Config(
-        dim=10,
-        crowding=(1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0),
-        couplings=24,
-        starts=16,
-        steps=1000,
-    ),
+    "paper": Config(dim=10, crowding=MANY, couplings=24, starts=16, steps=1000),
     "full": Config(dim=20, couplings=40, starts=64, steps=3000),
 }
 

@@ -16,7 +16,7 @@ are at p = 0 within 15 % of T19's; the least p shows, over at least a tenth of i
 does, and no others. N = 2D - 2: the pair is orthogonalised at every coupling from 2p on, at every p.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -30,6 +30,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from sims.lab.command import command
+from sims.lab.envelopes import CHANGES, carried, lowest_line
 from sims.lab.rules import standard_error
 from sims.lab.sizes import Precise
 from sims.lab.sweep import each, grid, labelled
@@ -37,7 +38,7 @@ from sims.models.tied import lines, train_tied
 from svtheory import orthogonalization_threshold
 from svtheory.checks import InputError
 from svtheory.geometry import STATES, ReluStates, lowest_arrangement, relu_states, relu_thresholds
-from svtheory.geometry.relu_minima import changes, crowding, state
+from svtheory.geometry.relu_minima import crowding
 from svtheory.reports.options import Limit, at_least
 from svtheory.reports.plotting import COLOURS, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
@@ -46,11 +47,10 @@ THEOREMS = ("T10", "T19")
 WITHIN, VISIBLE, FROM = 0.15, 0.1, 2.0  # of T19's threshold; of a state's g; of p
 AWAY = 0.02  # of a start from its state, each coordinate
 SAMPLES, TOKENS = 8, 8192
-CHANGES = "superposed up to", "orthogonalised from"
 RARE = 0.3, 0.1, 0.03, 0.01, 0.003
 COARSE = RARE[:3]
 FRACTION = Limit(" above 0 and below 1", lambda p: 0 < p < 1)
-COLUMNS = "features", "T19", "at p = 0", "s.e.", "off", "from p = 0.3, 0.1, 0.03", "linear law", "holds"
+COLUMNS = "features", "T19", "p -> 0", "s.e.", "off", "coarse p -> 0", "linear", "states", "holds"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run(config: Config, folder: Path) -> Outcome:
         tables.append(lowest(config, at, known, toys).assign_attrs(N=N, D=D, toys=toys.sizes["toy"]))
     rows = [row for table in tables for row in (_rows(table) if table.N == 2 * table.D else [_free_row(table)])]
     columns = [*COLUMNS[:2], *map(_column, sorted(config.probabilities)[::-1]), *COLUMNS[2:]]
-    rows = [{column: row.get(column) for column in columns} for row in rows]
+    rows = [{column: row.get(column, "" if column == "states" else None) for column in columns} for row in rows]
     named = [table.rename({name: f"N_{table.N}_D_{table.D}_{name}" for name in table.variables}) for table in tables]
     results = xr.merge(named).drop_attrs()
     return Outcome(_summary(tables, rows), results, {"relu_phase": _exhibit(tables)}, rows)
@@ -137,37 +137,15 @@ def lowest(config: Config, at: np.ndarray, known: list[ReluStates], toys: xr.Dat
     fine = np.geomspace(at[0], at[-1], round(100 * np.log(at[-1] / at[0])))
     s = np.concatenate([some.crowding for some in known])
     reconstruction = np.concatenate([some.reconstruction for some in known])
-    tables = [_lowest(fine, np.tile(reconstruction[:, None], SAMPLES), s.prod(axis=1) - 1, s)]
+    tables = [lowest_line(fine, np.tile(reconstruction[:, None], SAMPLES), s.prod(axis=1) - 1, s)]
     for p in config.probabilities:
         own = toys.sel(toy=toys.probability == p)
         every, random = (
-            _lowest(fine, part.reconstruction.values, part.leakage.values, part.s.values)
+            lowest_line(fine, part.reconstruction.values, part.leakage.values, part.s.values)
             for part in (own, own.sel(toy=own.random))
         )
         tables.append(every.assign(random=random.energy))
     return xr.concat(tables, xr.Variable("probability", [0.0, *config.probabilities]))
-
-
-def _lowest(fine: np.ndarray, reconstruction: np.ndarray, leakage: np.ndarray, s: np.ndarray) -> xr.Dataset:
-    """The lower envelope of lines (K, samples), and where the kind of its state changes."""
-    energy = reconstruction.mean(axis=1) + fine[:, None] * leakage
-    least, kinds = energy.argmin(axis=1), state(s)
-    sampled = [changes(fine, kinds[(x + fine[:, None] * leakage).argmin(axis=1)]) for x in reconstruction.T]
-    found = {
-        "energy": ("coupling", energy.min(axis=1)),
-        "s": (("coupling", "side"), s[least]),
-        "state": ("coupling", kinds[least]),
-        "threshold": ("change", np.array(changes(fine, kinds[least]))),
-        "sampled": (("sample", "change"), np.array(sampled)),
-    }
-    return xr.Dataset(found, {"coupling": fine, "change": list(CHANGES)})
-
-
-def carried(table: xr.Dataset, name: str, probabilities: Iterable[float]) -> np.ndarray:
-    """Thresholds at p = 0 of the parabola through those at three p: NaN where one was not seen."""
-    p = list(probabilities)
-    weights = [np.prod([other / (other - own) for other in p if other != own]) for own in p]
-    return np.tensordot(weights, table[name].sel(probability=p).values, 1)
 
 
 def _rows(table: xr.Dataset) -> Iterator[dict[str, Any]]:
@@ -181,16 +159,16 @@ def _rows(table: xr.Dataset) -> Iterator[dict[str, Any]]:
             "features": f"{size}: {name}",
             "T19": told.threshold[k].item(),
             **{_column(q): table.threshold.sel(probability=q)[k].item() for q in p},
-            "at p = 0": at_zero,
+            "p -> 0": at_zero,
             "s.e.": standard_error(sampled),
             "off": off,
-            "from p = 0.3, 0.1, 0.03": carried(table, "threshold", COARSE)[k] if set(COARSE) <= set(p) else None,
-            "linear law": orthogonalization_threshold(table.N, table.D) if k else None,
+            "coarse p -> 0": carried(table, "threshold", COARSE)[k] if set(COARSE) <= set(p) else None,
+            "linear": orthogonalization_threshold(table.N, table.D) if k else None,
             "holds": bool(abs(off) <= WITHIN),
         }
-    every = {q: _shown(table.sel(probability=q)) for q in (0, *p)}
-    shown = {"T19": every[0], **{_column(q): every[q] for q in p}}
-    yield {"features": f"{size}: states", **shown, "holds": every[p[0]] == every[0]}
+    predicted, seen = (_shown(table.sel(probability=q)) for q in (0, p[0]))
+    states = f"{predicted}; at p = {p[0]:g} {seen}"
+    yield {"features": f"{size}: states", "states": states, "holds": predicted == seen}
 
 
 def _free_row(table: xr.Dataset) -> dict[str, Any]:
@@ -199,10 +177,9 @@ def _free_row(table: xr.Dataset) -> dict[str, Any]:
     alone = (table.state == len(STATES) - 1).sel(probability=p)
     last = table.coupling.where(~alone, 0).max("coupling") / p
     return {
-        "features": f"2D - 2, D = {table.D}: not orthogonalised up to g/p",
+        "features": f"2D - 2, D = {table.D}: not yet so at g/p",
         "T19": 0.0,
         **{_column(q): last.sel(probability=q).item() for q in p.values},
-        "linear law": orthogonalization_threshold(table.N, table.D) / p.min().item(),
         "holds": bool((last < FROM).all()),
     }
 
@@ -238,7 +215,7 @@ def _exhibit(tables: list[xr.Dataset]) -> Exhibit:
     axes[1, 0].legend(fontsize=8)
     return Exhibit(
         figure,
-        "N = 2D. Above, the mean crowding of the pair in the lowest state over the coupling: T19, p = 0 (black), "
+        "2D features. Above, the mean crowding of the pair in the lowest state over the coupling: T19, p = 0 (black), "
         "toys at falling p, and the linear law (T10, dashed). Below, the thresholds of the toys over p (points), "
         "carried to p = 0 by a parabola (dotted), and T19's (stars).",
     )
@@ -246,15 +223,13 @@ def _exhibit(tables: list[xr.Dataset]) -> Exhibit:
 
 def _draw_crowding(ax: Axes, table: xr.Dataset) -> None:
     g = table.coupling
-    for p, colour in zip(table.probability.values[1:], COLOURS, strict=False):
+    for p, colour in zip(np.sort(table.probability.values[1:])[::-1], COLOURS, strict=False):
         mean, every = table.s.sel(probability=p).mean("side"), max(1, g.size // 40)
         measured(ax, g[::every], mean[::every], color=colour, markersize=4, label=f"p = {p:g}")
     ax.plot(g, table.s.sel(probability=0).mean("side"), color="black", label="T19")
     linear = lowest_arrangement(table.N, table.D, jnp.asarray(g.values))[1]
     ax.plot(g, (linear.s_0 + linear.s_1) / 2, color="black", linestyle="--", label="T10, linear")
-    ax.set(
-        xscale="log", xlabel="coupling $g$", ylabel="crowding $(s_0 + s_1)/2$", title=f"D = {table.D}, N = {table.N}"
-    )
+    ax.set(xscale="log", xlabel="coupling $g$", ylabel="crowding $(s_0 + s_1)/2$", title=f"D = {table.D}")
 
 
 def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
@@ -268,8 +243,11 @@ def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
         if through:
             ax.plot(fine, through(fine), color=colour, linestyle=":")
         ax.plot(0, table.threshold.sel(probability=0)[k], "*", color=colour, markersize=11)
+    ax.axhline(orthogonalization_threshold(table.N, table.D), color="black", linestyle="--", label="$g_c$, linear")
     ax.set_xscale("symlog", linthresh=p[0])
     ax.set(yscale="log", xlim=(-p[0] / 4, None), xlabel="probability of a feature $p$", ylabel="coupling $g$")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:.1g}")
 
 
 main = command(run, SCALES)

@@ -117,7 +117,7 @@ def relu_thresholds(
     The states at both couplings are searched, added to what is known, and the couplings found again, until they stay.
     Superposed is left below `E_R/3` of the orthogonalised state, where that is as low. Raises as `relu_states`.
 
-    >>> left, orthogonalised, _ = relu_thresholds(8, 4, starts=8)
+    >>> left, orthogonalised, _ = relu_thresholds(8, 4, starts=3)
     >>> round(left, 3), round(orthogonalised, 2)
     (0.158, 1.04)
     """

@@ -45,12 +45,12 @@ def test_states_at_one_coupling():
 
 def test_thresholds():
     """At N = 2D, D = 4, superposed to 0.157 and orthogonalised from 1.041; at N = 2D - 1 one-sided at any small g."""
-    leaves, arrives, known = relu_thresholds(8, 4, starts=4)
+    leaves, arrives, known = relu_thresholds(8, 4, starts=3)
     assert np.allclose([leaves, arrives], [0.157, 1.041], rtol=0.01)
     energy, crowding = envelope(known, np.array([0.1, 0.25, 0.7, 2.0]))
     assert [STATES[k] for k in state(crowding)] == list(STATES)
     assert np.isclose(energy[0], 0.3)
-    leaves, arrives, known = relu_thresholds(7, 4, starts=4)
+    leaves, arrives, known = relu_thresholds(7, 4, starts=3)
     assert np.isnan(leaves)
     assert np.isclose(arrives, 0.41649, rtol=0.01)  # s = (1, 2): the pentagon is worth a leakage of g
     assert np.allclose(envelope(known, np.array([0.02]))[1], [[1, 2]])
@@ -65,15 +65,15 @@ def test_changes_that_are_not_seen():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "couplings"), [(4, (0.1, 0.2, 0.5, 0.9, 1.2)), (6, (0.1, 0.125, 0.16))])
+@pytest.mark.parametrize(("dim", "couplings"), [(4, (0.1, 0.2, 0.5, 1.2)), (6, (0.1, 0.125, 0.16))])
 def test_no_descent_finds_a_lower_state(dim, couplings):
-    """`relu_energy` itself, from 64 random starts without a state's symmetry, ends in none lower than the four."""
+    """`relu_energy` itself, from 32 random starts without a state's symmetry, ends in none lower than the four."""
     with jax.enable_x64():
-        start = jnp.asarray(np.random.default_rng(1).normal(size=(64, dim, 2 * dim)))
-        keys = jax.random.split(jax.random.key(0), 64)
+        start = jnp.asarray(np.random.default_rng(1).normal(size=(32, dim, 2 * dim)))
+        keys = jax.random.split(jax.random.key(0), 32)
         for g in couplings:
-            weights, _ = descend(_free, start, keys, 400, jnp.full(64, g))
-            free = np.asarray(jax.jit(jax.vmap(_free))(weights, jnp.full(64, g))).min()
+            weights, _ = descend(_free, start, keys, 200, jnp.full(32, g))
+            free = np.asarray(jax.jit(jax.vmap(_free))(weights, jnp.full(32, g))).min()
             least = relu_states(2 * dim, dim, g, starts=64).energy(g).min()
             assert free >= least - 1e-6
             assert np.isclose(free, least, rtol=0.02)

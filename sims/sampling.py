@@ -1,11 +1,11 @@
 """Sampling: how many contexts a head must read before its singular vectors are those of endlessly many (T21).
 
 Every head reads a stream of random contexts and is trained anew on more and more of them. In the first part one pair
-of 2 D features is matched, and what no head can learn of it, because of superposition, is the noise; activations are
-Gaussian or sparse, objectives squared or softmax. Measured is `sin^2` between the first singular vectors, in whitened
-coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts, whose own error is
-predicted too. `sampling_error` predicts the mean to first order. Beside it stands, for the squared objective, what
-noise of the same size would do that does not depend on the tokens.
+of 2 D features, in tight frames, is matched, and what no head can learn of it, because of superposition, is the noise;
+activations are Gaussian or sparse, objectives squared or softmax. Measured is `sin^2` between the first singular
+vectors, in whitened coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts,
+whose own error is predicted too. `sampling_error` predicts the mean to first order. Beside it stands, for the squared
+objective, what noise of the same size would do that does not depend on the tokens.
 
 In the second part it does not: orthonormal features, Gaussian activations, and so much noise in the answers that it
 hides the mode until a number of contexts is reached. Predicted is the law of white noise with its threshold; beside it
@@ -36,7 +36,7 @@ from sims.lab.rules import standard_error
 from sims.lab.sizes import Precise
 from sims.lab.streams import Stream, distances, moments
 from sims.lab.sweep import Batch, each, sweep
-from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair
+from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair, tight_frame
 from svtheory.prediction import cosines_in_noise, hiding_threshold, noise_deviation
 from svtheory.prediction.whitened import whiten
 from svtheory.reports.options import PROBABILITY, above, at_least
@@ -166,7 +166,7 @@ def _superposed(config: Config, key: Array, objective: str, law: str, checkpoint
     D, F = config.dim, config.frames
     frame_key, limit_key, error_key, head_key = jax.random.split(key, 4)
     build = partial(_scenario, D, objective, _law(config, law))
-    scenarios = jax.vmap(build)(jax.random.split(frame_key, F))
+    scenarios = each(build, jax.random.split(frame_key, F))
     counts = tuple(max(1, round(share * D**2)) for share in config.contexts)
     if objective == "square":
         limit, white = each(partial(_square, np.array(counts), _law(config, law)), scenarios)
@@ -193,14 +193,10 @@ def _law(config: Config, name: str) -> Law:
 
 
 def _scenario(dim: int, objective: str, law: Law, key: Array) -> Scenario:
-    """Query feature 0 matched with key feature 0."""
-
-    def frame(key):
-        X = jax.random.normal(key, (dim, 2 * dim))
-        return X / jnp.linalg.norm(X, axis=0, keepdims=True)
-
+    """Query feature 0 matched with key feature 0, each as crowded as all others."""
     strength = LOGIT / law.second_moment()[0, 0]
-    return matched(frame, key, strength, query_law=law, key_law=law, objective=objective, n_keys=N_KEYS)
+    options = {"query_law": law, "key_law": law, "objective": objective, "n_keys": N_KEYS}
+    return matched(lambda key: tight_frame(key, dim, law.mean().size), key, strength, **options)
 
 
 def _square(counts: np.ndarray, law: Law, scenario: Scenario) -> tuple[Array, Array]:

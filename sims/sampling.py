@@ -1,11 +1,11 @@
 """Sampling: how many contexts a head must read before its singular vectors are those of endlessly many (T21).
 
 Every head reads a stream of random contexts and is trained anew on more and more of them. In the first part one pair
-of 2 D features is matched, and what no head can learn of it, because of superposition, is the noise; activations are
-Gaussian or sparse, objectives squared or softmax. Measured is `sin^2` between the first singular vectors, in whitened
-coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts, whose own error is
-predicted too. `sampling_error` predicts the mean to first order. Beside it stands, for the squared objective, what
-noise of the same size would do that does not depend on the tokens.
+of 2 D features, in tight frames, is matched, and what no head can learn of it, because of superposition, is the noise;
+activations are Gaussian or sparse, objectives squared or softmax. Measured is `sin^2` between the first singular
+vectors, in whitened coordinates (T22), and those of the optimum; under softmax, of heads trained on many more contexts,
+whose own error is predicted too. `sampling_error` predicts the mean to first order. Beside it stands, for the squared
+objective, what noise of the same size would do that does not depend on the tokens.
 
 In the second part it does not: orthonormal features, Gaussian activations, and so much noise in the answers that it
 hides the mode until a number of contexts is reached. Predicted is the law of white noise with its threshold; beside it
@@ -36,9 +36,9 @@ from sims.lab.rules import standard_error
 from sims.lab.sizes import Precise
 from sims.lab.streams import Stream, distances, moments
 from sims.lab.sweep import Batch, each, sweep
-from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair
+from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair, tight_frame
 from svtheory.prediction import cosines_in_noise, hiding_threshold, noise_deviation
-from svtheory.prediction.whitened import moment_roots, whiten
+from svtheory.prediction.whitened import whiten
 from svtheory.reports.options import PROBABILITY, above, at_least
 from svtheory.reports.plotting import COLOURS, GREY, curve, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
@@ -129,12 +129,9 @@ def run(config: Config, folder: Path) -> Outcome:
         batch = _noisy(config, next(keys), shape)
         parts.append(_part(config, name, shape, batch, place, np.array(config.noisy_contexts), noisy=True))
     superposed, noisy = ([part for part in parts if part.noisy == kind] for kind in (False, True))
-    results = xr.merge([
-        xr.concat([part.heads for part in superposed], "head"),
-        xr.concat([part.heads for part in noisy], "head").rename(
-            {name: f"noisy_{name}" for name in ("head", "count", "measured", "predicted", "rival", "kind")}
-        ),
-    ])  # fmt: skip
+    names = {name: f"noisy_{name}" for name in ("head", "count", "measured", "predicted", "rival", "kind")}
+    results = xr.concat([part.heads for part in superposed], "head")
+    results = results.merge(xr.concat([part.heads for part in noisy], "head").rename(names))
     rows = [row for part in superposed for row in _superposed_rows(part)]
     rows += [row for part in noisy for row in (*_noisy_rows(part), _threshold_row(part))]
     figures = {
@@ -169,10 +166,10 @@ def _superposed(config: Config, key: Array, objective: str, law: str, checkpoint
     D, F = config.dim, config.frames
     frame_key, limit_key, error_key, head_key = jax.random.split(key, 4)
     build = partial(_scenario, D, objective, _law(config, law))
-    scenarios = jax.vmap(build)(jax.random.split(frame_key, F))
+    scenarios = each(build, jax.random.split(frame_key, F))
     counts = tuple(max(1, round(share * D**2)) for share in config.contexts)
     if objective == "square":
-        limit, white = each(partial(_square, np.array(counts)), scenarios)
+        limit, white = each(partial(_square, np.array(counts), _law(config, law)), scenarios)
         foreseen = np.array([n for n in counts if n > D**2])
     else:
         training = Training(steps=config.steps, contexts=config.limit)
@@ -196,21 +193,16 @@ def _law(config: Config, name: str) -> Law:
 
 
 def _scenario(dim: int, objective: str, law: Law, key: Array) -> Scenario:
-    """Query feature 0 matched with key feature 0."""
-
-    def frame(key):
-        X = jax.random.normal(key, (dim, 2 * dim))
-        return X / jnp.linalg.norm(X, axis=0, keepdims=True)
-
+    """Query feature 0 matched with key feature 0, each as crowded as all others."""
     strength = LOGIT / law.second_moment()[0, 0]
-    return matched(frame, key, strength, query_law=law, key_law=law, objective=objective, n_keys=N_KEYS)
+    options = {"query_law": law, "key_law": law, "objective": objective, "n_keys": N_KEYS}
+    return matched(lambda key: tight_frame(key, dim, law.mean().size), key, strength, **options)
 
 
-def _square(counts: np.ndarray, scenario: Scenario) -> tuple[Array, Array]:
+def _square(counts: np.ndarray, law: Law, scenario: Scenario) -> tuple[Array, Array]:
     """The optimum of the squared objective, and `sin^2` beside white noise of the size of the residual, (counts, 2)."""
-    tokens, (query, key) = whiten(scenario), moment_roots(scenario)
-    asked, core = query.T @ scenario.target @ key, tokens.core
-    deviation = noise_deviation((asked**2).sum() - (core**2).sum(), counts, core.shape)
+    target, C, core = scenario.target, law.second_moment(), whiten(scenario).core
+    deviation = noise_deviation((target * (C @ target @ C)).sum() - (core**2).sum(), counts, core.shape)
     white = 1 - jnp.stack(cosines_in_noise(jnp.linalg.norm(core, ord=2), deviation, core.shape), axis=1)
     return optimal_omega(scenario), white
 
@@ -313,7 +305,7 @@ def threshold(part: Part) -> tuple[float, float]:
     seen = heads.measured.transpose("head", "count", "side").values
 
     def best(mean):
-        return candidates[((law - mean) ** 2).sum(axis=(1, 2)).argmin()]
+        return float(candidates[((law - mean) ** 2).sum(axis=(1, 2)).argmin()])
 
     rng = np.random.default_rng(0)
     drawn = [best(seen[rng.integers(len(seen), size=len(seen))].mean(axis=0)) for _ in range(RESAMPLED)]

@@ -8,12 +8,13 @@ singular vectors.
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from svtheory.checks import InputError, concrete, real_array, whole
 from svtheory.numerics import positive, root
 
 
-def noise_deviation(variance: Array | float, n: Array | int, shape: tuple[int, int]) -> Array:
+def noise_deviation(variance: ArrayLike, n: ArrayLike, shape: tuple[int, int]) -> Array:
     """`nu = sqrt(E e^2/(n - D D'))`, the standard deviation of an entry of the whitened head after n contexts (T21).
 
     The residual e, of the given `variance`, is independent of the tokens. The mean of `(Z^T Z)^{-1}` over n rows Z of D
@@ -32,7 +33,7 @@ def noise_deviation(variance: Array | float, n: Array | int, shape: tuple[int, i
     return jnp.where(over > 0, root(variance / positive(over)), jnp.inf)
 
 
-def hiding_threshold(deviation: Array | float, shape: tuple[int, int]) -> Array:
+def hiding_threshold(deviation: ArrayLike, shape: tuple[int, int]) -> Array:
     """`nu (D D')^{1/4}`: noise of this `deviation` nu hides every mode whose value is below it (T21).
 
     Follows the dtype and shape of the deviation. Raises InputError for a shape that is no two numbers of at least 1.
@@ -44,7 +45,7 @@ def hiding_threshold(deviation: Array | float, shape: tuple[int, int]) -> Array:
     return real_array("deviation", deviation, endless=True) * (D * D_k) ** 0.25
 
 
-def cosines_in_noise(value: Array | float, deviation: Array | float, shape: tuple[int, int]) -> tuple[Array, Array]:
+def cosines_in_noise(value: ArrayLike, deviation: ArrayLike, shape: tuple[int, int]) -> tuple[Array, Array]:
     """`cos^2` of the first singular vectors with those of the mode that noise is added to, left and right (T21).
 
     With `theta^2 = sigma~^2/(nu^2 D')` and `c = D/D'`, above the threshold `theta^4 = c`

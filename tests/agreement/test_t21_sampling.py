@@ -65,7 +65,7 @@ def test_white_noise():
     laws = [function(claim[name].rhs, t21.tau, t21.c) for name in t21.law]
     rng = np.random.default_rng(0)
     for _ in range(100):
-        shape = tuple(int(n) for n in rng.integers(1, 40, size=2))
+        shape = int(rng.integers(1, 40)), int(rng.integers(1, 40))
         deviation = float(noise_deviation(rng.uniform(0.1, 9), shape[0] * shape[1] + int(rng.integers(1, 99)), shape))
         value = float(hiding_threshold(deviation, shape)) * rng.uniform(0.5, 3)
         tau, c = value**2 / (deviation**2 * shape[1]), shape[0] / shape[1]

@@ -48,8 +48,7 @@ def seen(solve, s, omega, n, pairs=1, heads=HEADS):
 
     def one(key):
         found = solve(key, n)
-        whitened = (query.T @ W @ keys for W in (found, omega))
-        return sines(*whitened, pairs), sines(found, omega, pairs)
+        return sines(query.T @ found @ keys, query.T @ omega @ keys, pairs), sines(found, omega, pairs)
 
     drawn = jax.jit(partial(jax.lax.map, one))(jax.random.split(KEY, heads))
     return [(np.asarray(x.mean(axis=0)), np.asarray(x.std(axis=0)) / heads**0.5) for x in drawn]

@@ -38,19 +38,28 @@ def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> 
 
 def read_course(scenario: Scenario, flows: dict[str, Array]) -> dict[str, Array]:
     """Alignment by progress, as predicted by the filter of finite training time (T17) and along flows (R, D, D)."""
-    times = FOLLOWED["Omega"] / rates(scenario)[0] * jnp.geomspace(1e-6, 10.0, 400)
-    filtered = jax.lax.map(partial(filtered_optimum, scenario), times)
-    along = {"predicted": filtered, **flows}
+    along = {"predicted": filtered(scenario), **flows}
     return {f"cosine_{kind}": by_progress(scenario, omega) for kind, omega in along.items()}
 
 
 def by_progress(scenario: Scenario, omega: Array) -> Array:
     """Mean over sides of |cos| of leading vectors with features 0 along Omega (R, D, D), by progress; NaN beyond it."""
-    progress = jnp.linalg.norm(omega, axis=(1, 2)) / _size(scenario)
     U, _, Vt = jnp.linalg.svd(omega)
     left = alignment(U[:, :, 0].T, scenario.query_features[:, :1])[:, 0]
     right = alignment(Vt[:, 0].T, scenario.key_features[:, :1])[:, 0]
-    return jnp.interp(jnp.asarray(PROGRESS), progress, (left + right) / 2, right=jnp.nan)
+    return at_progress(scenario, omega, (left + right) / 2)
+
+
+def at_progress(scenario: Scenario, omega: Array, read: Array) -> Array:
+    """What is `read` (R,) along Omega (R, D, D), by progress; NaN beyond it."""
+    progress = jnp.linalg.norm(omega, axis=(1, 2)) / _size(scenario)
+    return jnp.interp(jnp.asarray(PROGRESS), progress, read, right=jnp.nan)
+
+
+def filtered(scenario: Scenario) -> Array:
+    """Omega along the filter of finite training time (T17), from nothing to the optimum, (R, D, D)."""
+    times = FOLLOWED["Omega"] / rates(scenario)[0] * jnp.geomspace(1e-6, 10.0, 400)
+    return jax.lax.map(partial(filtered_optimum, scenario), times)
 
 
 def _size(scenario: Scenario) -> Array:

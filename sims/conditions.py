@@ -158,18 +158,18 @@ def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
 def figures(found: Conditions, results: xr.Dataset) -> dict[str, Exhibit]:
     """The predicted cosines of each pair."""
     x = np.arange(results.sizes["pair"])
-    figure, ((ax,),) = panels(width=max(5.0, 0.35 * min(x.size, LABELS)))
+    figure, ((ax,),) = panels(width=max(6.0, 0.35 * min(x.size, LABELS)))
     for side, label, colour in (("query", "|cos(u, x)|", COLOURS[0]), ("key", "|cos(v, y)|", COLOURS[1])):
         ax.plot(x, results[f"cosine_{side}"], "_", color=colour, markersize=14, markeredgewidth=2.5, label=label)
     for name, shape, colour in zip(READINGS[1:], "^o", COLOURS[2:], strict=False):
         lesser = np.minimum(results[f"cosine_query_{name}"], results[f"cosine_key_{name}"])
-        ax.plot(x, lesser, shape, color=colour, markersize=5, label=f"{name}, the lesser side")
+        ax.plot(x, lesser, shape, color=colour, markersize=5, label=f"{name}, lesser side")
     chance_line(ax, chance(found))
     names = [f"x_{int(i)} → y_{int(j)}" for i, j in zip(results.query_feature, results.key_feature, strict=True)]
-    ax.set(ylim=(0, 1.3), ylabel="predicted cosine, fully trained")
+    ax.set(ylim=(0, 1.05), ylabel="predicted cosine, fully trained")
     some = slice(None, None, max(1, -(-x.size // LABELS)))
     ax.set_xticks(x[some], names[some], rotation=45, ha="right")
-    ax.legend(loc="upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=3)
     caption = "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."
     return {"conditions": Exhibit(figure, caption)}
 

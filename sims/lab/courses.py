@@ -1,5 +1,6 @@
 """Courses: heads followed along gradient flow, read by how far training has come, beside the filter of finite time."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,9 @@ FOLLOWED = {"Omega": 4.0, "factors": 20.0}  # how long, in times of the slowest 
 START = 0.01  # of the factors, as in Training
 
 
-def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> dict[str, Array]:
+def followed(
+    scenarios: Scenario, keys: Array, checkpoint: Path, label: str, kinds: Iterable[str] = FOLLOWED
+) -> dict[str, Array]:
     """Omega (M, R, D, D) of M heads from nothing, trained directly, and from a small start through its factors."""
     D = scenarios.query_features.shape[1]
     size = each(_size, scenarios)
@@ -28,7 +31,8 @@ def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> 
     # factors are quicker the larger the head, and their curvature grows with it
     paces = {"Omega": (1, 1), "factors": (size, 2 * size)}
     found = {}
-    for kind, (unit, scale) in paces.items():
+    for kind in kinds:
+        unit, scale = paces[kind]
         last = FOLLOWED[kind] / slowest / unit
         steps = steps_enough(last * curvature * scale)
         _, omega = flow(scenarios, starts[kind], last, steps, 1000, checkpoint / kind, f"{label}, {kind}")

@@ -62,7 +62,7 @@ def test_each_rule_fails_for_what_it_is_about(changed, broken):
 
 def test_a_prediction_that_is_off_is_told():
     for off, holds in ((0.01, True), (0.03, False)):
-        rows = [reading._row(2048, *cell) for cell in reading._cells(results(0.95, 0.4, off))]
+        rows = [reading._row(*cell) for cell in reading._cells(results(0.95, 0.4, off))]
         assert [row["holds"] for row in rows] == [holds, holds]
         assert {row["recovered, trained"] for row in rows} == {"none"}
 
@@ -71,6 +71,21 @@ def test_one_setting_a_cell_is_the_knob():
     assert reading._setting("softmax", "strength", 40.0)["strength"] == 40
     assert reading._setting("square", "density", 0.9)["density"] == 0.9
     assert reading._setting("square", "crowd", 2.0)["crowd"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--crowds", "0.2"], "--crowds must leave 3 features in 10 dimensions, got (0.2,)"),
+        (["--head-dims", "11"], "--head-dims must be at most --dim, 10, got (11,)"),
+        (["--conditions", "0.5"], "--conditions must be finite numbers of at least 1, got (0.5,)"),
+    ],
+)
+def test_bad_options(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        reading.main([*arguments, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ query_probabilities (N) and key_probabilities (M), for features present with tha
 (0, 1), or moments: query_mean (N), query_covariance (N x N), key_mean and key_covariance. Without FILE an example is
 read: 20 features in 10 dimensions, present with probability 0.2, one pair matched.
 
-Each condition has a margin, 0 where it holds exactly, and a promise: the least |cos| of singular vector and feature
-that it guarantees for pairs that do not mix with others. The figure shows the cosines that theory predicts.
+Each condition has a margin, 0 where it holds exactly, and a promise: the least |cos| of feature and singular vector,
+or of what is read back from it (unwhitened, T15; balanced, T22), that it guarantees for pairs that do not mix with
+others. The figure shows the cosines that theory predicts in each reading.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from svtheory import BernoulliUniform, Conditions, Gaussian, Law, Scenario, chan
 from svtheory.checks import InputError
 from svtheory.reports.plotting import COLOURS, chance_line, panels
 from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.spectra import READINGS
 
 THEOREMS = ()  # it says what theory predicts, and measures nothing
 REQUIRED = ("query_features", "key_features", "target")
@@ -126,18 +128,25 @@ def dataset(found: Conditions) -> xr.Dataset:
     """The table of conditions, and what theory predicts for each pair."""
     rows, pairs = found.table(), {name: np.asarray(x) for name, x in found.pairs._asdict().items()}
     i, j = np.nonzero(np.isfinite(pairs["value"]))
-    columns = {name: ("condition", [row[name] for row in rows]) for name in ("margin", "promise", "theorem", "side")}
+    kept = ("margin", "promise", "theorem", "side", "reading")
+    columns = {name: ("condition", [row[name] for row in rows]) for name in kept}
     read = {"cosine_query": "query", "cosine_key": "key", "singular_value": "value", "gap": "gap"}
     at_end = {name: ("pair", pairs[field][i, j]) for name, field in read.items()}
+    for name in READINGS[1:]:
+        of_reading = found.readings[name]
+        for side in ("query", "key"):
+            at_end[f"cosine_{side}_{name}"] = "pair", np.asarray(getattr(of_reading, side))[i, j]
     features = {"query_feature": ("pair", i), "key_feature": ("pair", j)}
     return xr.Dataset({**columns, **at_end}, {"condition": [row["condition"] for row in rows], **features})
 
 
 def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
     """Headline figures: the verdict, the lowest cosines, and how many conditions hold."""
-    lowest = {f"cosine_{side}_lowest": results[f"cosine_{side}"].values.min(initial=1.0) for side in ("query", "key")}
+    columns = [f"{side}{name}" for name in ("", *(f"_{x}" for x in READINGS[1:])) for side in ("query", "key")]
+    lowest = {f"cosine_{column}_lowest": results[f"cosine_{column}"].values.min(initial=1.0) for column in columns}
     return {
         "verdict": found.verdict(),
+        "read_back": found.read_back(),
         "pairs": results.sizes["pair"],
         **lowest,
         "chance_cosine": chance(found),
@@ -149,15 +158,18 @@ def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
 def figures(found: Conditions, results: xr.Dataset) -> dict[str, Exhibit]:
     """The predicted cosines of each pair."""
     x = np.arange(results.sizes["pair"])
-    figure, ((ax,),) = panels(width=max(5.0, 0.35 * min(x.size, LABELS)))
+    figure, ((ax,),) = panels(width=max(6.0, 0.35 * min(x.size, LABELS)))
     for side, label, colour in (("query", "|cos(u, x)|", COLOURS[0]), ("key", "|cos(v, y)|", COLOURS[1])):
         ax.plot(x, results[f"cosine_{side}"], "_", color=colour, markersize=14, markeredgewidth=2.5, label=label)
+    for name, shape, colour in zip(READINGS[1:], "^o", COLOURS[2:], strict=False):
+        lesser = np.minimum(results[f"cosine_query_{name}"], results[f"cosine_key_{name}"])
+        ax.plot(x, lesser, shape, color=colour, markersize=5, label=f"{name}, lesser side")
     chance_line(ax, chance(found))
     names = [f"x_{int(i)} → y_{int(j)}" for i, j in zip(results.query_feature, results.key_feature, strict=True)]
-    ax.set(ylim=(0, 1.2), ylabel="predicted cosine, fully trained")
+    ax.set(ylim=(0, 1.05), ylabel="predicted cosine, fully trained")
     some = slice(None, None, max(1, -(-x.size // LABELS)))
     ax.set_xticks(x[some], names[some], rotation=45, ha="right")
-    ax.legend(loc="upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=3)
     caption = "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."
     return {"conditions": Exhibit(figure, caption)}
 

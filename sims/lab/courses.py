@@ -1,5 +1,6 @@
 """Courses: heads followed along gradient flow, read by how far training has come, beside the filter of finite time."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,9 @@ FOLLOWED = {"Omega": 4.0, "factors": 20.0}  # how long, in times of the slowest 
 START = 0.01  # of the factors, as in Training
 
 
-def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> dict[str, Array]:
+def followed(
+    scenarios: Scenario, keys: Array, checkpoint: Path, label: str, kinds: Iterable[str] = FOLLOWED
+) -> dict[str, Array]:
     """Omega (M, R, D, D) of M heads from nothing, trained directly, and from a small start through its factors."""
     D = scenarios.query_features.shape[1]
     size = each(_size, scenarios)
@@ -28,7 +31,8 @@ def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> 
     # factors are quicker the larger the head, and their curvature grows with it
     paces = {"Omega": (1, 1), "factors": (size, 2 * size)}
     found = {}
-    for kind, (unit, scale) in paces.items():
+    for kind in kinds:
+        unit, scale = paces[kind]
         last = FOLLOWED[kind] / slowest / unit
         steps = steps_enough(last * curvature * scale)
         _, omega = flow(scenarios, starts[kind], last, steps, 1000, checkpoint / kind, f"{label}, {kind}")
@@ -38,19 +42,28 @@ def followed(scenarios: Scenario, keys: Array, checkpoint: Path, label: str) -> 
 
 def read_course(scenario: Scenario, flows: dict[str, Array]) -> dict[str, Array]:
     """Alignment by progress, as predicted by the filter of finite training time (T17) and along flows (R, D, D)."""
-    times = FOLLOWED["Omega"] / rates(scenario)[0] * jnp.geomspace(1e-6, 10.0, 400)
-    filtered = jax.lax.map(partial(filtered_optimum, scenario), times)
-    along = {"predicted": filtered, **flows}
+    along = {"predicted": filtered(scenario), **flows}
     return {f"cosine_{kind}": by_progress(scenario, omega) for kind, omega in along.items()}
 
 
 def by_progress(scenario: Scenario, omega: Array) -> Array:
     """Mean over sides of |cos| of leading vectors with features 0 along Omega (R, D, D), by progress; NaN beyond it."""
-    progress = jnp.linalg.norm(omega, axis=(1, 2)) / _size(scenario)
     U, _, Vt = jnp.linalg.svd(omega)
     left = alignment(U[:, :, 0].T, scenario.query_features[:, :1])[:, 0]
     right = alignment(Vt[:, 0].T, scenario.key_features[:, :1])[:, 0]
-    return jnp.interp(jnp.asarray(PROGRESS), progress, (left + right) / 2, right=jnp.nan)
+    return at_progress(scenario, omega, (left + right) / 2)
+
+
+def at_progress(scenario: Scenario, omega: Array, read: Array) -> Array:
+    """What is `read` (R,) along Omega (R, D, D), by progress; NaN beyond it."""
+    progress = jnp.linalg.norm(omega, axis=(1, 2)) / _size(scenario)
+    return jnp.interp(jnp.asarray(PROGRESS), progress, read, right=jnp.nan)
+
+
+def filtered(scenario: Scenario) -> Array:
+    """Omega along the filter of finite training time (T17), from nothing to the optimum, (R, D, D)."""
+    times = FOLLOWED["Omega"] / rates(scenario)[0] * jnp.geomspace(1e-6, 10.0, 400)
+    return jax.lax.map(partial(filtered_optimum, scenario), times)
 
 
 def _size(scenario: Scenario) -> Array:

@@ -12,6 +12,7 @@ from svtheory import Head, Spectrum, alignment, nameable, spectrum, unwhiten
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
 from svtheory.numerics import exact_products, inverse
+from svtheory.spectra.balanced import Root, balanced, moment_root
 from svtheory.spectra.unwhitening import remove_direction
 
 SIDES = ("query", "key")
@@ -116,15 +117,15 @@ def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, momen
     """
     covariance, mean = moments
     second_moment = covariance + mean[:, None] * mean[None, :]
-    uncentred, centred = (_root(A) for A in (second_moment, covariance))
+    uncentred, centred = (moment_root("moments", A, heads[0][0]) for A in (second_moment, covariance))
 
     def of_head(given):
         (W_Q, W_K, biased), wanted, key = given
         sides = jax.tree.map(lambda a, b: jnp.where(biased, a, b), centred, uncentred), centred
-        values = spectrum(*(W @ (U * s[None, :]) for W, (U, s) in zip((W_Q, W_K), sides, strict=True))).values
+        values = balanced(W_Q, W_K, *sides).values
 
         def draw(key):
-            factors = [_balanced(k, values, *side) for k, side in zip(jax.random.split(key), sides, strict=True)]
+            factors = [random_factor(k, values, side) for k, side in zip(jax.random.split(key), sides, strict=True)]
             best = of_vectors(spectrum(*factors), biased, features, moments)
             return best["best_cosine"].max(axis=-1)
 
@@ -135,15 +136,8 @@ def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, momen
     return jnp.moveaxis(drawn, 0, 1)
 
 
-def _root(A: Array) -> tuple[Array, Array]:
-    """Eigenvectors of a moment, and the roots of its eigenvalues, exactly 0 outside its range."""
-    values, U = jnp.linalg.eigh(A)
-    inside = values > len(A) * jnp.finfo(A.dtype).eps * values[-1]
-    return U, jnp.sqrt(jnp.where(inside, values, 0))
-
-
-def _balanced(key: Array, values: Array, U: Array, s: Array) -> Array:
-    """A factor (H, D) of the random head: `(A^{+1/2} P Sigma~^{1/2})^T` with A = U diag(s^2) U^T."""
-    inside = s > 0
-    P = haar_frame(key, inside, len(values), s.dtype)
-    return (U @ (inverse(s)[:, None] * P * jnp.sqrt(values)[None, :])).T
+@exact_products
+def random_factor(key: Array, values: Array, side: Root) -> Array:
+    """A factor (H, D) of a random head of H balanced values: `(A^{+1/2} P Sigma~^{1/2})^T`, P a Haar frame (T22)."""
+    P = haar_frame(key, side.lengths > 0, len(values), side.lengths.dtype)
+    return (side.axes @ (inverse(side.lengths)[:, None] * P * jnp.sqrt(values)[None, :])).T

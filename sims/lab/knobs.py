@@ -58,17 +58,17 @@ def rank_deficient(missing: Array, key: Array) -> Scenario:
 
 def crowded(ratio: Array, key: Array) -> Scenario:
     """N = ratio D features of condition number 10; the columns up to 4 D are zero, so that all ratios share a shape."""
-    present = jnp.round(ratio * D)
+    return matched(lambda key: padded_frame(key, D, 4 * D, jnp.round(ratio * D), 10.0), key)
 
-    def frame(key):
-        X = jnp.where(jnp.arange(4 * D)[None, :] < present, jax.random.normal(key, (D, 4 * D)), 0)
-        U, _, Vt = jnp.linalg.svd(X, full_matrices=False)
-        rank = jnp.minimum(present, D)
-        eigenvalues = 10.0 ** (-jnp.arange(D) / (rank - 1))
-        scale = jnp.sqrt(jnp.where(jnp.arange(D) < rank, eigenvalues, 0))
-        return U @ (scale[:, None] * Vt)
 
-    return matched(frame, key)
+def padded_frame(key: Array, dim: int, columns: int, present: Array | float, condition: Array | float) -> Array:
+    """Features of a condition number on the space that they span, the first `present` columns; the others are zero."""
+    X = jnp.where(jnp.arange(columns)[None, :] < present, jax.random.normal(key, (dim, columns)), 0)
+    U, _, Vt = jnp.linalg.svd(X, full_matrices=False)
+    rank = jnp.minimum(present, dim)
+    eigenvalues = condition ** (-jnp.arange(dim) / (rank - 1))
+    scale = jnp.sqrt(jnp.where(jnp.arange(dim) < rank, eigenvalues, 0))
+    return U @ (scale[:, None] * Vt)
 
 
 def off_eigenvector(share: Array, key: Array) -> Scenario:

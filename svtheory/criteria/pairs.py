@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, real_array
 from svtheory.geometry.columns import lengths, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import connected
-from svtheory.numerics import exact_products, root, shifted
+from svtheory.numerics import exact_products, positive, root, shifted
 from svtheory.prediction.certainty import core_rounding
 from svtheory.prediction.optimum import Optimum, held_at_size, optimum
 from svtheory.prediction.whitened import SAFETY, Side
@@ -142,8 +142,36 @@ class PairAlignments(NamedTuple):
     key_sine: Array
 
 
+class Modes(NamedTuple):
+    """Modes of an optimum, and how features are read from them.
+
+    left, right       orthonormal vectors (D, K) on both sides, by which pairs are carried
+    values            of the modes, falling, (K,)
+    slack             how far they may be from true, a scalar
+    undecided         which are no modes of every optimum, (K,)
+    query, key        what is to be carried of each feature, (D, N) and (D, M)
+    patterns, probes  on both sides, (2, D, K): of a feature x modes show `sum_k pattern_k (probe_k . x)`
+    """
+
+    left: Array
+    right: Array
+    values: Array
+    slack: Array
+    undecided: Array
+    query: Array
+    key: Array
+    patterns: Array
+    probes: Array
+
+
+def modes_of(found: Optimum, query_directions: Array, key_directions: Array) -> Modes:
+    """The singular vectors of an optimum, read as they are."""
+    vectors = jnp.stack([found.left, found.right])
+    known = found.left, found.right, found.values, found.slack, found.undecided
+    return Modes(*known, query_directions, key_directions, vectors, vectors)
+
+
 @jax.jit
-@exact_products
 def pair_alignments(
     found: Optimum, query_directions: Array, key_directions: Array, tolerance: float = 1e-3
 ) -> PairAlignments:
@@ -152,38 +180,55 @@ def pair_alignments(
     Values that rounding does not tell apart share their vectors; what it does not tell from 0 carries nothing, nor does
     what is undecided, nor vectors whose |cos| with the directions is below `tolerance` on a side.
     """
-    scenario, values, present = found.scenario, found.values, (found.values > found.slack) & ~found.undecided
-    new = values[:-1] - values[1:] > found.slack
+    return read_pairs(found.scenario, modes_of(found, query_directions, key_directions), tolerance)
+
+
+@exact_products
+def read_pairs(scenario: Scenario, modes: Modes, tolerance: float) -> PairAlignments:
+    """The `pair_alignments` of any modes: the |cos| of each feature with what those show of it that carry its pair."""
+    values, present = modes.values, (modes.values > modes.slack) & ~modes.undecided
+    new = values[:-1] - values[1:] > modes.slack
     labels = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
     groups = (labels[None, :] == jnp.arange(labels.size)[:, None]) & present[None, :]
+    members = groups.astype(values.dtype)
     carried = [
-        _share(vectors, directions, groups)[0]
-        for vectors, directions in ((found.left, query_directions), (found.right, key_directions))
+        root(members @ (vectors.T @ unit_columns(directions)) ** 2)
+        for vectors, directions in ((modes.left, modes.query), (modes.right, modes.key))
     ]
     carried = [jnp.where(share > tolerance, share, 0) for share in carried]
     product = carried[0][:, :, None] * carried[1][:, None, :]
     best, nowhere = jnp.argmax(product, axis=0), product.max(axis=0) == 0
     rows, columns = jnp.arange(best.shape[0])[:, None], jnp.arange(best.shape[1])[None, :]
-    query, query_sine = (x[best, rows] for x in _share(found.left, scenario.query_features, groups))
-    key, key_sine = (x[best, columns] for x in _share(found.right, scenario.key_features, groups))
+    query, key, query_sine, key_sine = _shown(scenario, modes, members)
     member = jnp.argmax(groups, axis=1)[best]
-    gaps = jnp.where(found.named(), value_gaps(values), 0)
+    apart = value_gaps(values)
+    gaps = jnp.where((apart > modes.slack) & ~modes.undecided, apart, 0)
+    read = query[best, rows], key[best, columns], values[member], gaps[member]
     lost = PairAlignments(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)  # pyright: ignore
     return PairAlignments(
         *(
             jnp.where(scenario.target != 0, jnp.where(nowhere, none, x), jnp.nan)
-            for x, none in zip((query, key, values[member], gaps[member], query_sine, key_sine), lost, strict=True)
+            for x, none in zip((*read, query_sine[best, rows], key_sine[best, columns]), lost, strict=True)
         )
     )
 
 
-def _share(vectors: Array, directions: Array, groups: Array) -> tuple[Array, Array]:
-    """|cos| and sin of each direction (D, N) with the span of each group (G, K) of orthonormal vectors (D, K): (G, N).
+def _shown(scenario: Scenario, modes: Modes, groups: Array) -> tuple[Array, Array, Array, Array]:
+    """|cos| of each feature with what each group of modes (G, K) shows of it, (G, N) and (G, M), and the sines.
 
-    The sine is that of what lies along the other vectors and outside all, so it keeps its digits near 0.
+    A sine is that of what is left of the feature, so it keeps its digits near 0.
     """
-    unit = unit_columns(directions)
-    along = vectors.T @ unit
-    outside = ((unit - vectors @ along) ** 2).sum(axis=0)
-    inside, across = (members.astype(vectors.dtype) @ along**2 for members in (groups, ~groups))
-    return jnp.minimum(root(inside), 1), jnp.minimum(root(across + outside[None, :]), 1)
+    X, Y = unit_columns(scenario.query_features), unit_columns(scenario.key_features)
+
+    def of_feature(given: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, side = given
+        parts = (modes.patterns[side] * (x @ modes.probes[side])[None, :]) @ groups.T
+        shown = parts / positive(root((parts**2).sum(axis=0, keepdims=True)))
+        along = x @ shown
+        left = x[:, None] - shown * along[None, :]
+        return jnp.minimum(jnp.abs(along), 1), jnp.minimum(root((left**2).sum(axis=0)), 1)
+
+    sides = jnp.repeat(jnp.arange(2), jnp.array([X.shape[1], Y.shape[1]]), total_repeat_length=X.shape[1] + Y.shape[1])
+    cosines, sines = lax.map(of_feature, (jnp.concatenate([X.T, Y.T]), sides))
+    n = X.shape[1]
+    return cosines[:n].T, cosines[n:].T, sines[:n].T, sines[n:].T

@@ -15,8 +15,8 @@ from svtheory.prediction.certainty import mean_outside
 from svtheory.prediction.whitened import Side
 from svtheory.spectra.alignments import alignment
 
-QUERY_SYMBOLS = ("E[r", "x_i", "f_i", "X", "A", "u ||")
-KEY_SYMBOLS = ("E[s", "y_j", "f_j", "Y", "B", "v ||")
+QUERY_SYMBOLS = ("E[r", "x_i", "f_i", "L_il", "X", "A", "u ||", "u~")
+KEY_SYMBOLS = ("E[s", "y_j", "f_j", "L_jl", "Y", "B", "v ||", "v~")
 
 
 class SideFeatures(NamedTuple):
@@ -31,6 +31,8 @@ class SideFeatures(NamedTuple):
     count      in how many pairs each feature is, shape (N,)
     single     whether each feature's pair is a singular pair of the head, shape (N,)
     predicted  |cos| of each feature with its singular vector, shape (N,); NaN where it has none that can be named
+    law_cosine, law_sine  of each feature with `E[r f_i]`, shape (N,)
+    overlap    the largest |cos| of each feature's probe with those of the other pairs, shape (N,)
     """
 
     name: str
@@ -42,17 +44,25 @@ class SideFeatures(NamedTuple):
     count: Array
     single: Array
     predicted: Array
+    law_cosine: Array
+    law_sine: Array
+    overlap: Array
 
     def state(
-        self, theorem: str, statement: str, margin: Array, promise: Any = jnp.nan, applies: Any = True
+        self,
+        theorem: str,
+        statement: str,
+        margin: Array,
+        promise: Any = jnp.nan,
+        applies: Any = True,
+        reading: str = "raw",
     ) -> Condition:
         """A condition on this side; the statement is written for queries."""
         if self.name == "key":
             for of_query, of_key in zip(QUERY_SYMBOLS, KEY_SYMBOLS, strict=True):
                 statement = statement.replace(of_query, of_key)
-        return Condition(
-            theorem, self.name, statement, margin, jnp.asarray(promise, margin.dtype), jnp.asarray(applies)
-        )
+        promise, applies = jnp.asarray(promise, margin.dtype), jnp.asarray(applies)
+        return Condition(theorem, self.name, statement, margin, promise, applies, reading)
 
     def each(self, values: Array) -> Array:
         """`values` (N,) of the matched features, NaN elsewhere."""
@@ -135,7 +145,7 @@ def _approximate_rows(own: SideFeatures) -> list[Condition]:
     m, L = own.side.bounds()
     spread = (L - m) / (L + m)
     slip = _slip(own)
-    law_angle = jnp.arctan2(sine(own.side.correlations, own.columns), cosine(own.side.correlations, own.columns))
+    law_angle = jnp.arctan2(own.law_sine, own.law_cosine)
     whole, local = (
         jnp.cos(jnp.minimum(angle + law_angle, jnp.pi / 2)) for angle in (jnp.arcsin(spread), jnp.arctan(slip))
     )
@@ -160,8 +170,12 @@ def _slip(own: SideFeatures) -> Array:
 
 
 def _orthogonal_row(own: SideFeatures) -> Condition:
-    others = (own.count > 0)[None, :] & ~jnp.eye(own.count.size, dtype=bool)
-    overlap = jnp.where(others, alignment(own.side.probes, own.side.probes), 0).max(axis=1)
-    overlap = jnp.where(own.count > 1, 1, overlap)
     statement = "the probe of x_i is orthogonal to those of the other pairs"
-    return own.state("T4", statement, own.each(overlap), own.predicted)
+    return own.state("T4", statement, own.each(own.overlap), own.predicted)
+
+
+def overlaps(count: Array, columns: Array) -> Array:
+    """The largest |cos| of each feature's column with those of the other pairs, 1 for a feature in several, (N,)."""
+    others = (count > 0)[None, :] & ~jnp.eye(count.size, dtype=bool)
+    overlap = jnp.where(others, alignment(columns, columns), 0).max(axis=1)
+    return jnp.where(count > 1, 1, overlap)

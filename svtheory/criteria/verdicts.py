@@ -10,24 +10,26 @@ from svtheory.checks import concrete
 from svtheory.criteria.pairs import PairAlignments
 from svtheory.pytrees import pytree
 from svtheory.spectra.alignments import chance_alignment
+from svtheory.spectra.readings import READINGS
 
 ROUNDING = 1e-5
 """Margins and cosines below this count as 0 in a table."""
 
 
-@pytree("theorem", "side", "statement")
+@pytree("theorem", "side", "statement", "reading")
 @dataclass(frozen=True)
 class Condition:
-    """One condition under which singular vectors are features.
+    """One condition under which vectors that are read from a head are features.
 
     theorem    what it rests on
     side       "query", "key" or "both"
     statement  what has to hold
     margin     how far it is from holding: 0 iff it holds exactly. A number, or one a feature of the side, (N,) or (M,),
                or one a pair, (N, M); NaN for what the target does not match
-    promise    the least |cos| of singular vector and feature that it guarantees, a number or one a feature of the side;
+    promise    the least |cos| of what is read and feature that it guarantees, a number or one a feature of the side;
                NaN where it guarantees none, as for pairs that mix or share their value
     applies    whether its hypotheses are met, a bool scalar
+    reading    what the promise is about: "raw" singular vectors, "unwhitened" ones (T15), "balanced" patterns (T22)
     """
 
     theorem: str
@@ -36,6 +38,7 @@ class Condition:
     margin: Array
     promise: Array
     applies: Array
+    reading: str = "raw"
 
 
 @pytree("dim")
@@ -43,15 +46,18 @@ class Condition:
 class Conditions:
     """The conditions of a scenario, and what `predict` makes of its pairs: iterate over the conditions, print a table.
 
-    rows   the conditions
-    pairs  the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M); for
-           pairs that share a value (gap 0), with the space of their vectors
-    dim    D
+    rows      the conditions
+    pairs     the predicted |cos| of each matched pair with its singular vectors, singular value and gap, each (N, M);
+              for pairs that share a value (gap 0), with the space of their vectors
+    dim       D
+    readings  the same by each of the READINGS: raw, as in `pairs`; unwhitened (T15); balanced, whose values are those
+              of `A^{1/2} Omega B^{1/2}` (T22)
     """
 
     rows: tuple[Condition, ...]
     pairs: PairAlignments
     dim: int
+    readings: dict[str, PairAlignments]
 
     def __iter__(self) -> Iterator[Condition]:
         return iter(self.rows)
@@ -60,7 +66,7 @@ class Conditions:
         return len(self.rows)
 
     def table(self) -> list[dict[str, str | float]]:
-        """What applies, a dict a row: theorem, side, condition, and the worst margin and promise; NaN for none.
+        """What applies, a dict a row: theorem, side, reading, condition, worst margin and promise; NaN for none.
 
         Where several features or pairs are concerned the condition names the worst. Numbers below 1e-5 are 0.
         """
@@ -92,11 +98,25 @@ class Conditions:
             clauses.append(f"no singular vectors can be named for {_pairs(none)}")
         return f"Fully trained, {'; '.join(clauses)}; chance is {_number(chance)}."
 
-    def _least(self, where: np.ndarray) -> tuple[tuple[float, float], bool]:
+    def read_back(self) -> str:
+        """One sentence: which other reading shows the features; empty where no pair is named in one."""
+        clauses = []
+        for name in READINGS[1:]:
+            pairs = self.readings[name]
+            own = np.asarray(pairs.gap) > 0
+            if own.any():
+                least, exact = self._least(own, pairs)
+                asked = np.isfinite(np.asarray(pairs.gap)).sum()
+                whose = name if own.sum() == asked else f"{name} ({_pairs(own)} of {asked})"
+                clauses.append(f"{whose} exactly" if exact else f"{whose} to |cos| >= {_cosine(*least)}")
+        return f"Read back, features are shown: {'; '.join(clauses)}." if clauses else ""
+
+    def _least(self, where: np.ndarray, pairs: PairAlignments | None = None) -> tuple[tuple[float, float], bool]:
         """The least |cos| among some pairs and its sine, and whether it is 1 to rounding."""
+        pairs = pairs or self.pairs
         cosines, sines = (
             np.stack([np.asarray(query)[where], np.asarray(key)[where]])
-            for query, key in ((self.pairs.query, self.pairs.key), (self.pairs.query_sine, self.pairs.key_sine))
+            for query, key in ((pairs.query, pairs.key), (pairs.query_sine, pairs.key_sine))
         )
         most = float(sines.max())
         return (float(cosines.min()), most), most <= 100 * float(np.finfo(cosines.dtype).eps)
@@ -105,20 +125,25 @@ class Conditions:
         if not concrete(self.pairs.query) or self.pairs.query.ndim != 2:
             return repr(self)
         cells = [[x if isinstance(x, str) else _number(x) for x in entry.values()] for entry in self.table()]
-        header = ["theorem", "side", "condition", "margin", "promise"]
-        return "\n".join([*_columns(_pair_cells(self.pairs)), self.verdict(), "", *_columns([header, *cells])])
+        header = ["theorem", "side", "reading", "condition", "margin", "promise"]
+        said = [self.verdict(), *(line for line in [self.read_back()] if line)]
+        return "\n".join([*_columns(_pair_cells(self)), *said, "", *_columns([header, *cells])])
 
 
-def _pair_cells(pairs: PairAlignments) -> list[list[str]]:
-    header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|"]
-    value, gap, query, key, query_sine, key_sine = (
-        np.asarray(x) for x in (pairs.value, pairs.gap, pairs.query, pairs.key, pairs.query_sine, pairs.key_sine)
-    )
-    cells = (
-        [f"x_{i} -> y_{j}", _number(value[i, j]), _number(gap[i, j])]
-        + [_cosine(float(cosine[i, j]), float(sine[i, j])) for cosine, sine in ((query, query_sine), (key, key_sine))]
-        for i, j in np.argwhere(np.isfinite(value))
-    )
+def _pair_cells(found: Conditions) -> list[list[str]]:
+    """A line a pair: value, gap and cosines of singular vectors, and the lesser cosine of both sides read back."""
+    header = ["pair", "sigma", "gap", "|cos(u, x)|", "|cos(v, y)|", *READINGS[1:]]
+    every = [
+        [np.asarray(x) for x in (pairs.query, pairs.key, pairs.query_sine, pairs.key_sine)]
+        for pairs in (found.readings[name] for name in READINGS)
+    ]
+    value, gap = np.asarray(found.pairs.value), np.asarray(found.pairs.gap)
+    cells = []
+    for place in zip(*np.nonzero(np.isfinite(value)), strict=True):
+        (query, key, query_sine, key_sine), *others = ([float(x[place]) for x in of_pairs] for of_pairs in every)
+        lesser = [_cosine(min(q, k), max(q_sine, k_sine)) for q, k, q_sine, k_sine in others]
+        cosines = [_cosine(query, query_sine), _cosine(key, key_sine), *lesser]
+        cells.append([f"x_{place[0]} -> y_{place[1]}", _number(value[place]), _number(gap[place]), *cosines])
     return [header, *cells]
 
 
@@ -136,6 +161,7 @@ def _entry(row: Condition) -> dict[str, str | float]:
     return {
         "theorem": row.theorem,
         "side": row.side,
+        "reading": row.reading,
         "condition": f"{row.statement} (most at {_place(row.side, worst)})" if several else row.statement,
         "margin": most,
         "promise": least,

@@ -19,5 +19,7 @@ from .sparsity import independent_rotation_sparseness as independent_rotation_sp
 from .sparsity import leverage_terms as leverage_terms
 from .sparsity import treves_rolls as treves_rolls
 from .weights import Head as Head
+from .weights import Norm as Norm
+from .weights import bilinear as bilinear
 from .weights import fold_layer_norm as fold_layer_norm
 from .weights import fold_rms_norm as fold_rms_norm

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from svtheory.checks import InputError, index
 from svtheory.heads.scoring import VERSION, Scoring, check_version, read_scoring
-from svtheory.heads.weights import Head
+from svtheory.heads.weights import Head, Norm
 
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 REQUIRED = ("W_Q", "W_K")
@@ -117,9 +117,9 @@ class HeadBundle:
         Where metadata `positional` is "rope", plane h is rotated by the h-th of `rope_frequencies` among `others`, in
         radians a position, for all layers or by layer, else by `rope_base^(-2h/rope_dims)` (by default base 10000 and
         all rows), its rows paired as `rope_pairing` says ("half-split").
-        Raises InputError for a head that is not there, or queries and keys that are normalised.
+        A query-key norm takes its gains from `q_gain` and `k_gain` among `others`, 1 where they are not.
+        Raises InputError for a head that is not there, or a bias that is not 0 beside a query-key norm.
         """
-        self.check_bilinear()
         at = index("layer", layer, self.W_Q.shape[0]), index("head", head, self.W_Q.shape[1])
         b_Q, b_K = (None if b is None or not b.any() else b[at] for b in (self.b_Q, self.b_K))
         scoring = self.scoring
@@ -135,7 +135,18 @@ class HeadBundle:
             scoring.causal,
             scoring.windows[layer],
             scoring.cap,
+            self._norm("q_gain", self.W_Q, at),
+            self._norm("k_gain", self.W_K, at),
         )
+
+    def _norm(self, name: str, W: np.ndarray, at: tuple[int, int]) -> Norm | None:
+        """The norm of the queries or keys of one head (T23)."""
+        epsilon = self.scoring.query_key_epsilon
+        if epsilon is None:
+            return None
+        gain = self.others[name][at] if name in self.others else np.ones(W.shape[2], W.dtype)
+        together = self.scoring.query_key_norm == "all heads"
+        return Norm(gain, epsilon, W[at[0]].reshape(-1, W.shape[3]) if together else None)
 
 
 def host_array(name: str, given: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
-from svtheory.heads.weights import Head
+from svtheory.heads.weights import Head, bilinear
 from svtheory.numerics import exact_products, inverse, scaled, shifted
 from svtheory.pytrees import pytree
 from svtheory.spectra.perturbation import nameable
@@ -158,6 +158,9 @@ def decompose(
     decomposition for all positions, and terms depend on both positions, not on their distance alone. "offset": plain,
     but at the distance d of query and key `index`: `F_K = R_d^T W_K`, so that this key's own terms need no rotation.
 
+    A query-key norm rescales tokens: terms carry its two scalars, `x = r/rms(W_Q r)` and `y = s/rms(W_K s)`, and the
+    factors its gains; rotary maps act after (T23).
+
     query (D,) with keys (m, D'), at `position`, by default m-1; or queries (..., T, D) with keys (..., m, D') at
     positions (T,), by default 0 to T-1 where T = m: a causal context is `decompose(head, tokens, tokens, None)`.
     index is a key that the query sees, a number or (..., T); None takes the key most attended. All follow the dtype of
@@ -187,12 +190,13 @@ def decompose(
 def _decompose(
     head: Head, r: Array, s: Array, p: Array, visible: Array, chosen: Array | None, convention: str
 ) -> Decomposition:
-    at, rotary = jnp.arange(s.shape[-2]), head.frequencies is not None
+    at, rotary, given = jnp.arange(s.shape[-2]), head.frequencies is not None, (head, r, s)
+    head, r, s = bilinear(*given)
     origin, W_K = 0, head.W_K
     if convention == "offset":
         assert chosen is not None
         origin, W_K = p, head.rotated(W_K.T, chosen - p).T
-    q, k = head.queries(r, p - origin), head.keys(s, at - origin)
+    q, k = given[0].queries(given[1], p - origin), given[0].keys(given[2], at - origin)
     F_Q, x = _inputs(head.W_Q, head.b_Q, r, q, "query" in CONVENTIONS[convention], rotary)
     F_K, y = _inputs(W_K, head.b_K, s, k, "key" in CONVENTIONS[convention], rotary)
     left, values, right = _svd_of_product(F_Q, F_K)

@@ -23,6 +23,7 @@ from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, inverse, positive, root
 from svtheory.prediction.whitened import Side, Whitened, sampled_side
 from svtheory.pytrees import pytree
+from svtheory.spectra.balanced import balanced
 from svtheory.spectra.spectra import Spectrum, spectrum, spectrum_of
 
 TIMES = 33
@@ -220,7 +221,7 @@ def _random_heads(key: Array, draws: int, factors: Sequence[Array], whitened: Wh
     (W_Q, W_K), (q, k, _), C = lax.stop_gradient((factors, whitened, whitened.core))
     q_root, k_root = q.scale[:, None], k.scale[:, None]
     raw = spectrum(W_Q, W_K).values
-    seen = spectrum(_after(raw, W_Q) @ (q.basis * q_root.T), W_K @ (k.basis * k_root.T)).values
+    seen = balanced(_after(raw, W_Q), W_K, q.moment, k.moment).values
     q_all, k_all = (jnp.ones_like(side.basis[:, :1]) for side in (q, k))
     spaces = (jnp.sign(q_root), jnp.sign(k_root), q_all, k_all)
     dim = max(len(q_all), len(k_all))

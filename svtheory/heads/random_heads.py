@@ -36,7 +36,7 @@ from svtheory.heads.decomposition import (
     relative_attention,
 )
 from svtheory.heads.sparsity import decision_sparseness
-from svtheory.heads.weights import Head, affine
+from svtheory.heads.weights import Head, affine, bilinear
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance
 
 NULLS = ("raw", "balanced")
@@ -85,11 +85,15 @@ def sparseness_test(
     positions. A centred side keeps its mean query or key and rotates what varies. Where the tokens of a side are one
     constant, they are not centred.
 
+    Of a head with a query-key norm the tokens are those that it rescales (T23), whose scalars random heads keep.
+
     queries (..., T, D) and keys (..., m, D') or a query (D,), `position` as for `decompose`, in its convention "plain",
     the only one: a bias moves the input. All follow the dtype of the head. Works under jit and vmap, `draws` static.
     Raises InputError for fewer than one draw, an unknown rule, and what `decompose` refuses.
     """
     whole("draws", draws, 1)
+    if not (head.query_norm is head.key_norm is None):
+        head, queries, keys = bilinear(head, queries, keys)
     together = read_together(jax.tree.map(lambda x: x[None], head), queries, keys, choose, position)
     return jax.tree.map(lambda x: x[0], compare_with_random_heads(together, key, draws))
 
@@ -163,6 +167,8 @@ def read_together(
     `heads` is a Head whose arrays are stacked on a first axis. The tokens are factorised once, each head once a side.
     Raises InputError as `sparseness_test` does.
     """
+    if not (heads.query_norm is heads.key_norm is None):
+        raise InputError("heads must have no query-key norm to be read together: each rescales the tokens for itself")
     first = jax.tree.map(lambda x: x[0], heads)
     r, s = (real_array(name, x).astype(heads.W_Q.dtype) for name, x in (("queries", queries), ("keys", keys)))
     m = _shared_keys(first, r, s)

@@ -1,8 +1,10 @@
 """Weights: one attention head as what turns a token into its queries and keys, and normalisation folded into it."""
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,27 @@ from svtheory.prediction.rotary import PAIRINGS
 from svtheory.pytrees import pytree
 
 BASE = 4096  # of the two digits of a position
+
+
+class Norm(NamedTuple):
+    """How a head normalises its queries, or its keys, before it rotates them (T23).
+
+    `gain * W x / sqrt(mean((U x)^2) + epsilon)`: what the head computes of a token x is linear but for one scalar.
+
+    gain     shape (H,)
+    epsilon  added to the mean square
+    over     U, of which the mean square is taken, shape (P, D): W of all heads of a layer; None is the head's own
+    """
+
+    gain: Array | np.ndarray
+    epsilon: Array | float
+    over: Array | np.ndarray | None = None
+
+    @exact_products
+    def scale(self, W: Array, tokens: Array) -> Array:
+        """`1/sqrt(mean((U x)^2) + epsilon)` of tokens (..., D) of a head W (H, D), shape (...)."""
+        projected = tokens @ (W if self.over is None else self.over).T
+        return 1 / jnp.sqrt((projected**2).mean(axis=-1) + self.epsilon)
 
 
 @pytree("pairing", "divisor", "folded", "causal", "window", "cap")
@@ -31,13 +54,16 @@ class Head:
     causal       whether a query sees only the keys up to its own position
     window       how many of those it sees, its own among them: keys `p' > p - window`; None is all of them
     cap          of what is softmaxed, `cap tanh(score / divisor / cap)`; None is no cap
+    query_norm   how queries are normalised before they are rotated, or None; a side with a norm has no bias (T23)
+    key_norm     the same of keys
     turns        frequencies as `rotated` needs them, made here, (2, 2, R/2)
 
     All arrays follow the dtype of W_Q, half precision becoming float32; frequencies keep the digits they are given
     with, which count at large positions. Heads stack: a leading axis on every array is many heads, for vmap and
     lax.map.
     Raises InputError for shapes that disagree, numbers that are not finite, frequencies in half precision, an unknown
-    pairing, a divisor or cap that is not positive, flags that are not True or False, or a window without a mask.
+    pairing, a divisor or cap that is not positive, flags that are not True or False, a window without a mask, or a
+    bias beside a norm.
     """
 
     W_Q: Array
@@ -51,6 +77,8 @@ class Head:
     causal: bool = True
     window: int | None = None
     cap: float | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
     turns: Array | np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):
@@ -78,6 +106,11 @@ class Head:
             found["window"] = whole("window", self.window, 1)
             if not self.causal:
                 raise InputError(f"window must be None for a head that is not causal, got {self.window}")
+        for side, factor in (("query", "Q"), ("key", "K")):
+            if (norm := getattr(self, f"{side}_norm")) is not None:
+                found[f"{side}_norm"] = _norm(f"{side}_norm", norm, found[f"W_{factor}"])
+                if f"b_{factor}" in found:
+                    raise InputError(f"b_{factor} must be None beside a {side}_norm, got a bias")
         for name, x in found.items():
             object.__setattr__(self, name, x)
 
@@ -101,13 +134,61 @@ class Head:
 
     @exact_products
     def queries(self, tokens: Array, positions: Array) -> Array:
-        """`R_p (W_Q r + b_Q)` of tokens (..., D) at positions (...), shape (..., H)."""
-        return self.rotated(affine(self.W_Q, self.b_Q, jnp.asarray(tokens).astype(self.W_Q.dtype)), positions)
+        """`R_p (W_Q r + b_Q)` of tokens (..., D) at positions (...), normalised before they turn, shape (..., H)."""
+        return self.rotated(_projected(self.W_Q, self.b_Q, self.query_norm, tokens), positions)
 
     @exact_products
     def keys(self, tokens: Array, positions: Array) -> Array:
-        """`R_p' (W_K s + b_K)` of tokens (..., D') at positions (...), shape (..., H)."""
-        return self.rotated(affine(self.W_K, self.b_K, jnp.asarray(tokens).astype(self.W_K.dtype)), positions)
+        """`R_p' (W_K s + b_K)` of tokens (..., D') at positions (...), normalised before they turn, shape (..., H)."""
+        return self.rotated(_projected(self.W_K, self.b_K, self.key_norm, tokens), positions)
+
+
+def _projected(W: Array, b: Array | None, norm: Norm | None, tokens: Array) -> Array:
+    """What the head makes of tokens (..., D) before rotation, (..., H)."""
+    x = jnp.asarray(tokens).astype(W.dtype)
+    mapped = affine(W, b, x)
+    if norm is None:
+        return mapped
+    return mapped * norm.scale(W, x)[..., None] * norm.gain.reshape((1,) * (mapped.ndim - 1) + (-1,))
+
+
+def bilinear(head: Head, queries: Array, keys: Array) -> tuple[Head, Array, Array]:
+    """The head without its query-key norms, and the tokens that it then reads for the same scores (T23).
+
+    `W = diag(gain) W` and tokens `r/rms(W_Q r)`, `s/rms(W_K s)`: whatever reads a given head in terms of its tokens,
+    their terms and their moments holds of these. A side without a norm stays as it is. Tokens (..., D), (..., D').
+
+    >>> head = Head(jnp.eye(2), jnp.eye(2), query_norm=Norm(jnp.array([2.0, 1.0]), 1e-9))
+    >>> plain, r, s = bilinear(head, jnp.array([[3.0, 3.0]]), jnp.array([[1.0, 0.0]]))
+    >>> plain.W_Q.tolist(), r.round(4).tolist(), s.tolist()
+    ([[2.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]], [[1.0, 0.0]])
+    """
+    plain: dict[str, Any] = {}
+    read = []
+    for side, name, tokens in (("query", "W_Q", queries), ("key", "W_K", keys)):
+        norm, W = getattr(head, f"{side}_norm"), getattr(head, name)
+        x = jnp.asarray(tokens).astype(W.dtype)
+        if norm is not None:
+            plain |= {name: norm.gain[:, None] * W, f"{side}_norm": None}
+            x = x * norm.scale(W, x)[..., None]
+        read.append(x)
+    made = copy.copy(head)
+    for key, value in plain.items():
+        object.__setattr__(made, key, value)  # made anew while JAX traces it, a head would round its frequencies
+    return made, read[0], read[1]
+
+
+def _norm(name: str, norm: Norm, W: Array) -> Norm:
+    """A checked norm of the factor W (H, D), in its dtype."""
+    gain, epsilon = real_array(f"{name}.gain", norm.gain, ndim=1), real_array(f"{name}.epsilon", norm.epsilon, ndim=0)
+    if gain.shape != W.shape[:1]:
+        raise InputError(f"{name}.gain must have shape {W.shape[:1]}, one number a row, got {gain.shape}")
+    if concrete(epsilon) and not epsilon > 0:
+        raise InputError(f"{name}.epsilon must be positive, got {float(epsilon):g}")
+    over = None if norm.over is None else real_array(f"{name}.over", norm.over, ndim=2).astype(W.dtype)
+    if over is not None and over.shape[1] != W.shape[1]:
+        raise InputError(f"{name}.over must have {W.shape[1]} columns, as its factor, got shape {over.shape}")
+    return Norm(gain.astype(W.dtype), epsilon.astype(W.dtype), over)
 
 
 def _frequencies(given: Any, H: int) -> Array | np.ndarray:
@@ -165,7 +246,7 @@ def fold_layer_norm(head: Head, gain: Array, bias: Array | None = None) -> Head:
     Raises InputError for shapes that disagree or a head that is folded already.
     """
     scaled = _scaled(head, gain)
-    folded = {name: W - W.mean(axis=1, keepdims=True) for name, W in (("W_Q", scaled.W_Q), ("W_K", scaled.W_K))}
+    folded = _mapped(scaled, lambda W: W - W.mean(axis=1, keepdims=True))
     if bias is not None:
         beta = _per_input("bias", bias, head)
         folded |= {"b_Q": _shift(head.W_Q, head.b_Q, beta), "b_K": _shift(head.W_K, head.b_K, beta)}
@@ -184,7 +265,17 @@ def _scaled(head: Head, gain: Array) -> Head:
     if head.folded:
         raise InputError("head must not be folded already")
     g = _per_input("gain", gain, head)[None, :]
-    return dataclasses.replace(head, W_Q=head.W_Q * g, W_K=head.W_K * g, folded=True)
+    return dataclasses.replace(head, **_mapped(head, lambda W: W * g), folded=True)
+
+
+def _mapped(head: Head, of_rows: Callable[[Array], Array]) -> dict[str, Any]:
+    """Both factors with changed rows, and what their norms are taken over."""
+    found: dict[str, Any] = {name: of_rows(getattr(head, name)) for name in ("W_Q", "W_K")}
+    for name in ("query_norm", "key_norm"):
+        norm = getattr(head, name)
+        if norm is not None and norm.over is not None:
+            found[name] = norm._replace(over=of_rows(norm.over))
+    return found
 
 
 def _per_input(name: str, x: Array, head: Head) -> Array:

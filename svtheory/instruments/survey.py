@@ -23,7 +23,11 @@ Axes = Mapping[str, tuple[str, ...]]
 
 
 def stacked_heads(bundle: HeadBundle) -> list[Head]:
-    """Of each layer its heads as one Head, every array with a first axis of heads."""
+    """Of each layer its heads as one Head, every array with a first axis of heads.
+
+    Raises InputError for a bundle with a query-key norm, which no instrument reads yet.
+    """
+    bundle.check_bilinear()
     layers, heads = bundle.W_Q.shape[:2]
     return [
         jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))

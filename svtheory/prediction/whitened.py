@@ -14,6 +14,7 @@ from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive, root, scaled
 from svtheory.scenarios import Scenario
+from svtheory.spectra.balanced import Root
 
 SAFETY = 8
 """How many roundings a direction must be away from zero to count as one."""
@@ -55,6 +56,11 @@ class Side(NamedTuple):
     def probes(self) -> Array:
         """`A^+ E[r f_i] = U s^+ readout`, shape (D, N)."""
         return self.inverse @ self.readout
+
+    @property
+    def moment(self) -> Root:
+        """The token moment A by its principal axes."""
+        return Root(self.basis, self.scale)
 
     def untold(self, columns: Array) -> Array:
         """`(1 - P P^T) R^T columns`: the part of activations' `columns` (N, K) that no token tells, shape (R, K)."""

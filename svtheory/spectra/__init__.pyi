@@ -7,12 +7,15 @@ from .alignments import chance_alignment as chance_alignment
 from .alignments import principal_cosines as principal_cosines
 from .alignments import sampled_chance as sampled_chance
 from .balanced import BalancedSpectrum as BalancedSpectrum
+from .balanced import Root as Root
 from .balanced import Tokens as Tokens
 from .balanced import balanced_spectrum as balanced_spectrum
 from .perturbation import mixed_gaps as mixed_gaps
 from .perturbation import nameable as nameable
 from .perturbation import wedin_bound as wedin_bound
 from .perturbation import wedin_own_bound as wedin_own_bound
+from .readings import READINGS as READINGS
+from .readings import readings as readings
 from .spectra import Spectrum as Spectrum
 from .spectra import effective_rank as effective_rank
 from .spectra import spectrum as spectrum

@@ -20,7 +20,7 @@ class Tokens(NamedTuple):
 
 
 class Root(NamedTuple):
-    """A moment by its principal axes: `A = V diag(s^2) V^T`.
+    """A moment by its principal axes, `A = V diag(s^2) V^T`, where these are at hand: taken as they are.
 
     axes     V, shape (D, R)
     lengths  s (R,), exactly 0 where rounding cannot tell from 0
@@ -28,6 +28,9 @@ class Root(NamedTuple):
 
     axes: Array
     lengths: Array
+
+
+Moment = Array | Tokens | Root
 
 
 @pytree()
@@ -54,9 +57,7 @@ class BalancedSpectrum:
 
 
 @exact_products
-def balanced_spectrum(
-    W_Q: Array, W_K: Array, query_moment: Array | Tokens, key_moment: Array | Tokens
-) -> BalancedSpectrum:
+def balanced_spectrum(W_Q: Array, W_K: Array, query_moment: Moment, key_moment: Moment) -> BalancedSpectrum:
     """The singular value decomposition of `A^{1/2} W_Q^T W_K B^{1/2}`, each mode as a pattern and a probe (T22).
 
     A and B are the token moments that the objective sees (T5, T6): second moments, or covariances on a side that is
@@ -67,8 +68,8 @@ def balanced_spectrum(
     Args:
         W_Q: factor, shape (H, D).
         W_K: factor, shape (H, D').
-        query_moment: A, shape (D, D), positive semi-definite, or the `Tokens` (n, D) that it is the moment of.
-        key_moment: B, shape (D', D'), or `Tokens` (n', D').
+        query_moment: A, shape (D, D), positive semi-definite, or the `Tokens` (n, D) it is the moment of, or a `Root`.
+        key_moment: B, shape (D', D'), `Tokens` (n', D'), or a `Root`.
 
     Where a moment is of deficient rank, what the tokens never visit is read as 0, in patterns and in probes; modes of
     value 0 are arbitrary within what is left. K = min(H, D, D') modes; with H < D neither Omega nor its balanced form
@@ -80,16 +81,22 @@ def balanced_spectrum(
     >>> s.values.tolist(), abs(s.query_patterns).round(4).tolist(), abs(s.query_probes).round(4).tolist()
     ([2.0, 1.0], [[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 1.0]])
     """
+    return balanced(*seen_by_data(W_Q, W_K, query_moment, key_moment))
+
+
+def seen_by_data(W_Q: Array, W_K: Array, query_moment: Moment, key_moment: Moment) -> tuple[Array, Array, Root, Root]:
+    """Both factors and the roots of both moments, checked; raises as `balanced_spectrum`."""
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
     if W_Q.shape[0] != W_K.shape[0]:
         raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
-    query, key = moment_root("query_moment", query_moment, W_Q), moment_root("key_moment", key_moment, W_K)
-    return balanced(W_Q, W_K, query, key)
+    return W_Q, W_K, moment_root("query_moment", query_moment, W_Q), moment_root("key_moment", key_moment, W_K)
 
 
-def moment_root(name: str, moment: Array | Tokens, W: Array) -> Root:
+def moment_root(name: str, moment: Moment, W: Array) -> Root:
     """The principal axes of a moment of W's tokens, at W's precision; raises as `balanced_spectrum`."""
     D = W.shape[1]
+    if isinstance(moment, Root):
+        return moment
     if isinstance(moment, Tokens):
         tokens = real_array(f"{name}.tokens", moment.tokens, ndim=2).astype(W.dtype)
         if tokens.shape[1] != D:

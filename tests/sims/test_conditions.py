@@ -50,7 +50,7 @@ def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_p
     assert json.loads((folder / "summary.json").read_text())["pairs"] == 1
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.query_feature.values.tolist() == [0]
-        assert {"T2", "T3", "T4", "T5", "T17"} == set(stored.theorem.values)
+        assert {"T2", "T3", "T4", "T5", "T15", "T17", "T22"} == set(stored.theorem.values)
     assert (folder / "figures/conditions.png").stat().st_size > 0
 
 

@@ -55,6 +55,11 @@ TAKE = {
         lambda A: svtheory.balanced_spectrum(SQUARE, SQUARE, A, np.eye(2)).values,
         SQUARE,
     ),
+    "readings": (lambda W: svtheory.spectra.readings(W, W, np.eye(3), np.eye(3))["unwhitened"].values, FRAME),
+    "readings.query_moment": (
+        lambda A: svtheory.spectra.readings(SQUARE, SQUARE, A, np.eye(2))["unwhitened"].values,
+        SQUARE,
+    ),
     "relu_energy": (lambda W: svtheory.relu_energy(W, 1.0), FRAME / 4),
     "relu_energy.coupling": (lambda g: svtheory.relu_energy(np.eye(2), g), ROW),
     "relu_energy.biases": (lambda b: svtheory.relu_energy(np.eye(3), 1.0, b), ROW / 4),

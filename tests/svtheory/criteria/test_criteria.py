@@ -55,12 +55,13 @@ def cosine(a, b):
 
 def test_a_tight_frame_holds_every_condition_exactly():
     found = conditions(Scenario(tight(), 3 * tight(M), single()))
-    assert {row.theorem for row in found} == {"T2", "T3", "T4", "T17"}
+    assert {row.theorem for row in found} == {"T2", "T3", "T4", "T15", "T17", "T22"}
     for row in found:
         assert np.nanmax(np.abs(row.margin)) < 1e-7
         if np.isfinite(row.promise).any():
             np.testing.assert_allclose(np.asarray(row.promise)[np.isfinite(row.promise)], 1, rtol=1e-12)
     assert "singular vectors are features exactly; chance is 0.4244" in str(found)
+    assert "Read back, features are shown: unwhitened exactly; balanced exactly." in str(found)
 
 
 def test_margins_and_promises_of_a_single_pair_are_the_textbook_numbers():
@@ -212,13 +213,13 @@ def test_no_promise_exceeds_the_prediction(options, seed, n_pairs):
 def test_the_table_names_the_pair_and_the_worst_feature():
     T = np.asarray(matching(N, M, *PAIRS[:2], np.array(PAIRS[2])))
     lines = str(conditions(Scenario(frame(0), frame(1, M), T))).splitlines()
-    assert lines[0].split() == ["pair", "sigma", "gap", "|cos(u,", "x)|", "|cos(v,", "y)|"]
+    assert lines[0].split() == ["pair", "sigma", "gap", "|cos(u,", "x)|", "|cos(v,", "y)|", "unwhitened", "balanced"]
     assert [line.split()[:3] for line in lines[1:4]] == [
         ["x_0", "->", "y_2"],
         ["x_1", "->", "y_0"],
         ["x_2", "->", "y_5"],
     ]
-    assert lines[6].split() == ["theorem", "side", "condition", "margin", "promise"]
+    assert lines[7].split() == ["theorem", "side", "reading", "condition", "margin", "promise"]
     assert any("A x_i || E[r f_i] (most at x_" in line for line in lines)
     assert any("B y_j || E[s f_j] (most at y_" in line for line in lines)
     assert "The target matches no pair." in str(conditions(Scenario(frame(0), frame(1, M), 0 * T)))
@@ -245,7 +246,7 @@ def test_precision_vmap_and_one_trace(dtype):
     assert {x.dtype for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.floating)} == {dtype}
     assert str(found) == repr(found)
     one = jax.tree.map(lambda x: x[0], found)
-    assert len(str(one).splitlines()) - 5 == sum(bool(row.applies) for row in one) < len(one)
+    assert len(str(one).splitlines()) - 6 == sum(bool(row.applies) for row in one) < len(one)
 
 
 def test_gradients_are_finite_even_where_conditions_hold_exactly():
@@ -259,8 +260,12 @@ def test_gradients_are_finite_even_where_conditions_hold_exactly():
 
 
 def promises(found, side, feature):
-    """What the rows about the trained head promise a feature of a side."""
-    rows = [np.asarray(row.promise) for row in found if row.side == side and "early" not in row.statement]
+    """What the rows about the trained head's singular vectors promise a feature of a side."""
+    rows = [
+        np.asarray(row.promise)
+        for row in found
+        if row.side == side and "early" not in row.statement and row.reading == "raw"
+    ]
     return np.array([promise[feature] for promise in rows if promise.ndim])
 
 
@@ -308,6 +313,65 @@ def test_equal_strengths_fix_a_plane_and_nothing_in_it():
     T[2, 2] = 1
     wanted = "Fully trained, the singular vectors of 1 pair are features exactly; the values of 2 pairs fix only a"
     assert conditions(Scenario(np.eye(3), np.eye(3), T)).verdict().startswith(wanted)
+
+
+def read_by_numpy(scenario, omega):
+    """Vectors read from Omega without laws, by reading: query and key side."""
+    (P, s, _), (Q, z, _) = (
+        np.linalg.svd(np.asarray(F), full_matrices=False) for F in (scenario.query_features, scenario.key_features)
+    )
+    U, _, Vt = np.linalg.svd(omega)
+    seen = np.linalg.svd((P * s).T @ omega @ (Q * z))
+    unwhitened = (P * s**2) @ P.T @ U, (Q * z**2) @ Q.T @ Vt.T
+    return {"unwhitened": unwhitened, "balanced": ((P * s) @ seen[0], (Q * z) @ seen[2].T)}
+
+
+def test_what_other_readings_show_and_why():
+    """Three pairs: margins are the naive ones, cosines those of numpy's SVD, promises no more and tight (T15, T22)."""
+    i, j, strengths = PAIRS
+    T = np.asarray(matching(N, M, i, j, np.array(strengths)))
+    few = (np.isin(np.arange(N), [*i, 3]), np.isin(np.arange(M), [*j, 3]))  # independent; the others are zero
+    for present, exact in ((few, True), ((1, 1), False)):
+        X, Y = frame(0) * present[0], frame(1, M) * present[1]
+        scenario = Scenario(X, Y, T)
+        found = conditions(scenario)
+        by_numpy = read_by_numpy(scenario, np.linalg.pinv(X.T) @ T @ np.linalg.pinv(Y))
+        for side, F, number in (("query", X, 0), ("key", Y, 1)):
+            at = PAIRS[number]
+            L, P = np.linalg.pinv(F) @ F, np.linalg.pinv(F.T)
+            for theorem, overlap in (("T15", P.T @ P), ("T22", L)):
+                G = overlap[np.ix_(at, at)]
+                size = np.sqrt(G.diagonal())
+                row = of(found, theorem, side, "orthogonal" if theorem == "T15" else "leverage")
+                wanted = np.abs(G / size[:, None] / size - np.eye(3)).max(axis=1)
+                np.testing.assert_allclose(row.margin[np.array(at)], wanted, atol=1e-9)
+                vectors = by_numpy[row.reading][number]
+                cosines = np.abs(vectors.T @ F)[:, at] / np.linalg.norm(F, axis=0)[at]
+                cosines /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)[:, None]
+                predicted = np.asarray(getattr(found.readings[row.reading], side))[i, j]
+                assert np.abs(cosines - predicted).min(axis=0).max() < 1e-9
+                promised = np.asarray(row.promise)[at]
+                assert np.isfinite(promised).all() == (exact and theorem == "T22")
+                if exact and theorem == "T22":
+                    np.testing.assert_allclose(promised, 1, atol=1e-12)
+        assert ("balanced exactly" in found.read_back()) == exact
+        np.testing.assert_array_equal(found.readings["raw"].query, found.pairs.query)
+        assert np.allclose(np.asarray(of(found, "T22", "query", "read back").margin)[i], 0, atol=1e-7)
+
+
+def test_a_mean_that_the_head_sees_mixes_patterns_and_is_told():
+    """Independent features: under softmax with a query bias patterns are features, with a squared loss they are not."""
+    X, Y = frame(0) * (np.arange(N) < D), frame(1, M) * (np.arange(M) < D)
+    T = np.asarray(matching(N, M, range(3), range(3), np.array([3.0, 2.0, 1.0])))
+    laws = BernoulliUniform(0.6, N), BernoulliUniform(0.6, M)
+    square = conditions(Scenario(X, Y, T, *laws))
+    laws = [Gaussian(law.mean(), law.covariance()) for law in laws]
+    softmax = conditions(Scenario(X, Y, T, *laws, "softmax", query_bias=True))
+    assert np.nanmin(softmax.readings["balanced"].query) > 1 - 1e-12
+    assert np.nanmax(of(softmax, "T22", "query", "read back").margin) < 1e-7
+    assert np.nanmin(square.readings["balanced"].query) < 0.95
+    assert np.nanmin(of(square, "T22", "query", "read back").margin) > 0.1
+    assert np.isnan(of(square, "T22", "query", "leverage").promise).all()
 
 
 def test_a_tie_at_the_head_dimension_is_no_pair():

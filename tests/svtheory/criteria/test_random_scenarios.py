@@ -152,11 +152,23 @@ def drawn_law(rng, kind, size, dtype):
 
 
 class Truth(NamedTuple):
-    """What the objective makes of a scenario: the optimised Omega, whether it is the only one, and M of T17."""
+    """What the objective makes of a scenario: optimised Omega, whether it is the only one, M of T17, token roots."""
 
     omega: np.ndarray
     decided: bool
     start: np.ndarray
+    tokens: tuple[np.ndarray, np.ndarray]
+
+    def read(self, reading):
+        """Query and key vectors that are read from Omega (T15, T22), and their values."""
+        (P, s), (Q, z) = (range_of(Z) for Z in self.tokens)
+        if reading == "balanced":
+            U, values, Vt = np.linalg.svd((P * s).T @ self.omega @ (Q * z))
+            return (P * s) @ U, values, ((Q * z) @ Vt.T).T
+        U, values, Vt = np.linalg.svd(self.omega)
+        if reading == "unwhitened":
+            U, Vt = (P * s**2) @ (P.T @ U), ((Q * z**2) @ (Q.T @ Vt.T)).T
+        return U, values, Vt
 
 
 def truth(drawn):
@@ -170,6 +182,7 @@ def truth(drawn):
     if lawful and not biased:
         R = np.column_stack([R, mu])
     tokens, asked = (X @ R, Y @ S), R.T @ T @ S
+    seen = tokens
     start, decided = tokens[0] @ asked @ tokens[1].T, True
     if biased:
         decided = rank(np.column_stack([tokens[0], X @ mu])) == rank(tokens[0])
@@ -179,14 +192,14 @@ def truth(drawn):
         asked = R.T @ T @ S
     if decay == 0 and scenario.rank == scenario.dim:
         half = np.linalg.lstsq(tokens[0].T, asked, rcond=1e-12)[0]
-        return Truth(np.linalg.lstsq(tokens[1].T, half.T, rcond=1e-12)[0].T[: scenario.dim], decided, start)
+        return Truth(np.linalg.lstsq(tokens[1].T, half.T, rcond=1e-12)[0].T[: scenario.dim], decided, start, seen)
     if decay and scenario.rank == scenario.dim:
         share = 1 - 1 / scenario.n_keys if softmax else 1
-        return Truth(of_decayed_factors(tokens, asked, decay / share), decided, start)
+        return Truth(of_decayed_factors(tokens, asked, decay / share), decided, start, seen)
     omega, core = of_factors(tokens, asked, scenario.rank, decay)
     modes = np.append(np.linalg.svd(core, compute_uv=False), np.zeros(scenario.rank + 1))
     decided &= modes[scenario.rank - 1] - modes[scenario.rank] > CLEAR * modes[0]
-    return Truth(omega[: scenario.dim], bool(decided), start)
+    return Truth(omega[: scenario.dim], bool(decided), start, seen)
 
 
 def rank(Z):
@@ -279,7 +292,7 @@ def judged(setting, seed, dtype):
         if row.side == "both":
             continue
         early = "early" in row.statement
-        promised = above_best(row, case, np.linalg.svd(head.start) if early else (U, values, Vt))
+        promised = above_best(row, case, np.linalg.svd(head.start) if early else head.read(row.reading))
         # in float32 rounding turns vectors with decay by more than near a cosine of 1 would show
         if promised > (RIGHT if setting in DECAYED and dtype == np.float32 else RIGHT**2):
             problems.append(f"{row.theorem} {row.side}: {row.statement} promises {promised:.3g} too much")
@@ -293,7 +306,10 @@ def above_best(row, case, decomposed):
     U, values, Vt = decomposed
     features, vectors = (case.features[0], U) if row.side == "query" else (case.features[1], Vt.T)
     lengths = np.linalg.norm(features, axis=0)
-    cosines = np.abs(vectors.T @ features / np.where(lengths > 0, lengths, 1))[values > 1e-9 * values[0]]
+    sizes = np.linalg.norm(vectors, axis=0)[: len(values), None]
+    vectors = vectors[:, : len(values)]
+    products = vectors.T @ features / np.where(sizes > 0, sizes, 1) / np.where(lengths > 0, lengths, 1)
+    cosines = np.abs(products)[values > 1e-9 * values[0]]
     promise = np.broadcast_to(np.asarray(row.promise, float), lengths.shape)
     return np.where(np.isfinite(promise), promise - cosines.max(axis=0, initial=0), -1).max()
 

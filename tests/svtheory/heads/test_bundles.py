@@ -306,14 +306,19 @@ def test_attention_with_masks_windows_caps_and_divisors_by_layer():
             np.testing.assert_allclose(found.scores, scores[layer, head], atol=1e-4)
 
 
-def test_a_query_key_norm_is_recorded_and_not_passed_over(tmp_path):
+def test_a_query_key_norm_is_obeyed_and_not_passed_over(tmp_path):
     metadata = {"query_key_norm": "Per_Head", "query_key_epsilon": "1e-6"}
     save_heads(tmp_path / "a.safetensors", HeadBundle(W_Q, W_K, others={"q_gain": B}, metadata=metadata))
     bundle = load_heads(tmp_path / "a.safetensors")
     assert (bundle.scoring.query_key_norm, bundle.scoring.query_key_epsilon) == ("per head", 1e-6)
-    for read in (lambda: bundle.head(0, 0), bundle.check_bilinear):
-        with pytest.raises(InputError, match="query_key_norm must be 'none' for heads to be read from W_Q and W_K"):
-            read()
+    with pytest.raises(InputError, match="query_key_norm must be 'none' for heads to be read from W_Q and W_K"):
+        bundle.check_bilinear()
+    head = bundle.head(1, 2)
+    assert np.array_equal(head.query_norm.gain, B[1, 2])
+    assert np.array_equal(head.key_norm.gain, np.ones(len(B[1, 2])))
+    assert head.query_norm.over is None
+    together = HeadBundle(W_Q, W_K, metadata={**metadata, "query_key_norm": "all heads"}).head(1, 2).key_norm.over
+    assert np.array_equal(together, np.concatenate(W_K[1]))
     with pytest.raises(InputError, match=r"q_gain must be finite, of shape \(2, 3, 4\), got shape \(4,\)"):
         HeadBundle(W_Q, W_K, others={"q_gain": B[0, 0]}, metadata=metadata)
 

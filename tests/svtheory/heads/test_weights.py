@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from svtheory import Head, InputError, fold_layer_norm, fold_rms_norm
+from svtheory.heads import Norm, bilinear
 from svtheory.prediction.rotary import rotary_head
 
 H, D = 8, 5
@@ -170,3 +171,43 @@ def test_masked_frequencies_are_refused():
     with pytest.raises(InputError, match="frequencies must have no masked entries"):
         Head(jnp.eye(2), jnp.eye(2), frequencies=np.ma.array([1.0], mask=[True]))
     assert Head(jnp.eye(2), jnp.eye(2), frequencies=np.ma.array([1.0])).frequencies.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_query_key_norm_is_before_the_rotation(together):
+    """Against numpy; the head without its norms makes the same queries and keys of rescaled tokens."""
+    W_Q, W_K, gain, other = weights(np.float32)
+    over = jnp.concatenate([W_Q, 2 * W_Q]) if together else None
+    bare = Head(W_Q, W_K, frequencies=jnp.ones(2))
+    head = dataclasses.replace(bare, query_norm=Norm(gain, 1e-3, over), key_norm=Norm(other, 1e-3))
+    x = np.random.default_rng(5).normal(size=(2, 6, D)).astype(np.float32)
+    rms = np.sqrt(((x @ np.asarray(W_Q if over is None else over).T) ** 2).mean(axis=-1, keepdims=True) + 1e-3)
+    at = jnp.arange(6)
+    found = head.queries(x, at)
+    np.testing.assert_allclose(found, bare.rotated(x @ W_Q.T * gain.reshape(1, 1, H) / rms, at), atol=1e-5)
+    plain, r, s = bilinear(head, x, x)
+    assert plain.query_norm is plain.key_norm is None
+    assert plain.turns is head.turns
+    np.testing.assert_allclose(r, x / rms, atol=1e-6)
+    np.testing.assert_allclose(plain.queries(r, at), found, atol=1e-5)
+    np.testing.assert_allclose(plain.keys(s, at), head.keys(x, at), atol=1e-5)
+    g = np.asarray(gain[:D])
+    np.testing.assert_allclose(fold_rms_norm(head, g).queries(x, at), head.queries(x * g, at), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"query_norm": Norm(np.ones(H, np.float32), 1e-6), "b_Q": np.ones(H, np.float32)}, "b_Q must be None beside"),
+        ({"key_norm": Norm(np.ones(D, np.float32), 1e-6)}, r"key_norm.gain must have shape \(8,\)"),
+        ({"key_norm": Norm(np.ones(H, np.float32), 0.0)}, "key_norm.epsilon must be positive"),
+        (
+            {"key_norm": Norm(np.ones(H, np.float32), 1e-6, np.eye(H, dtype=np.float32))},
+            "key_norm.over must have 5 col",
+        ),
+    ],
+)
+def test_norms_that_do_not_fit(given, message):
+    W_Q, W_K, *_ = weights(np.float32)
+    with pytest.raises(InputError, match=message):
+        Head(W_Q, W_K, **given)

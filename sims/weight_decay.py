@@ -80,8 +80,8 @@ class Config(Precise):
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(dim=16, decays=25, seeds=16, steps=2000),
-    "full": Config(dim=64, decays=49, seeds=64, steps=6000),
+    "paper": Config(dim=16, decays=17, seeds=8, steps=1500),
+    "full": Config(dim=32, decays=25, seeds=16, steps=4000),
 }
 
 

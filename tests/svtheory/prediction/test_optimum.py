@@ -291,19 +291,17 @@ def test_t24_is_refused_where_no_theory_holds(monkeypatch):
     laws = BernoulliUniform(0.3, N), BernoulliUniform(0.3, M)
     biased = Scenario(X, Y, PAIRS, *laws, "softmax", head_dim=2, query_bias=True, weight_decay=0.1)
     narrow = Scenario(X, Y, PAIRS, head_dim=2, weight_decay=0.1)
-    monkeypatch.setattr(decay, "STEPS", 8)
-    hasty = Scenario(X[:3], Y[:3], PAIRS, weight_decay=0.1)
     for scenario, sentence in (
         (biased, "weight_decay must be 0 where a head_dim below D meets a query_bias"),
         (narrow, r"head_dim must be no less than the rank of what weight_decay leaves \(T24\)"),
-        (hasty, "weight_decay must be 0 where the token moments are too ill-conditioned"),
     ):
-        monkeypatch.setattr(decay, "STEPS", 8 if scenario is hasty else 10_000)
-        for read in (predict, optimal_omega):
-            with pytest.raises(InputError, match=sentence):
-                read(scenario)
+        with pytest.raises(InputError, match=sentence):
+            predict(scenario)
     assert jnp.isnan(jax.jit(predict)(narrow).values).all()
     assert jnp.isfinite(predict(replace(narrow, weight_decay=20.0)).values).all()
+    monkeypatch.setattr(decay, "STEPS", 8)
+    with pytest.raises(InputError, match="weight_decay must be 0 where the token moments are too ill-conditioned"):
+        predict(Scenario(X[:3], Y[:3], PAIRS, weight_decay=0.1))  # of a shape that nothing was compiled for
 
 
 @pytest.mark.parametrize(

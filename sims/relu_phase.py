@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from sims.lab.command import command
 from sims.lab.envelopes import CHANGES, carried, lowest_line
@@ -212,7 +213,7 @@ def _exhibit(tables: list[xr.Dataset]) -> Exhibit:
         _draw_crowding(above, table)
         _draw_thresholds(below, table)
     axes[0, 0].legend(fontsize=8)
-    axes[1, 0].legend(fontsize=8)
+    axes[1, 0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.25, 0.93))
     return Exhibit(
         figure,
         "2D features. Above, the mean crowding of the pair in the lowest state over the coupling: T19, p = 0 (black), "
@@ -246,8 +247,9 @@ def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
     ax.axhline(orthogonalization_threshold(table.N, table.D), color="black", linestyle="--", label="$g_c$, linear")
     ax.set_xscale("symlog", linthresh=p[0])
     ax.set(yscale="log", xlim=(-p[0] / 4, None), xlabel="probability of a feature $p$", ylabel="coupling $g$")
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:.1g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
 
 
 main = command(run, SCALES)

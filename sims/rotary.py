@@ -74,7 +74,7 @@ class Config(Frames):
 
 SCALES = {
     "quick": Config(dim=6, n_features=9),
-    "paper": Config(dim=16, n_features=32, n_offsets=32, frames=16, turns=25, starts=16, steps=3000),
+    "paper": Config(dim=16, n_features=32, n_offsets=32, frames=16, turns=25, starts=16),
     "full": Config(dim=64, n_features=128, n_offsets=64, frames=128, turns=49, starts=64, steps=5000),
 }
 

@@ -26,6 +26,7 @@ from sims.lab.command import command
 from sims.lab.curves import curves, with_error
 from sims.lab.knobs import matched
 from sims.lab.recovery import READINGS, SIDES, compared
+from sims.lab.shortfall import z_cell
 from sims.lab.sizes import Frames
 from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import Gaussian, Scenario, Spectrum, chance_alignment, tight_frame
@@ -69,7 +70,8 @@ SCALES = {
 def run(config: Config, folder: Path) -> Outcome:
     """Predict, train and compare in every setting."""
     batches = [_heads(config, number, setting) for number, setting in enumerate(SETTINGS)]
-    results = sweep(batches, partial(_train, config), compared, checkpoints(folder), ("side", "reading"))
+    read = partial(compared, config.contexts, jax.random.fold_in(jax.random.key(config.seed), len(SETTINGS)))
+    results = sweep(batches, partial(_train, config), read, checkpoints(folder), ("side", "reading"))
     results = results.assign_coords(side=list(SIDES), reading=list(READINGS))
     results = results.assign_attrs(chance=chance_alignment(config.dim))
     rows = [_row(results, setting, side, mean) for setting in SETTINGS for side in SIDES for mean in config.means]
@@ -115,6 +117,7 @@ def _row(results: xr.Dataset, setting: str, side: str, mean: float) -> dict[str,
         "mean removed": cleaned.predicted.mean().item(),
         "mean removed, measured": with_error(cleaned.measured),
         "|cos(predicted, trained)|": heads.cosine.median().item(),
+        "z": z_cell(heads.cosine.values, heads.sin2.values),
         "|error|": error,
         "holds": error <= TOLERANCE and stays,
     }

@@ -27,6 +27,7 @@ from sims.lab.command import command
 from sims.lab.curves import curves, with_error
 from sims.lab.knobs import fading, matched
 from sims.lab.recovery import READINGS, SIDES, compared
+from sims.lab.shortfall import z_cell
 from sims.lab.sizes import Frames
 from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import BernoulliUniform, Scenario, chance_alignment, conditioned_frame
@@ -66,7 +67,8 @@ def run(config: Config, folder: Path) -> Outcome:
     """Predict, train, unwhiten and compare in every setting."""
     batches = [_heads(config, number, setting) for number, setting in enumerate(SETTINGS)]
     train = partial(simulate_ensemble, training=Training(steps=config.steps, contexts=config.contexts))
-    results = sweep(batches, train, compared, checkpoints(folder), ("side", "reading"))
+    read = partial(compared, config.contexts, jax.random.fold_in(jax.random.key(config.seed), len(SETTINGS)))
+    results = sweep(batches, train, read, checkpoints(folder), ("side", "reading"))
     results = results.assign_coords(side=list(SIDES), reading=list(READINGS))
     results = results.assign_attrs(chance=chance_alignment(config.dim))
     rows = [_row(results, *cell) for cell in product(SETTINGS, SIDES, config.conditions)]
@@ -117,6 +119,7 @@ def _row(results: xr.Dataset, setting: str, side: str, condition: float) -> dict
         "after": after.predicted.mean().item(),
         "after, measured": with_error(after.measured),
         "mean token removed": removed,
+        "z": z_cell(heads.cosine.values, heads.sin2.values),
         "|error|": error,
         "recovered": bool(after.measured.median() >= RECOVERED),
         "holds": error <= TOLERANCE,

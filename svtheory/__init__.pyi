@@ -54,7 +54,6 @@ from .prediction.optimum import predict as predict
 from .prediction.rotary import rotary_head as rotary_head
 from .prediction.rotary import rotary_spectra as rotary_spectra
 from .prediction.sampling import sampling_error as sampling_error
-from .prediction.strength import logit_scale as logit_scale
 from .prediction.templates import order_spectrum as order_spectrum
 from .prediction.training_time import filtered_optimum as filtered_optimum
 from .prediction.training_time import growth as growth

@@ -4,27 +4,34 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Law, Scenario, Spectrum, alignment, compare, predict, unwhiten
+from sims.lab.shortfall import SANDWICH
+from svtheory import Law, Scenario, Spectrum, alignment, compare, predict, sampling_error, unwhiten
 from svtheory.spectra.unwhitening import remove_direction
 
 SIDES = ("query", "key")
 READINGS = ("before", "after", "mean token removed")
 
 
-def compared(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
+def compared(contexts: int, key: Array, scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Of the first singular pair, predicted and measured: recoveries and removed shares, and the |cos| of the two.
 
-    By side, and recoveries by reading, (2, 3).
+    By side, and recoveries by reading, (2, 3); with the `E sin^2` that so many contexts leave a softmax head, by side,
+    NaN under the squared objective, which is trained without.
     """
     prediction = predict(scenario)
     (predicted, predicted_share), (seen, share) = recoveries(prediction, scenario), recoveries(trained, scenario)
-    agreement = compare(prediction, trained)
+    agreement, sin2 = compare(prediction, trained), jnp.full(2, jnp.nan)
+    if scenario.objective == "softmax":
+        sin2 = jnp.stack(
+            [x[0] for x in sampling_error(scenario, key, min(contexts, SANDWICH), contexts, raw=True, pairs=1)]
+        )
     return {
         "predicted": predicted,
         "measured": seen,
         "predicted_removed": predicted_share,
         "removed": share,
         "cosine": jnp.stack([agreement.left[0], agreement.right[0]]),
+        "sin2": sin2,
     }
 
 

@@ -1,7 +1,7 @@
 """Ensembles of toys: features, autoencoder and head trained together, then read as a scenario."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,7 +12,8 @@ from jax import Array
 
 from sims.engines.ensemble import Observe, train
 from sims.models.toy import Problem, Toy, start_and_update
-from svtheory import Agreement, BernoulliUniform, Scenario, Spectrum, compare, logit_scale, predict, spectrum
+from svtheory import Agreement, BernoulliUniform, Scenario, Spectrum, compare, predict, predict_finite, spectrum
+from svtheory.prediction import finite_error
 from svtheory.reports.options import PROBABILITY, Options, above, at_least
 
 CONTEXTS = 20_000  # sampled contexts behind a size that is predicted at finite logits
@@ -133,9 +134,10 @@ class Comparison(NamedTuple):
             "expected_cosine_key": a.predicted_right[right],
         }
 
-    def finite_sizes(self, rank: int, key: Array) -> tuple[Array, Array]:
-        """Singular values at the logits asked for, by a template of that rank, and their standard errors."""
-        return logit_scale(replace(self.scenario, head_dim=rank), key, CONTEXTS)
+    def finite_sizes(self, pairs: int, key: Array) -> tuple[Array, Array]:
+        """Singular values at the logits asked for, of a template of so many pairs, and their standard errors."""
+        given = self.scenario, key, CONTEXTS, pairs
+        return predict_finite(*given).values, finite_error(*given)[1]
 
 
 def compared(config: ToyConfig, parameters: dict[str, Array], problem: Problem) -> Comparison:

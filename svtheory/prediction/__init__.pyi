@@ -1,3 +1,5 @@
+from .drift import predict_drift as predict_drift
+from .finite import finite_error as finite_error
 from .finite import predict_finite as predict_finite
 from .optimum import mode_strengths as mode_strengths
 from .optimum import optimal_omega as optimal_omega
@@ -8,7 +10,6 @@ from .rotary import projected_profile as projected_profile
 from .rotary import rotary_head as rotary_head
 from .rotary import rotary_spectra as rotary_spectra
 from .sampling import sampling_error as sampling_error
-from .strength import logit_scale as logit_scale
 from .templates import cyclic_spectrum as cyclic_spectrum
 from .templates import order_spectrum as order_spectrum
 from .training_time import filtered_optimum as filtered_optimum
@@ -18,5 +19,8 @@ from .training_time import imbalance as imbalance
 from .training_time import mode_start as mode_start
 from .training_time import training_condition_number as training_condition_number
 from .training_time import training_condition_numbers as training_condition_numbers
+from .white_noise import cosines_in_noise as cosines_in_noise
+from .white_noise import hiding_threshold as hiding_threshold
+from .white_noise import noise_deviation as noise_deviation
 from .whitened import correlations as correlations
 from .whitened import probes as probes

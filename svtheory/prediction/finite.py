@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
-from svtheory.numerics import exact_products, numerical_rank_tolerance, positive
+from svtheory.numerics import exact_products, numerical_rank_tolerance, positive, root
+from svtheory.prediction.decay import bears_decay
 from svtheory.prediction.optimum import predict
 from svtheory.prediction.strength import Sample, derivatives, draw_contexts, minimise
 from svtheory.scenarios import Scenario
@@ -27,12 +28,14 @@ class Plane(NamedTuple):
     keys   P, shape (D, K)
     core   C, shape (L, K)
     free   the key-only term of a query bias in the same probes, shape (K,); 0 without one
+    noise  the covariance of C by the contexts it was solved on (T21), shape (L, K, L, K)
     """
 
     query: Array
     keys: Array
     core: Array
     free: Array
+    noise: Array
 
 
 def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | None = None) -> Spectrum:
@@ -55,9 +58,9 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
         samples: how many contexts are drawn.
         pairs: K, the rank of the target, or more; needed while JAX traces, found from the target otherwise.
 
-    Returns K pairs, values falling, vectors (D, K). Works under jit and vmap (`samples` and `pairs` static). Raises
-    InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which no
-    minimum is found, as where nothing bounds the logits (NaN while JAX traces).
+    Returns K pairs, values falling, vectors (D, K). Works under jit, vmap and grad (`samples` and `pairs` static).
+    Raises InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which
+    no minimum is found, as where nothing bounds the logits (NaN while JAX traces).
 
     >>> from svtheory import BernoulliUniform, single_pair
     >>> law = BernoulliUniform(0.5, 2)
@@ -65,12 +68,40 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
     >>> bool(abs(predict_finite(scenario, jax.random.key(0), 10000).values[0] - 5.0) < 0.2)
     True
     """
-    if concrete(scenario.weight_decay) and bool(scenario.weight_decay > 0):
-        raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
-    whole("samples", samples, 2)
+    _check(scenario, samples)
     if scenario.objective == "square":
         return predict(scenario)
     return _carried(optimal_plane(scenario, key, samples, pairs), scenario.rank)
+
+
+def finite_error(scenario: Scenario, key: Array, samples: int, pairs: int | None = None) -> tuple[Array, Array, Array]:
+    """What its own contexts leave uncertain of `predict_finite`: `E sin^2` of vectors, errors of values (T21).
+
+    The sandwich `Cov C = H^{-1} Cov(gradient) H^{-1}/samples` of the restricted problem, carried to first order through
+    the singular value decomposition of `Q C P^T`: the plane has no error, so what a vector may turn by is within it.
+
+    Arguments as of `predict_finite`. Returns `E sin^2` of the left vectors, the standard errors of the values and
+    `E sin^2` of the right vectors, each (K,); zeros under the squared objective. Works under jit and vmap; raises as
+    `predict_finite`.
+
+    >>> from svtheory import BernoulliUniform, single_pair
+    >>> law = BernoulliUniform(0.5, 3)
+    >>> scenario = Scenario(jnp.eye(2, 3), jnp.eye(2, 3), single_pair(3, 3, 0, 1, 5.0), law, law, "softmax")
+    >>> left, value, right = finite_error(scenario, jax.random.key(0), 10000)
+    >>> bool(0 < left[0] < 1e-3), bool(0 < value[0] < 0.1), bool(right[0] < 1e-9)  # the key's plane is a line
+    (True, True, True)
+    """
+    _check(scenario, samples)
+    if scenario.objective == "square":
+        exact = jnp.zeros_like(predict(scenario).values)
+        return exact, exact, exact
+    return _spread(optimal_plane(scenario, key, samples, pairs), scenario.rank)
+
+
+def _check(scenario: Scenario, samples: int) -> None:
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
+        raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
+    whole("samples", samples, 2)
 
 
 def optimal_plane(scenario: Scenario, key: Array, samples: int, pairs: int | None) -> Plane:
@@ -101,12 +132,18 @@ def in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[
     features = read[:, None, :, None] * written[:, :, None, :]
     used = (asked[:, None] & sought[None, :]).ravel()
     sample = Sample(features.reshape(samples, scenario.n_keys, -1) * used.astype(f.dtype)[None, None, :], wanted)
-    c = minimise(sample, used)
+    c = minimise(jax.tree.map(lax.stop_gradient, sample), used)
     gradients, H = derivatives(sample, c, used)
     slope = gradients.mean(axis=0)
+    # one more step of Newton's, through which the derivative of the solution flows
+    c -= jnp.linalg.solve(lax.stop_gradient(H), slope)
     lasting = slope @ jnp.linalg.solve(H, slope) / jnp.log(jnp.asarray(scenario.n_keys, f.dtype))
-    C = jnp.where(used & (lasting <= CONVERGED), c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
-    return Plane(query, keys, *((C[:-1], C[-1]) if bias else (C, jnp.zeros_like(C[0])))), lasting
+    known = (lasting <= CONVERGED) & (scenario.weight_decay == 0)
+    C = jnp.where(used & known, c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
+    sandwich = jnp.linalg.solve(H, jnp.linalg.solve(H, gradients.T @ gradients).T) / samples**2
+    L = query.shape[1]
+    noise = sandwich.reshape(*C.shape, *C.shape)[:L, :, :L, :]
+    return Plane(query, keys, *((C[:-1], C[-1]) if bias else (C, jnp.zeros_like(C[0]))), noise), lasting
 
 
 def probe_plane(features: Array, law: Law, matched: Array, mean: bool) -> tuple[Array, Array]:
@@ -136,3 +173,19 @@ def _carried(plane: Plane, rank: int) -> Spectrum:
     U, values, Vt = safe_svd(plane.core)
     kept = jnp.where(jnp.arange(values.size) < rank, values, 0)
     return spectrum((plane.query @ (U * kept[None, :])).T, (plane.keys @ Vt.T).T)
+
+
+@partial(jax.jit, static_argnames="rank")
+@exact_products
+def _spread(plane: Plane, rank: int) -> tuple[Array, Array, Array]:
+    """How far the noise of C turns the left and right vectors, mean squares, and moves the values; (K,) each."""
+
+    def of_core(core):
+        found = _carried(plane._replace(core=core), rank)
+        return found.left, found.values, found.right
+
+    def mean_square(slope):
+        return jnp.einsum("...ij,ijkl,...kl->...", slope, plane.noise, slope, optimize=True)
+
+    left, values, right = map(mean_square, jax.jacfwd(of_core)(plane.core))
+    return left.sum(axis=0), root(values), right.sum(axis=0)

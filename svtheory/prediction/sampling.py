@@ -1,48 +1,40 @@
 """Sampling: the standard error of a trained head's singular vectors, from its finitely many contexts (T21)."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, flag, whole
 from svtheory.factorisations import safe_svd
-from svtheory.laws import Law
-from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive
+from svtheory.numerics import exact_products, positive
+from svtheory.prediction.decay import bears_decay
 from svtheory.prediction.finite import Plane, optimal_plane
 from svtheory.prediction.optimum import optimal_omega
 from svtheory.prediction.strength import draw_contexts
+from svtheory.prediction.whitened import Side, whiten
 from svtheory.scenarios import Scenario
 
 TOGETHER = 256  # contexts whose gradients are formed at a time
 
 
-class Whitener(NamedTuple):
-    """Whitened tokens `r~ = (r - center) W`, of unit moment; columns of W outside the tokens' span are 0.
-
-    center  shape (D,), 0 on a side that is not centred
-    inward  W, shape (D, D)
-    outward `W^{+T}`, shape (D, D): `Omega~ = outward^T Omega outward'`
-    rank    of the moment, a scalar
-    """
-
-    center: Array
-    inward: Array
-    outward: Array
-    rank: Array
-
-
 def sampling_error(
-    scenario: Scenario, key: Array, samples: int, n: int, raw: bool = False, pairs: int | None = None
+    scenario: Scenario,
+    key: Array,
+    samples: int,
+    n: int | Sequence[int] | np.ndarray,
+    raw: bool = False,
+    pairs: int | None = None,
 ) -> tuple[Array, Array]:
     """`E sin^2` between singular vectors after n contexts and those after endlessly many, query and key side (T21).
 
     Of whitened vectors, those of `A^{1/2} Omega B^{1/2}` (T22), or of the raw ones of Omega. To first order in the
     noise N of Omega the vector k turns towards l by `(sigma_k N_lk + sigma_l N_kl)/(sigma_k^2 - sigma_l^2)`, in the
     basis of all singular vectors. Under the squared objective and in whitened tokens `N = mean(e r~ s~^T)` with the
-    residual e, and n is counted as `n - D D'`, the ranks of the moments, which is exact for white noise; for one pair
+    residual e, and n is counted as `n - D D'`, the ranks of the moments, as white noise does; for one pair
     `E sin^2 = E[e^2 (v~ . s~)^2 |P_perp r~|^2]/((n - D D') sigma~^2)`. Under softmax N has the sandwich covariance
     `H^{-1} Cov(gradient) H^{-1}/n` at the optimum of the logits asked for (T18). Not before n is several times D D'.
 
@@ -50,68 +42,62 @@ def sampling_error(
         scenario: with laws, without weight decay, and a head_dim that leaves the optimum its rank.
         key: of the contexts over which expectations are taken.
         samples: how many those are; softmax holds and inverts a Hessian of D^2 D'^2 entries.
-        n: contexts that a head is trained on, above D D' under the squared objective.
+        n: contexts that a head is trained on, above D D' under the squared objective; one number, or several.
         raw: whether of the vectors of Omega itself.
         pairs: as in `predict_finite`, where the target is traced.
 
-    Returns two arrays (K,), K the number of pairs of the optimum; infinite where a value is shared or 0, where the
-    first order says nothing. Works under jit and vmap (all but scenario and key static). Raises InputError otherwise.
+    Returns two arrays (*shape of n, K), K the number of pairs of the optimum; infinite where a value is shared or 0,
+    where the first order says nothing. Works under jit and vmap (all but scenario and key static). Raises InputError
+    otherwise.
     """
-    _check(scenario, samples, n)
+    counts = _checked(scenario, samples, n)
     if scenario.objective == "square":
-        return _square(scenario, key, samples, n, flag("raw", raw))
+        return _square(scenario, key, counts, samples, flag("raw", raw))
     plane = optimal_plane(scenario, jax.random.fold_in(key, 0), samples, pairs)
-    return _softmax(scenario, plane, key, samples, n, flag("raw", raw))
+    return _softmax(scenario, plane, key, counts, samples, flag("raw", raw))
 
 
-def _check(scenario: Scenario, samples: int, n: int) -> None:
+def _checked(scenario: Scenario, samples: int, n: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """The numbers of contexts; raises InputError for what has no sampling error."""
     if scenario.query_law is None or scenario.key_law is None:
         raise InputError("query_law and key_law must be given: without them there is nothing to sample, got None")
-    if concrete(scenario.weight_decay) and bool(scenario.weight_decay > 0):
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
         raise InputError(f"weight_decay must be 0 for a sampling error, got {float(scenario.weight_decay):.3g}")
     if scenario.head_dim is not None and scenario.head_dim < scenario.dim:
         raise InputError(f"head_dim must be at least {scenario.dim}, the dimension D, got {scenario.head_dim}")
     whole("samples", samples, 2)
     least = scenario.dim**2 + 1 if scenario.objective == "square" else 1
-    whole("n", n, least)
+    counts = np.asarray(n)
+    for count in counts.ravel().tolist():
+        whole("n", count, least)
+    return counts.astype(scenario.query_features.dtype)
 
 
-def whitener(features: Array, law: Law, centred: bool) -> Whitener:
-    """The whitening of tokens `features f`, by their covariance where centred and by their second moment otherwise."""
-    root = law.covariance_root() if centred else law.second_moment_root()
-    U, s, _ = safe_svd(features @ root)
-    inside = s > numerical_rank_tolerance(s, max(features.shape))
-    center = features @ law.mean() if centred else jnp.zeros_like(features[:, 0])
-    inward, outward = (U * x[None, :] for x in (inverse(s, inside), jnp.where(inside, s, 0)))
-    D = features.shape[0]
-    pad = ((0, 0), (0, D - s.size))
-    return Whitener(center, jnp.pad(inward, pad), jnp.pad(outward, pad), inside.sum())
-
-
-@partial(jax.jit, static_argnames=("samples", "n", "raw"))
+@partial(jax.jit, static_argnames=("samples", "raw"))
 @exact_products
-def _square(scenario: Scenario, key: Array, samples: int, n: int, raw: bool) -> tuple[Array, Array]:
-    X, Y = scenario.query_features, scenario.key_features
-    query, keys = (whitener(F, law, False) for F, law in ((X, scenario.query_law), (Y, scenario.key_law)))
+def _square(scenario: Scenario, key: Array, n: Array, samples: int, raw: bool) -> tuple[Array, Array]:
+    X, Y, query, keys = scenario.query_features, scenario.key_features, *_sides(scenario)
     omega = optimal_omega(scenario)
     a_map, sigma, b_map = _modes(omega, query, keys, raw)
     query_key, key_key = jax.random.split(key)
     f, g = scenario.query_law.sample(query_key, (samples,)), scenario.key_law.sample(key_key, (samples,))
     r, s = f @ X.T, g @ Y.T
     residual = ((f @ scenario.target) * g).sum(axis=1) - ((r @ omega) * s).sum(axis=1)
-    a, b = r @ query.inward @ a_map, s @ keys.inward @ b_map
+    a, b = r @ query.inverse @ a_map, s @ keys.inverse @ b_map
     weighted = residual[:, None] ** 2
     own = jnp.einsum("nl,nk->lk", weighted * a**2, b**2) / samples  # E N_lk^2
     crossed = jnp.einsum("nl,nk->lk", weighted * a * b, a * b) / samples  # E N_lk N_kl
-    fit = (n - query.rank * keys.rank).astype(r.dtype)
-    return _turned(sigma, own / fit, own.T / fit, crossed / fit, scenario.rank)
+    entries = ((query.scale > 0).sum() * (keys.scale > 0).sum()).astype(n.dtype)
+    left, right = _turned(sigma, own, own.T, crossed, scenario.rank)
+    return _after(n - entries, left), _after(n - entries, right)
 
 
-@partial(jax.jit, static_argnames=("samples", "n", "raw"))
+@partial(jax.jit, static_argnames=("samples", "raw"))
 @exact_products
-def _softmax(scenario: Scenario, plane: Plane, key: Array, samples: int, n: int, raw: bool) -> tuple[Array, Array]:
+def _softmax(scenario: Scenario, plane: Plane, key: Array, n: Array, samples: int, raw: bool) -> tuple[Array, Array]:
     X, Y, D, bias = scenario.query_features, scenario.key_features, scenario.dim, scenario.query_bias
-    query, keys = whitener(X, scenario.query_law, bias), whitener(Y, scenario.key_law, True)
+    query, keys = _sides(scenario)
+    centre = X @ scenario.query_law.mean() if bias else jnp.zeros(D, X.dtype)
     omega, free = plane.query @ plane.core @ plane.keys.T, plane.keys @ plane.free
     a_map, sigma, b_map = _modes(omega, query, keys, raw)
     rows = D + 1 if bias else D  # a query bias reads 1 of every query
@@ -120,8 +106,8 @@ def _softmax(scenario: Scenario, plane: Plane, key: Array, samples: int, n: int,
         f, g, wanted = draw_contexts(scenario, key, TOGETHER)
         r, s = f @ X.T, g @ Y.T
         logits = jnp.einsum("nd,nmd->nm", r @ omega + free[None, :], s)
-        r, s = r - query.center[None, :], s - keys.center[None, None, :]
-        return r @ query.inward, s @ keys.inward, wanted, logits
+        # a common shift of all keys changes nothing, that of queries nothing beside a query bias
+        return (r - centre[None, :]) @ query.inverse, s @ keys.inverse, wanted, logits
 
     def accumulate(sums, key):
         r, s, wanted, logits = batch(key)
@@ -140,20 +126,39 @@ def _softmax(scenario: Scenario, plane: Plane, key: Array, samples: int, n: int,
     (H, J), _ = lax.scan(accumulate, start, jax.random.split(key, steps))
     H, J = H / (steps * TOGETHER), J / (steps * TOGETHER)
     H_inverse = jnp.linalg.pinv(H, rtol=size * jnp.finfo(H.dtype).eps, hermitian=True)
-    covariance = (H_inverse @ J @ H_inverse / n).reshape(rows, D, rows, D)[:D, :, :D, :]
+    covariance = (H_inverse @ J @ H_inverse).reshape(rows, D, rows, D)[:D, :, :D, :]
     moved = jnp.einsum("pl,qk,pqrs,rm,sj->lkmj", a_map, b_map, covariance, a_map, b_map, optimize=True)
     index = jnp.arange(D)
     l, k = index[:, None], index[None, :]
     own, crossed = moved[l, k, l, k], moved[l, k, k, l]
-    return _turned(sigma, own, own.T, crossed, plane.keys.shape[1])
+    left, right = _turned(sigma, own, own.T, crossed, plane.keys.shape[1])
+    return _after(n, left), _after(n, right)
 
 
-def _modes(omega: Array, query: Whitener, keys: Whitener, raw: bool) -> tuple[Array, Array, Array]:
+def _after(n: Array, once: Array) -> Array:
+    """What it is after each number of contexts, (*shape of n, K), from what one context would leave, (K,)."""
+    return once.reshape((1,) * n.ndim + once.shape) / n[..., None]
+
+
+def _sides(scenario: Scenario) -> tuple[Side, Side]:
+    """The sides as the objective sees them, whose whitened tokens `r U s^+` have D entries, those without moment 0."""
+    D = scenario.dim
+
+    def padded(side: Side) -> Side:
+        missing = D - side.scale.size
+        basis, inverse = (jnp.pad(x, ((0, 0), (0, missing))) for x in (side.basis, side.inverse))
+        return side._replace(basis=basis, inverse=inverse, scale=jnp.pad(side.scale, (0, missing)))
+
+    tokens = whiten(scenario)
+    return padded(tokens.query), padded(tokens.key)
+
+
+def _modes(omega: Array, query: Side, keys: Side, raw: bool) -> tuple[Array, Array, Array]:
     """All singular values, and what takes whitened tokens to coordinates in all singular vectors (D, D)."""
-    seen = omega if raw else query.outward.T @ omega @ keys.outward
-    U, sigma, Vt = safe_svd(seen)
-    # the noise of Omega is inward N~ inward'^T, so a raw vector sees a whitened token through inward
-    return (query.inward.T @ U if raw else U), sigma, (keys.inward.T @ Vt.T if raw else Vt.T)
+    outward, outward_k = (side.basis * side.scale[None, :] for side in (query, keys))
+    U, sigma, Vt = safe_svd(omega if raw else outward.T @ omega @ outward_k)
+    # the noise of Omega is inverse N~ inverse'^T, so a raw vector sees a whitened token through the inverse
+    return (query.inverse.T @ U if raw else U), sigma, (keys.inverse.T @ Vt.T if raw else Vt.T)
 
 
 def _turned(sigma: Array, own: Array, other: Array, crossed: Array, modes: int) -> tuple[Array, Array]:

@@ -69,6 +69,11 @@ TAKE = {
     "frame_with_spectrum": (lambda values: svtheory.geometry.frame_with_spectrum(KEY, values, 4), ROW),
     "tegum": (lambda block: svtheory.geometry.tegum(block, SQUARE), FRAME),
     "kantorovich_bound": (svtheory.kantorovich_bound, ROW),
+    "noise_deviation": (lambda v: svtheory.prediction.noise_deviation(v, 9, (2, 2)), ROW),
+    "noise_deviation.n": (lambda n: svtheory.prediction.noise_deviation(1.0, n, (1, 1)), ROW),
+    "hiding_threshold": (lambda nu: svtheory.prediction.hiding_threshold(nu, (2, 3)), NUMBER),
+    "cosines_in_noise": (lambda s: svtheory.prediction.cosines_in_noise(s, 0.1, (2, 3))[0], ROW),
+    "cosines_in_noise.deviation": (lambda nu: svtheory.prediction.cosines_in_noise(9.0, nu, (2, 3))[1], ROW),
     "growth": (lambda t: svtheory.growth(PLANE, t, 0.1), ROW),
     "growth.start": (lambda a: svtheory.growth(PLANE, np.ones(2), a), NUMBER),
     "half_times": (lambda a: svtheory.half_times(PLANE, a), NUMBER / 16),
@@ -141,8 +146,9 @@ TAKE = {
 # They take scenarios, spectra, numbers of things or keys, and no other arrays.
 TAKE_NONE = {
     *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
-    *("logit_scale", "mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold"),
-    *("predict_finite", "sampling_error", "order", "order_spectrum", "shift", "categories"),
+    *("mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold", "relu_states", "relu_thresholds"),
+    *("predict_finite", "predict_drift", "finite_error", "sampling_error", "order_spectrum"),
+    *("order", "shift", "categories"),
     *("orthogonalization_threshold", "polytope_name", "antipodal", "orthonormal", "polygon", "simplex", "tight_frame"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from svtheory import BernoulliUniform, Gaussian, InputError, Scenario, matching, optimal_omega, single_pair
 from svtheory.prediction import sampling_error
 from svtheory.prediction.finite import optimal_plane
-from svtheory.prediction.sampling import whitener
+from svtheory.prediction.whitened import Side, whiten
 
 D, N, M, HEADS = 4, 8, 4, 150
 LAWS = {"gaussian": lambda: Gaussian(jnp.zeros(N), jnp.eye(N)), "sparse": lambda: BernoulliUniform(0.3, N)}
@@ -36,14 +36,19 @@ def sines(A, B, pairs):
     return 1 - jnp.stack([left, right])[:, :pairs] ** 2
 
 
+def outward(side: Side):
+    """What takes Omega to whitened coordinates."""
+    return side.basis * side.scale[None, :]
+
+
 def seen(solve, s, omega, n, pairs=1, heads=HEADS):
     """Mean sin^2 over heads and its standard error, whitened and raw, each (2, pairs)."""
-    centred = s.objective == "softmax"
-    query, keys = whitener(s.query_features, s.query_law, s.query_bias), whitener(s.key_features, s.key_law, centred)
+    tokens = whiten(s)
+    query, keys = outward(tokens.query), outward(tokens.key)
 
     def one(key):
         found = solve(key, n)
-        whitened = (query.outward.T @ W @ keys.outward for W in (found, omega))
+        whitened = (query.T @ W @ keys for W in (found, omega))
         return sines(*whitened, pairs), sines(found, omega, pairs)
 
     drawn = jax.jit(partial(jax.lax.map, one))(jax.random.split(KEY, heads))
@@ -127,12 +132,12 @@ def test_one_pair_is_the_formula():
         s, n, samples = scenario("sparse"), 500, 1000
         query, keys = jax.random.split(KEY)
         f, g = s.query_law.sample(query, (samples,)), s.key_law.sample(keys, (samples,))
-        A, B = (whitener(F, law, False) for F, law in ((s.query_features, s.query_law), (s.key_features, s.key_law)))
+        A, B, _ = whiten(s)
         omega = optimal_omega(s)
-        U, sigma, Vt = jnp.linalg.svd(A.outward.T @ omega @ B.outward)
+        U, sigma, Vt = jnp.linalg.svd(outward(A).T @ omega @ outward(B))
         r, t = f @ s.query_features.T, g @ s.key_features.T
         e = ((f @ s.target) * g).sum(axis=1) - ((r @ omega) * t).sum(axis=1)
-        r, t = r @ A.inward, t @ B.inward
+        r, t = r @ A.inverse, t @ B.inverse
         across = (r**2).sum(axis=1) - (r @ U[:, 0]) ** 2
         wanted = (e**2 * (t @ Vt[0]) ** 2 * across).mean() / ((n - D * D) * sigma[0] ** 2)
         assert np.isclose(sampling_error(s, KEY, samples, n)[0][0], wanted, rtol=1e-10)
@@ -140,9 +145,12 @@ def test_one_pair_is_the_formula():
 
 def test_more_contexts_and_rotations(dtype):
     s = scenario()
+    together = sampling_error(s, KEY, 500, [116, 1016])
     few, many = (sampling_error(s, KEY, 500, n) for n in (116, 1016))
     assert few[0].dtype == dtype
     assert np.allclose(few[0][0], 10 * many[0][0], rtol=1e-4)
+    for side, alone in zip(together, zip(few, many, strict=True), strict=True):
+        assert np.allclose(side, np.stack(alone), rtol=1e-5)
     rotation = jax.random.orthogonal(jax.random.key(3), D)
     turned = Scenario(rotation @ s.query_features, s.key_features, s.target, s.query_law, s.key_law)
     for raw in (False, True):

@@ -1,4 +1,4 @@
-"""Softmax heads (T6): predicted directions and sizes against heads that minimise a sampled cross-entropy."""
+"""Softmax heads: predicted directions (T6) and sizes (T18) against heads that minimise a sampled cross-entropy."""
 
 from functools import partial
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from svtheory import BernoulliUniform, Scenario, logit_scale, predict, single_pair
+from svtheory import BernoulliUniform, Scenario, predict, predict_finite, single_pair
 
 D, N, M_KEYS, PROBABILITY = 10, 20, 8, 0.2
-PREDICTED, SIZED = jax.jit(predict), jax.jit(logit_scale, static_argnames="samples")
+PREDICTED, SIZED = jax.jit(predict), jax.jit(predict_finite, static_argnames=("samples", "pairs"))
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def measure(strength, query_bias, frame, samples):
     scenario = Scenario(X, X, pair, law, law, "softmax", n_keys=M_KEYS, query_bias=query_bias)
     U, values, Vt = np.linalg.svd(optimised_omega(scenario, jax.random.key(1000 + frame), samples))
     prediction = PREDICTED(scenario)
-    size = SIZED(scenario, jax.random.key(2000 + frame), 10_000)[0][0]
+    size = SIZED(scenario, jax.random.key(2000 + frame), 10_000, pairs=1).values[0]
     return (
         abs(U[:, 0] @ np.asarray(prediction.left[:, 0])),
         abs(Vt[0] @ np.asarray(prediction.right[:, 0])),

@@ -6,11 +6,14 @@ FILE is an .npz (nothing pickled) or .safetensors file, whose numbers are taken 
     key_inputs        what W_K reads at keys, n' x D
     query_features    values of candidate features at these queries, n x N
     key_features      at these keys, n' x M
-    template.NAME     a hypothesis: the logit asked for between each query and key feature, N x M; one or more
+    template.NAME     a hypothesis: the logit asked for between each query and key feature, N x M; one or more. Or a
+                      family of P such templates, P x N x M, of which the head may choose the best
+    member.NAME       what to call the members of a family, P numbers; 0, 1, ... where it is left out
 
 and query_features.NAME or key_features.NAME in place of the common ones for a hypothesis about other features. Without
-FILE the public induction head induction_ft000 is read with "previous token = current token", and "own token = current
-token" as its rival.
+FILE two public heads can be read: induction_ft000 with "previous token = current token", and "own token = current
+token" as its rival; and sort5, which looks for the next larger number, with the family of orders that decay with the
+distance, and order, match and sizes alone as rivals.
 
 Each hypothesis predicts the head up to one fitted number, training time. Its functional cosine, the correlation of
 predicted and measured logits, decides; the cosine of the weights also counts directions that data never exercises,
@@ -21,7 +24,13 @@ of random heads that the hypothesis explains as well: the head's whitened form, 
 on both sides; the larger share counts, times the number of hypotheses (Bonferroni). Is it this? Templates with their
 columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may share structure with the
 truth, so a hypothesis is preferred by its margin over every rival, and its rank among the permuted templates is given;
-few columns, or like ones, have few permutations. Rotary heads are read at offset 0.
+few columns, or like ones, have few permutations. Of a family random heads and permutations too choose their best
+member. Rotary heads are read at offset 0.
+
+Intervals are percentiles over samples drawn again, queries and keys apart: of the functional cosine (95 %), and the
+members of a family that between them are the best one as often. The first two modes of the best hypothesis as the data
+see them (T22) are held against the head's: cosines of patterns, beside those of a random head's two modes, of the same
+whitened values and turned at random.
 
 Rules, set before the run: a hypothesis explains the head if its functional cosine is at least 0.9, its p-value for all
 hypotheses at most 0.01 and its margin at least 0.2.
@@ -34,6 +43,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
@@ -43,17 +53,21 @@ from matplotlib.axes import Axes
 from sims.lab.arrays import read_arrays
 from sims.lab.command import command
 from sims.lab.sources import bundle_file
-from sims.models import induction
-from svtheory import Explanation, HeadBundle, explain, load_heads
+from sims.models import induction, sorting
+from svtheory import Explanation, HeadBundle, balanced_spectrum, chance_alignment, explain, load_heads
 from svtheory.checks import InputError, index
 from svtheory.instruments.survey import places, side_by_side
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.spectra import Tokens
 
 THEOREMS = ("T16",)
 COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
 INPUTS = ("query_inputs", "key_inputs")
+PUBLIC = {model.NAME: model for model in (induction, sorting)}
+INTERVAL = 0.95
+MODES = 2  # whose patterns are compared
 SHOWN = 16  # singular values in the figure
 
 
@@ -75,11 +89,17 @@ class Config(Options):
     """Sequences, without FILE."""
     draws: Annotated[int, at_least(19)] = 999
     """Random heads behind a p-value, or more if many hypotheses need it, and permuted templates to draw."""
+    resamples: Annotated[int, at_least(1)] = 40
+    """Times that samples are drawn again, for intervals."""
     seed: int = 0
-    """Seed of sequences, random heads and permutations."""
+    """Seed of sequences, random heads, permutations and resamples."""
 
 
-SCALES = {"quick": Config(), "paper": Config(samples=10_000, draws=9999), "full": Config(samples=10_000, draws=99_999)}
+SCALES = {
+    "quick": Config(),
+    "paper": Config(samples=10_000, draws=9999, resamples=200),
+    "full": Config(samples=10_000, draws=99_999, resamples=1000),
+}
 
 
 def run(config: Config, folder: Path) -> Outcome:
@@ -92,23 +112,37 @@ def run(config: Config, folder: Path) -> Outcome:
     arrays = _arrays(config, bundle, first)
     centre = bool(bundle.query_bias[at]) if config.centre_query is None else config.centre_query
     hypotheses = _hypotheses(arrays)
+    members = {name: _members(arrays, name) for name in hypotheses}
     draws = max(config.draws, math.ceil(len(hypotheses) / P_VALUE) - 1)  # or no p-value could be small enough
-    found = {
-        name: explain(bundle.W_Q[at], bundle.W_K[at], **given, key=second, centre_query=centre, draws=draws)
-        for name, given in hypotheses.items()
-    }
-    results = _results(found).assign_attrs(
+    weights = bundle.W_Q[at], bundle.W_K[at]
+    options: dict[str, Any] = {"centre_query": centre, "draws": draws, "resamples": config.resamples}
+    found = {name: explain(*weights, **given, key=second, **options) for name, given in hypotheses.items()}
+    results = _results(found, members).assign_attrs(
         bundle=Path(config.bundle).stem, layer=at[0], head=at[1], centre_query=int(centre)
     )
+    best = str(_best(results).hypothesis.item())
+    results = results.merge(_patterns(found[best], weights, hypotheses[best], centre, config.seed))
     return Outcome(_summary(results), results, {"explain": _exhibit(results)}, _rows(results))
 
 
 def _arrays(config: Config, bundle: HeadBundle, key: Array) -> Mapping[str, np.ndarray]:
     if config.file:
         return {name: x.astype(np.float32) for name, x in read_arrays(Path(config.file), INPUTS).items()}
-    if Path(config.bundle).stem != induction.NAME:
-        raise InputError(f"FILE must be given for any bundle but {induction.NAME}, got none for {config.bundle!r}")
-    return induction.arrays(bundle, key, config.samples)
+    if Path(config.bundle).stem not in PUBLIC:
+        raise InputError(
+            f"FILE must be given for any bundle but {' and '.join(PUBLIC)}, got none for {config.bundle!r}"
+        )
+    return PUBLIC[Path(config.bundle).stem].arrays(bundle, key, config.samples)
+
+
+def _members(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """What the members of a hypothesis are called."""
+    template = arrays[f"template.{name}"]
+    size = len(template) if template.ndim == 3 else 1
+    called = arrays.get(f"member.{name}", np.arange(size))
+    if called.shape != (size,):
+        raise InputError(f"member.{name} must have shape ({size},), a number for each member, got {called.shape}")
+    return called
 
 
 def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -134,11 +168,13 @@ def _hypotheses(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
-    """The explanations side by side."""
+def _results(found: Mapping[str, Explanation], members: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The explanations side by side, and the functional cosines of each family's members."""
     records = [
         {
             "functional_cosine": float(e.functional_cosine),
+            **dict(zip(("lowest", "highest"), map(float, e.interval(INTERVAL)), strict=True)),
+            **_interval_of_members(e, members[own]),
             "weight_cosine": float(e.cosine),
             "p_value": float(e.p_value),
             "p_value_for_all": min(1.0, len(found) * float(e.p_value)),
@@ -156,7 +192,58 @@ def _results(found: Mapping[str, Explanation]) -> xr.Dataset:
     measured = np.asarray(next(iter(found.values())).measured.values)
     results = side_by_side(records, "hypothesis", axes).assign(measured_value=("pair", measured))
     names = {"hypothesis": list(found), "random_head": ["whitened", "raw"], "pair": range(1, measured.size + 1)}
-    return results.assign_coords(names)
+    families = {
+        f"members_{name}": xr.DataArray(e.members, {f"member_{name}": members[name]}, (f"member_{name}",))
+        for name, e in found.items()
+        if e.members.size > 1
+    }
+    return results.assign_coords(names).assign(families)
+
+
+def _interval_of_members(e: Explanation, called: np.ndarray) -> dict[str, float]:
+    """The best member of a family, and the first and last of those that are best in the middle of the resamples."""
+    if e.members.size == 1:
+        return dict.fromkeys(("member", "first_member", "last_member"), math.nan)
+    resampled = called[np.asarray(e.resampled.argmax(axis=1))]
+    tail = (1 - INTERVAL) / 2
+    first, last = np.quantile(resampled, (tail, 1 - tail), method="nearest")
+    return {"member": float(called[int(e.member)]), "first_member": float(first), "last_member": float(last)}
+
+
+def _patterns(
+    e: Explanation, weights: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any], centre: bool, seed: int
+) -> xr.Dataset:
+    """The first modes of prediction and head: |cos| of their patterns, and of the modes as the data see them."""
+    tokens = [given["query_inputs"] - centre * given["query_inputs"].mean(axis=0, keepdims=True)]
+    tokens += [given["key_inputs"] - given["key_inputs"].mean(axis=0, keepdims=True)]
+    size = np.sqrt(np.asarray(e.predicted.values))
+    factors = [(np.asarray(x) * size).T for x in (e.predicted.left, e.predicted.right)]
+    moments = [Tokens(jnp.asarray(x)) for x in tokens]
+    predicted, own = (balanced_spectrum(*map(jnp.asarray, pair), *moments) for pair in (factors, weights))
+    rng, found = (
+        np.random.default_rng(seed),
+        {name: [] for name in ("pattern", "seen", "pattern_chance", "seen_chance")},
+    )
+    for side, x in zip(("query", "key"), tokens, strict=True):
+        told, probe, seen = (
+            np.asarray(getattr(modes, f"{side}_{what}"))[:, :MODES]
+            for modes, what in ((predicted, "patterns"), (predicted, "probes"), (own, "patterns"))
+        )
+        # of a random mode: a combination of the tokens, which their moment's root makes of any direction
+        random = x.T @ rng.normal(size=(len(x), 1000))
+        found["pattern"].append(_cosines(told, seen).diagonal())
+        found["pattern_chance"].append(_cosines(told, random).mean(axis=1))
+        found["seen"].append(np.abs((probe * seen).sum(axis=0)))
+        found["seen_chance"].append(float(chance_alignment(int(np.linalg.matrix_rank(x)))))
+    axes = ("side", "mode")
+    data = {f"{name}_cosine": (axes[: np.ndim(x)], np.array(x)) for name, x in found.items()}
+    return xr.Dataset(data, {"side": ["query", "key"], "mode": np.arange(MODES) + 1})
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|cos| of columns."""
+    a, b = (x / np.linalg.norm(x, axis=0) for x in (a, b))
+    return np.abs(a.T @ b)
 
 
 def _best(results: xr.Dataset) -> xr.Dataset:
@@ -173,7 +260,8 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
         {
             "hypothesis": str(here.hypothesis.item()),
             "explains the head": "yes" if bool(_explained(here)) else "no",
-            "functional cosine": float(here.functional_cosine),
+            "member": _with_interval(here.member, here.first_member, here.last_member),
+            "functional cosine": _with_interval(here.functional_cosine, here.lowest, here.highest),
             "weight cosine": float(here.weight_cosine),
             "random head, highest": float(here.null.max()),
             "p": float(here.p_value),
@@ -188,12 +276,19 @@ def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def _with_interval(x: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> str:
+    return "-" if np.isnan(x) else f"{float(x):.3g} ({float(low):.3g} to {float(high):.3g})"
+
+
 def _summary(results: xr.Dataset) -> dict[str, Any]:
     best = _best(results)
     return {
         "hypotheses": results.sizes["hypothesis"],
         "best_hypothesis": str(best.hypothesis.item()),
         "functional_cosine": float(best.functional_cosine),
+        "functional_cosine_lowest": float(best.lowest),
+        "functional_cosine_highest": float(best.highest),
+        **{name: float(best[name]) for name in ("member", "first_member", "last_member") if best[name].notnull()},
         "weight_cosine": float(best.weight_cosine),
         "p_value": float(best.p_value),
         "p_value_for_all_hypotheses": float(best.p_value_for_all),
@@ -205,12 +300,22 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "training_time": float(best.time),
         "weights_never_exercised_share": float(best.unvisited),
         "explained": bool(_explained(best)),
+        **{
+            f"{side}_mode_{k}_{name}": float(best[name].sel(side=side, mode=k))
+            for name in ("pattern_cosine", "pattern_chance_cosine", "seen_cosine")
+            for side in best.side.values
+            for k in best.mode.values
+        },
+        "seen_chance_cosine": float(best.seen_chance_cosine.mean()),
     }
 
 
 def _exhibit(results: xr.Dataset) -> Exhibit:
-    figure, ((cosines, values),) = panels(2, width=5.2, height=4.0)
+    families = [name.removeprefix("members_") for name in map(str, results) if name.startswith("members_")]
+    figure, ((cosines, values, *others),) = panels(2 + len(families), width=5.2, height=4.0)
     _draw_cosines(cosines, results)
+    for ax, name in zip(others, families, strict=True):
+        _draw_members(ax, results, name)
     best = _best(results).isel(pair=slice(SHOWN))
     values.plot(best.pair, best.predicted_value, color=COLOURS[1], label=f'predicted by "{best.hypothesis.item()}"')
     measured(values, best.pair, best.measured_value, label="the head's own")
@@ -221,8 +326,21 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
         "Left, functional cosine of each hypothesis (points) beside random heads that it would explain, the head's "
         "whitened form or the head itself turned (dots, a line at the highest), and its permuted templates (crosses). "
         "Right, singular values that the best hypothesis predicts, scaled to the head's logits, and "
-        "the head's own.",
+        "the head's own. Further right, functional cosines of each family's members, shaded those that resamples "
+        "choose, a line at the best of the permuted families.",
     )
+
+
+def _draw_members(ax: Axes, results: xr.Dataset, name: str) -> None:
+    members, here = results[f"members_{name}"], results.sel(hypothesis=name)
+    x = members[f"member_{name}"].values
+    ax.axvspan(float(here.first_member), float(here.last_member), color=GREY, alpha=0.2, label="best, 95 %")
+    measured(ax, x, members, fmt="o-", label="the head")
+    ax.axhline(float(here.rival.max()), color=COLOURS[1], label="permuted families, highest")
+    if (x > 0).all() and x.max() > 10 * x.min():
+        ax.set_xscale("log")
+    ax.set(xlabel=f'member of "{name}"', ylabel="functional cosine")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _draw_cosines(ax: Axes, results: xr.Dataset) -> None:

@@ -67,7 +67,7 @@ from svtheory.reports.plotting import COLOURS, GREY, curve, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 from svtheory.spectra import READINGS, Root, Tokens, readings
 
-THEOREMS = ("T7", "T15", "T17", "T22", "T23")
+THEOREMS = ("T7", "T15", "T17", "T18", "T22", "T23")
 PAIRS, SIZES = 3, (1.0, 0.7, 0.5)
 KAPPA = 10.0  # condition number wherever that is not what varies
 N_KEYS, DENSITY, STRENGTH = 8, 0.3, 5.0  # of softmax heads, wherever these are not what varies

@@ -6,6 +6,9 @@ With `A = U diag(lam) U^T` and `B = U' diag(mu) U'^T` the moments of what querie
 `A^{1/2} Omega_P B^{1/2}` has entries `C_ab (1 - e^{-lam_a mu_b tau})`, C the correlations of the features with the
 whitened inputs, joined by the template.
 
+A hypothesis may leave the template open within a family, `[k > q] e^{-(k - q)/L}` for several L, say: the best member
+is the prediction, and whatever it is held against chooses its best member too.
+
 Chance is a random head of the same size: `A^{1/2} O B^{1/2}` turned at random on both sides, or O itself.
 """
 
@@ -45,12 +48,15 @@ class Explanation:
                        the eigenvalues of A and B exceed 1e-4 of their mean, a hundredth in spread
     predicted          spectrum of the prediction, its values scaled to the head's logits by least squares
     measured           spectrum of the head
-    null               functional cosines of the hypothesis with random heads, each at its own best time, (2, draws):
-                       the head's whitened form turned at random, then the head itself
+    members            functional cosines of all members of the family, each at its own best time, (P,); P = 1 for one
+                       template. All else is of the best one, `member`
+    resampled          the same for the samples drawn again, (resamples, P): see `interval` and `support`
+    null               functional cosines of the hypothesis with random heads, each with its own best time and member,
+                       (2, draws): the head's whitened form turned at random, then the head itself
     p_value            share of random heads and head that the hypothesis explains as well as the head: the larger of
                        the two nulls' shares, of which `1/(1 + draws)` is the least
-    rivals             functional cosines of the head with permuted templates, each at its own best time, (draws,): once
-                       each template that differs from the hypothesis, NaN for the rest
+    rivals             functional cosines of the head with permuted families, each at its own best time and member,
+                       (draws,): once each family, less templates that the hypothesis holds too; NaN for the rest
     """
 
     functional_cosine: Array
@@ -59,6 +65,8 @@ class Explanation:
     unvisited: Array
     predicted: Spectrum
     measured: Spectrum
+    members: Array
+    resampled: Array
     null: Array
     p_value: Array
     rivals: Array
@@ -67,6 +75,30 @@ class Explanation:
     def rank(self) -> Array:
         """The place of the hypothesis among its permuted templates, 1 for the first."""
         return 1 + (self.rivals >= self.functional_cosine[..., None]).sum(axis=-1)
+
+    @property
+    def member(self) -> Array:
+        """The index of the best member of the family."""
+        return self.members.argmax(axis=-1)
+
+    @property
+    def support(self) -> Array:
+        """The share of resamples of which each member is the best, (P,): members without any are out of question."""
+        P = self.members.shape[-1]
+        return jax.nn.one_hot(self.resampled.argmax(axis=-1), P, dtype=self.members.dtype).mean(axis=-2)
+
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Where `level` of the resamples put the functional cosine at their own best member, percentiles.
+
+        Raises InputError for a level outside (0, 1), or where nothing was resampled.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1, got {level}")
+        if self.resampled.shape[-2] == 0:
+            raise InputError("resamples must be at least 1 for an interval, got 0")
+        tails = jnp.array([(1 - level) / 2, (1 + level) / 2], self.resampled.dtype)
+        low, high = jnp.quantile(self.resampled.max(axis=-1), tails, axis=-1)
+        return low, high
 
     def overlap(self, k: int) -> tuple[Array, Array]:
         """How much of the head's top-k left and right singular subspaces the prediction's cover: `|U_k^T U'_k|_F^2/k`.
@@ -108,6 +140,7 @@ def explain(
     key: Array,
     centre_query: bool = True,
     draws: int = 999,
+    resamples: int = 0,
 ) -> Explanation:
     """Predict a trained head from samples of what it reads and a hypothesis; say how much of the head that explains.
 
@@ -119,13 +152,17 @@ def explain(
     see of its spectrum; once Omega itself between rotations of all D and D' dimensions, which keep its singular values.
     The p-value is the larger of the two, and holds its level for random heads of either kind. What else the template
     might have been is another question: up to `draws` random derangements of its columns, the key features, are the
-    hypothesis' rivals. Random heads and rivals have the hypothesis' own freedom, the best time. The cost is some 40
-    products of (D, D') matrices a draw.
+    hypothesis' rivals. Random heads and rivals have the hypothesis' own freedom, the best time and, where `template` is
+    a family of P, the best member. The cost is some 40 P products of (D, D') matrices a draw.
+
+    `resamples` asks for intervals: so often are queries and keys drawn again from the samples, independently and with
+    replacement, and all members held against the head anew.
 
     W_Q (H, D), W_K (H, D'); query_inputs (n, D) and key_inputs (n', D'), one sample a row, treated as independent
     draws: take as queries the positions where the head's decision matters; query_features (n, N) and key_features
-    (n', M), the candidate features' values at these samples; template (N, M); draws of chance and of
-    rivals. All follow the dtype of W_Q. Works under jit and vmap, `centre_query` and `draws` static.
+    (n', M), the candidate features' values at these samples; template (N, M) or a family of them
+    (P, N, M), whose sizes do not matter; draws of chance and of rivals. All follow the dtype of W_Q. Works under jit
+    and vmap, `centre_query`, `draws` and `resamples` static.
     Raises InputError for shapes that disagree, fewer than 2 samples, or singular values that the dtype does not hold.
     """
     W_Q, W_K = real_array("W_Q", W_Q, ndim=2), real_array("W_K", W_K, ndim=2)
@@ -133,13 +170,15 @@ def explain(
         raise InputError(f"W_K must have {W_Q.shape[0]} rows, the head dimension of W_Q, got shape {W_K.shape}")
     query = _samples("query", query_inputs, query_features, W_Q)
     keys = _samples("key", key_inputs, key_features, W_K)
-    T = real_array("template", template, ndim=2).astype(W_Q.dtype)
+    T = real_array("template", template).astype(W_Q.dtype)
     asked = query[1].shape[1], keys[1].shape[1]
-    if T.shape != asked:
-        hint = ", which looks transposed" if T.shape[::-1] == asked else ""
-        raise InputError(f"template must have shape {asked}, query by key features, got {T.shape}{hint}")
-    whole("draws", draws, 1)
-    found = _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, T, key, flag("centre_query", centre_query), draws)
+    if T.shape[-2:] != asked or T.ndim not in (2, 3):
+        hint = ", which looks transposed" if T.shape[:-3:-1] == asked else ""
+        each = " of each member" if T.ndim == 3 else ""
+        raise InputError(f"template must have shape {asked}{each}, query by key features, got {T.shape}{hint}")
+    sizes = whole("draws", draws, 1), whole("resamples", resamples, 0)
+    family = T.reshape(-1, *asked)
+    found = _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, family, key, flag("centre_query", centre_query), *sizes)
     held("W_Q and W_K", found.measured.values)
     return found
 
@@ -163,7 +202,7 @@ def _samples(name: str, inputs: Array, features: Array, W: Array) -> tuple[Array
     return x.astype(W.dtype), f.astype(W.dtype)
 
 
-@partial(jax.jit, static_argnums=(6, 7))
+@partial(jax.jit, static_argnums=(6, 7, 8))
 @exact_products
 def _explain(
     W_Q: Array,
@@ -174,40 +213,82 @@ def _explain(
     key: Array,
     centre_query: bool,
     draws: int,
+    resamples: int,
 ) -> Explanation:
-    q = sampled_side(*query, centre_query)
-    k = sampled_side(_after(q, keys[0]), keys[1], True)
     # products of tiny weights would underflow
     q_size, k_size = positive(jnp.abs(W_Q).max()), positive(jnp.abs(W_K).max())
     unit = W_Q / q_size, W_K / k_size
     omega = unit[0].T @ unit[1]
-    whitened = Whitened(q, k, T / positive(jnp.abs(T).max()))
-    read = q.basis.T @ omega @ k.basis
-    C, x = whitened.core, whitened.eigenvalues
+    T = T / positive(jnp.abs(T).max(axis=(1, 2), keepdims=True))
+    q, k, C, x, read = _sides(query, keys, T, omega, centre_query)
     O = jnp.sqrt(x) * read
 
-    time = _best_time(C, x, O)
-    F = _filtered(C, x, time)
-    functional_cosine = _cosine(F, O)
-    learnt = jax.vmap(lambda t: -jnp.expm1(-x * jnp.exp(t)))(_log_times(x)).reshape(TIMES, x.size)
-    of_random, of_permuted = jax.random.split(key)
+    times = lax.map(lambda C: _best_time(C, x, O), C)
+    members = lax.map(lambda given: _cosine(_filtered(given[0], x, given[1]), O), (C, times))
+    best = members.argmax()
+    F = _filtered(C[best], x, times[best])
+    learnt = _learnt(x)
+    of_random, of_permuted, of_samples = jax.random.split(key, 3)
     measured = spectrum(_after(k, W_Q), W_K)
-    null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], whitened, learnt)
+    null = _random_heads(of_random, draws, [_after(measured, W) for W in unit], q, k, C, learnt)
     # where few turns are possible many heads tie: what rounding alone sets apart counts as reached
-    least = _at_best_time(C, O, learnt) - 100 * jnp.finfo(null.dtype).eps
+    least = _at_best(C, O, learnt) - 100 * jnp.finfo(null.dtype).eps
     weights = F * inverse(root(x))
     scale = q_size * k_size * (F * O).sum() / positive((F**2).sum())
+    predicted = _spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape))
+    samples = (_after(predicted, query[0]), query[1]), keys
     return Explanation(
-        functional_cosine=functional_cosine,
+        functional_cosine=members[best],
         cosine=(weights * read).sum() / positive(_norm(weights) * _norm(omega)),
-        time=time,
+        time=times[best],
         unvisited=_unvisited(q, k, omega, read),
-        predicted=_spectrum(q.basis, _after(null, scale * weights), k.basis, min(W_Q.shape)),
+        predicted=predicted,
         measured=measured,
+        members=members,
+        resampled=_resampled(of_samples, resamples, samples, T, omega, centre_query),
         null=null,
         p_value=((1 + (~(null < least)).sum(axis=1).max()) / (1 + draws)).astype(T.dtype),
-        rivals=_permuted(of_permuted, draws, whitened, O, learnt),
+        rivals=_permuted(of_permuted, draws, q, k, T, O, learnt),
     )
+
+
+def _sides(
+    query: tuple[Array, Array], keys: tuple[Array, Array], T: Array, omega: Array, centre_query: bool
+) -> tuple[Side, Side, Array, Array, Array]:
+    """Both sides, the cores C (P, r, r') of a family, `lam_a mu_b` and `U^T Omega U'`, (r, r')."""
+    q = sampled_side(*query, centre_query)
+    k = sampled_side(_after(q, keys[0]), keys[1], True)
+    return q, k, _cores(q, k, T), Whitened(q, k, T).eigenvalues, q.basis.T @ omega @ k.basis
+
+
+def _cores(q: Side, k: Side, T: Array) -> Array:
+    return jax.vmap(lambda T: Whitened(q, k, T).core)(T)
+
+
+def _resampled(
+    key: Array,
+    resamples: int,
+    samples: tuple[tuple[Array, Array], tuple[Array, Array]],
+    T: Array,
+    omega: Array,
+    centre_query: bool,
+) -> Array:
+    """Functional cosines of all members for samples drawn again with replacement, (resamples, P)."""
+
+    def again(key):
+        def drawn(key, side):
+            rows = jax.random.randint(key, (len(side[0]),), 0, len(side[0]))
+            return side[0][rows], side[1][rows]
+
+        query, keys = map(drawn, jax.random.split(key), samples)
+        _, _, C, x, read = _sides(query, keys, T, omega, centre_query)
+        learnt = _learnt(x)
+        return jax.vmap(lambda C: _at_best_time(C, jnp.sqrt(x) * read, learnt))(C)
+
+    if resamples == 0:
+        return jnp.zeros((0, len(T)), T.dtype)
+    samples, T, omega = lax.stop_gradient((samples, T, omega))
+    return lax.map(again, jax.random.split(key, resamples))
 
 
 def _after(done: Any, x: Array) -> Array:
@@ -216,9 +297,9 @@ def _after(done: Any, x: Array) -> Array:
     return jnp.where(jnp.isnan(last).any(), jnp.nan, x)
 
 
-def _random_heads(key: Array, draws: int, factors: Sequence[Array], whitened: Whitened, learnt: Array) -> Array:
+def _random_heads(key: Array, draws: int, factors: Sequence[Array], q: Side, k: Side, C: Array, learnt: Array) -> Array:
     """How well the hypothesis explains random heads, (2, draws): the whitened head turned, and the head itself."""
-    (W_Q, W_K), (q, k, _), C = lax.stop_gradient((factors, whitened, whitened.core))
+    (W_Q, W_K), q, k, C = lax.stop_gradient((factors, q, k, C))
     q_root, k_root = q.scale[:, None], k.scale[:, None]
     raw = spectrum(W_Q, W_K).values
     seen = balanced(_after(raw, W_Q), W_K, q.moment, k.moment).values
@@ -233,9 +314,13 @@ def _random_heads(key: Array, draws: int, factors: Sequence[Array], whitened: Wh
         of_seen = (P[: len(q_root), : len(seen)] * seen[None, :]) @ Q[: len(k_root), : len(seen)].T
         # any coordinates are as good as those in the eigenbasis
         turned = (q_root * U[: len(q_root)] * raw[None, :]) @ (k_root * V[: len(k_root)]).T
-        return jax.vmap(lambda O: _at_best_time(C, O, learnt))(jnp.stack([of_seen, turned]))
+        return jax.vmap(lambda O: _at_best(C, O, learnt))(jnp.stack([of_seen, turned]))
 
-    return lax.map(draw, jax.random.split(key, draws), batch_size=_together(C)).T
+    # in batches of one size: those left over would be factorised beside the others
+    rounds = -(-draws // _together(C))
+    each = -(-draws // rounds)
+    keys = jax.random.split(key, rounds * each).reshape(rounds, each)
+    return lax.map(jax.vmap(draw), keys).reshape(-1, 2)[:draws].T
 
 
 def _frames(key: Array, inside: Array, pairs: int) -> Array:
@@ -244,38 +329,55 @@ def _frames(key: Array, inside: Array, pairs: int) -> Array:
     return Q * jnp.sign(jnp.diagonal(R, axis1=1, axis2=2))[:, None, :]
 
 
-def _permuted(key: Array, draws: int, whitened: Whitened, O: Array, learnt: Array) -> Array:
-    """Functional cosines of different templates among random derangements of the columns, NaN for repetitions."""
-    T = whitened.target
-    if T.shape[1] < 2:
+def _permuted(key: Array, draws: int, q: Side, k: Side, T: Array, O: Array, learnt: Array) -> Array:
+    """Functional cosines of different families among random derangements of the columns, NaN for repetitions."""
+    if T.shape[2] < 2:
         return jnp.full(draws, jnp.nan, T.dtype)
     of_orders, of_codes = jax.random.split(key)
-    orders = jax.vmap(lambda key: _derangement(key, T.shape[1]))(jax.random.split(of_orders, draws))
+    orders = jax.vmap(lambda key: _derangement(key, T.shape[2]))(jax.random.split(of_orders, draws))
 
-    def rival(order):
-        return _at_best_time(whitened._replace(target=T[:, order]).core, O, learnt)
+    def rival(given):
+        order, new = given
+        cosines = jax.vmap(lambda C: _at_best_time(C, O, learnt))(_cores(q, k, T[:, :, order]))
+        return jnp.where(new, cosines, -jnp.inf).max()
 
-    rivals = lax.map(rival, orders, batch_size=_together(O))
-    return jnp.where(_new(of_codes, T, orders), rivals, jnp.nan)
+    new = _new(of_codes, T, orders)
+    rivals = lax.map(rival, (orders, new), batch_size=_together(O, len(T)))
+    return jnp.where(new.any(axis=1), rivals, jnp.nan)
 
 
 def _new(key: Array, T: Array, orders: Array) -> Array:
-    """Whether `T[:, order]` is neither T nor that of an earlier order, for orders (n, M), shape (n,).
+    """Whether `T_p[:, order]` is no member and of no earlier order's family, for orders (n, M), shape (n, P).
 
-    Templates are told apart by codes of 64 random bits: equal ones share theirs, others do so once in `2^64/n^2`.
+    Templates are told apart by codes of 64 random bits: equal ones share theirs, others do so once in `2^64/(n P)^2`.
     """
-    first_like = lax.map(lambda column: (column[:, None] == T).all(axis=0).argmax(), T.T)
-    of_column, of_place = jax.random.bits(key, (2, len(first_like), 2))
-    orders = jnp.concatenate([jnp.arange(len(first_like))[None], orders])
-    codes = (of_column[first_like][orders] * of_place[None]).sum(axis=1)
-    order = jnp.lexsort(codes.T)  # stable: the hypothesis itself, then earlier orders, come first among equals
-    repeated = (codes[order][1:] == codes[order][:-1]).all(axis=1)
-    return jnp.ones(len(orders), bool).at[order[1:]].set(~repeated)[1:]
+    of_entry, of_place, of_member = jax.random.split(key, 3)
+    columns = _codes(of_entry, T.swapaxes(1, 2))
+    orders = jnp.concatenate([jnp.arange(T.shape[2])[None], orders])
+    places = jax.random.bits(of_place, (T.shape[2], 2), jnp.uint32)
+    codes = lax.map(lambda order: (columns[:, order] * places[None]).sum(axis=1, dtype=jnp.uint32), orders)
+    held = (codes[:, :, None] == codes[0][None, None]).all(axis=-1).any(axis=2)
+    families = (codes * jax.random.bits(of_member, (len(T), 2), jnp.uint32)[None]).sum(axis=1, dtype=jnp.uint32)
+    order = jnp.lexsort(families.T)  # stable: the hypothesis itself, then earlier orders, come first among equals
+    repeated = (families[order][1:] == families[order][:-1]).all(axis=1)
+    first = jnp.ones(len(orders), bool).at[order[1:]].set(~repeated)
+    return (first[:, None] & ~held)[1:]
 
 
-def _together(C: Array) -> int:
+def _codes(key: Array, x: Array) -> Array:
+    """64 bits for each row of numbers x (..., N), shape (..., 2): the same for the same row."""
+    words = lax.bitcast_convert_type(x + 0.0, jnp.uint32).reshape(*x.shape[:-1], -1)  # -0 is 0
+    codes = words[..., None] ^ jax.random.bits(key, (words.shape[-1], 2), jnp.uint32).reshape(
+        (1,) * (x.ndim - 1) + (-1, 2)
+    )
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):  # bits of an entry mixed well: Wellons' hash
+        codes = (codes ^ (codes >> shift)) * jnp.uint32(factor)
+    return codes.sum(axis=-2, dtype=jnp.uint32)
+
+
+def _together(C: Array, members: int = 1) -> int:
     """How many draws at once keep the working set near four million numbers."""
-    return 1 + 2**22 // C.size
+    return 1 + 2**22 // (C.size * members)
 
 
 def _unvisited(q: Side, k: Side, omega: Array, read: Array) -> Array:
@@ -287,6 +389,11 @@ def _unvisited(q: Side, k: Side, omega: Array, read: Array) -> Array:
 def _filtered(C: Array, x: Array, tau: Array) -> Array:
     """`C_ab (1 - e^{-lam_a mu_b tau})`, the whitened head after training for tau; x holds `lam_a mu_b`."""
     return -C * jnp.expm1(-x * tau)
+
+
+def _learnt(x: Array) -> Array:
+    """`1 - e^{-x tau}` for all times that are tried, (TIMES, r r')."""
+    return jax.vmap(lambda t: -jnp.expm1(-x * jnp.exp(t)))(_log_times(x)).reshape(TIMES, x.size)
 
 
 def _log_times(x: Array) -> Array:
@@ -322,6 +429,11 @@ def _derangement(key: Array, n: int) -> Array:
         return key, jax.random.permutation(draw, n)
 
     return lax.while_loop(lambda state: (state[1] == jnp.arange(n)).any(), again, (key, jnp.arange(n)))[1]
+
+
+def _at_best(C: Array, O: Array, learnt: Array) -> Array:
+    """`_at_best_time` of the best member of a family C (P, r, r')."""
+    return jax.vmap(lambda C: _at_best_time(C, O, learnt))(C).max()
 
 
 def _at_best_time(C: Array, O: Array, learnt: Array) -> Array:

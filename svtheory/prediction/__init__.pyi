@@ -10,6 +10,7 @@ from .rotary import projected_profile as projected_profile
 from .rotary import rotary_head as rotary_head
 from .rotary import rotary_spectra as rotary_spectra
 from .sampling import sampling_error as sampling_error
+from .templates import cyclic_spectrum as cyclic_spectrum
 from .templates import order_spectrum as order_spectrum
 from .training_time import filtered_optimum as filtered_optimum
 from .training_time import growth as growth

@@ -49,6 +49,7 @@ TAKE = {
     "principal_cosines.B": (lambda B: svtheory.spectra.principal_cosines(SQUARE, B), SQUARE),
     "sampled_chance": (lambda V: svtheory.sampled_chance(KEY, V, FRAME, 10)[0], SQUARE),
     "sampled_chance.features": (lambda X: svtheory.sampled_chance(KEY, SQUARE, X, 10)[0], FRAME),
+    "cyclic_spectrum": (lambda g: svtheory.prediction.cyclic_spectrum(g).values, ROW),
     "balanced_spectrum": (lambda W: svtheory.balanced_spectrum(W, W, np.eye(3), np.eye(3)).values, FRAME),
     "balanced_spectrum.W_K": (lambda W: svtheory.balanced_spectrum(FRAME, W, np.eye(3), np.eye(3)).values, FRAME),
     "balanced_spectrum.query_moment": (

@@ -436,3 +436,90 @@ def test_weights_too_large_and_flags_that_are_none_are_refused():
         explain(1e200 * W, 1e200 * W, *given, draws=DRAWS)
     with pytest.raises(InputError, match="centre_query must be True or False, got 'False'"):
         explain(W, W, *given, centre_query="False", draws=DRAWS)
+
+
+@pytest.fixture(scope="module")
+def families():
+    """A family of three, and its members alone, of one head that the second has made with noise."""
+    with jax.enable_x64(True):
+        data, rng = setting(15), np.random.default_rng(15)
+        T = rng.normal(size=(3, N, M))
+        plain = [np.asarray(a) for a in data[:4]]
+        omega = naive_prediction(*plain, T[1], True, 2.0)[0]
+        omega = omega + rng.normal(size=omega.shape) * np.linalg.norm(omega) / 15
+        key, W = jax.random.key(2), factors(omega)
+        family = explain(*W, *data[:4], 5.0 * T, key, draws=DRAWS, resamples=DRAWS)
+        return family, [explain(*W, *data[:4], t, key, draws=DRAWS) for t in T], (plain, T, omega)
+
+
+def test_a_family_is_its_best_member_and_so_are_those_it_is_held_against(families):
+    family, alone, _ = families
+    np.testing.assert_allclose(family.members, [e.functional_cosine for e in alone], rtol=1e-12)
+    assert family.member == 1
+    for name in ("functional_cosine", "cosine", "time"):
+        np.testing.assert_allclose(getattr(family, name), getattr(alone[1], name), rtol=1e-10)
+    np.testing.assert_allclose(family.predicted.values, alone[1].predicted.values, rtol=1e-9)
+    # the same random heads and permutations for each: the family's own is the highest of its members'
+    np.testing.assert_allclose(family.null, np.max([e.null for e in alone], axis=0), atol=1e-12)
+    np.testing.assert_allclose(family.rivals, np.max([e.rivals for e in alone], axis=0), atol=1e-12)
+    assert family.p_value >= alone[1].p_value
+
+
+def test_samples_are_drawn_again_by_the_definition(families):
+    family, _, (plain, T, omega) = families
+    rng, times = np.random.default_rng(0), np.geomspace(1e-3, 1e3, 40)
+
+    def again():
+        q, k = rng.integers(0, SAMPLES, (2, SAMPLES))
+        x, f, y, g = plain[0][q], plain[1][q], plain[2][k], plain[3][k]
+        A, B = np.cov(x.T, bias=True), np.cov(y.T, bias=True)
+        heads = [naive_prediction(x, f, y, g, T[1], True, tau)[0] for tau in times]
+        return max(naive_functional_cosine(omega, head, A, B) for head in heads)
+
+    assert family.resampled.shape == (DRAWS, 3)
+    assert ks_2samp(np.asarray(family.resampled[:, 1]), [again() for _ in range(200)]).pvalue > 1e-3
+    low, high = family.interval()
+    assert low < family.functional_cosine + 0.02 < high + 0.04
+    np.testing.assert_allclose(family.interval(0.5), np.quantile(family.resampled.max(axis=1), [0.25, 0.75]))
+    np.testing.assert_allclose(family.support.sum(), 1, rtol=1e-12)
+    assert family.support.argmax() == 1
+
+
+def test_templates_that_a_family_holds_are_no_rivals():
+    """Of three key features both derangements turn the identity into another member, and one more template into new."""
+    rng, data = np.random.default_rng(16), setting(3)
+    data[1], data[3] = data[1][:, :3] + data[1][:, 3:], data[3][:, :3] + data[3][:, 3:]
+    W, turns = rng.normal(size=(2, D, D)), [np.roll(np.eye(3), by, axis=1) for by in range(3)]
+    closed, open_ = (
+        explain(*W, *data[:4], np.stack(T), jax.random.key(0), draws=DRAWS)
+        for T in (turns, [*turns[:2], np.outer([1.0, 2, 3], [1, 2, 4])])
+    )
+    assert np.isnan(closed.rivals).all()
+    assert np.isnan(closed.margin())
+    assert (~np.isnan(open_.rivals)).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"template": np.ones((0, N, M))}, "template must not be empty"),
+        (
+            {"template": np.ones((2, M, N))},
+            r"template must have shape \(4, 6\) of each .* looks transposed",
+        ),
+        ({"resamples": -1}, "resamples must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_bad_families_are_named(change, message):
+    names = ("query_inputs", "query_features", "key_inputs", "key_features", "template")
+    arguments = dict(zip(names, setting(0), strict=True)) | {"W_Q": np.ones((3, D)), "W_K": np.ones((3, D))}
+    with pytest.raises(InputError, match=message):
+        explain(**(arguments | {"key": jax.random.key(0)} | change))
+
+
+def test_intervals_need_resamples(families):
+    family, alone, _ = families
+    with pytest.raises(InputError, match="resamples must be at least 1 for an interval, got 0"):
+        alone[0].interval()
+    with pytest.raises(InputError, match="level must lie between 0 and 1, got 2"):
+        family.interval(2)

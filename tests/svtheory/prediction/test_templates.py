@@ -3,30 +3,55 @@ import numpy as np
 import pytest
 
 from svtheory import InputError
-from svtheory.prediction import order_spectrum
+from svtheory.prediction import cyclic_spectrum, order_spectrum
+from svtheory.spectra import value_gaps, value_groups
 from svtheory.targets import categories, order, shift
 
+GAP = 1e-9  # of projections: 1e-12 over the least gap
 
-@pytest.mark.parametrize("centred", [False, True])
+
+def holds(s, T, tolerance):
+    """Whether s is a singular value decomposition of T, its zeros left out, and `spectrum`'s gaps are its own."""
+    s = jax.tree.map(np.asarray, s)
+    values = np.linalg.svd(T, compute_uv=False)
+    K, scale = len(s.values), values[0]
+    assert np.allclose(s.values, values[:K], rtol=0, atol=tolerance * scale)
+    assert np.all(values[K:] < tolerance * scale)
+    assert np.allclose((s.left * s.values) @ s.right.T, T, rtol=0, atol=tolerance * scale)
+    assert np.allclose(s.left.T @ s.left, np.eye(K), rtol=0, atol=tolerance)
+    assert np.allclose(s.right.T @ s.right, np.eye(K), rtol=0, atol=tolerance)
+    assert np.all(s.gaps <= value_gaps(values)[:K] + 10 * tolerance * scale)
+    groups = np.asarray(value_groups(values, 1e-9))[:K]
+    for group in set(groups.tolist()):  # of equal values the subspace, from the decomposition itself
+        own = groups == group
+        U, _, Vt = np.linalg.svd(T)
+        for vectors, wanted in ((s.left, U[:, :K]), (s.right, Vt.T[:, :K])):
+            assert np.allclose(vectors[:, own] @ vectors[:, own].T, wanted[:, own] @ wanted[:, own].T, atol=GAP)
+
+
+@pytest.mark.parametrize("sign", [False, True])
+@pytest.mark.parametrize("centred", [False, True, "both"])
 @pytest.mark.parametrize(
-    "sizes", [(2, 3, 8, 64), pytest.param(range(2, 65), marks=pytest.mark.slow)], ids=["some", "2 to 64"]
+    "sizes", [(2, 5, 8), pytest.param(range(2, 65), marks=pytest.mark.slow)], ids=["some", "2 to 64"]
 )
-def test_order_against_its_decomposition(sizes, centred):
+def test_orders_against_their_decomposition(sizes, centred, sign):
     with jax.enable_x64():
         for n in sizes:
-            T = np.asarray(order(n))
-            if centred:
-                T = T - T.mean(axis=1, keepdims=True)
-            s = jax.tree.map(np.asarray, order_spectrum(n, centred))
-            values = np.linalg.svd(T, compute_uv=False)
-            K = n - 1 if centred else n
-            assert s.values.shape == (K,)
-            assert np.allclose(s.values, values[:K], rtol=0, atol=1e-12 * values[0])
-            assert np.all(values[K:] < 1e-12)
-            assert np.allclose((s.left * s.values) @ s.right.T, T, rtol=0, atol=1e-12 * values[0])
-            assert np.allclose(s.left.T @ s.left, np.eye(K), rtol=0, atol=1e-12)
-            assert np.allclose(s.right.T @ s.right, np.eye(K), rtol=0, atol=1e-12)
-            assert np.allclose(s.gaps[:-1], np.minimum(values[: K - 1] - values[1:K], s.gaps[:-1]), atol=1e-11)
+            if (n, centred, sign) == (2, "both", True):
+                continue  # nothing is left
+            T, mean = np.asarray(order(n)), np.full((n, n), 1 / n)
+            T = T + T - 1 - np.eye(n) if sign else T
+            T = T - T @ mean if centred else T
+            holds(order_spectrum(n, centred, sign), T - mean @ T if centred == "both" else T, 1e-12)
+
+
+def test_cycles_against_their_decomposition():
+    with jax.enable_x64():
+        for n in (1, 2, 5, 8):
+            g, steps = np.random.default_rng(n).normal(size=n), np.arange(n)
+            holds(cyclic_spectrum(g), g[(steps[:, None] - steps) % n], 1e-12)
+        assert np.allclose(cyclic_spectrum(np.eye(8)[-3 % 8]).values, 1, rtol=1e-14)  # shift(8, 3)
+        assert np.isclose(cyclic_spectrum(g - g.mean()).values[-1], 0, atol=1e-14)
 
 
 def test_no_feature_of_an_order_is_aligned(dtype):
@@ -65,6 +90,9 @@ def test_categories_have_their_indicators():
     [
         (lambda: order(0), "n must be a whole number of at least 1, got 0"),
         (lambda: order_spectrum(1, centred=True), "n must be a whole number of at least 2, got 1"),
+        (lambda: order_spectrum(3, "keys"), "centred must be False, True .* got 'keys'"),
+        (lambda: order_spectrum(2, "both", sign=True), "n must be a whole number of at least 3, got 2"),
+        (lambda: cyclic_spectrum(np.eye(3)), "profile must have 1 axes"),
         (lambda: shift(3, 0.5), "by must be a whole number"),
         (lambda: categories([]), "labels must name a category for each feature, got none"),
     ],

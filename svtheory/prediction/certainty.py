@@ -77,4 +77,5 @@ def mean_outside(features: Array, law: Law, side: Side) -> Array:
     token, U = X @ mean, jnp.where(side.scale > 0, side.basis, 0)
     outside, size = jnp.linalg.norm(token - U @ (U.T @ token)), jnp.linalg.norm(token)
     slack = SAFETY * side.rounding * side.reach() * (size + jnp.linalg.norm(X * mean[None, :]))
+    slack = jnp.minimum(slack, jnp.finfo(X.dtype).eps ** 0.5 * size)  # what rounding hides more of may be outside
     return jnp.where(outside > slack, outside / positive(size), 0)

@@ -109,7 +109,8 @@ def nuclear_optimum(A: Array, B: Array, asked: Array, decay: Array) -> tuple[Arr
 
     def unfinished(state):
         *_, number, error, before = state
-        return ~(is_certified(error) & (error >= before)) & (number < STEPS)
+        done = (is_certified(error) & (error >= before)) | jnp.isnan(error)
+        return ~done & (number < STEPS)
 
     def advance(state):
         W, ahead, momentum, number, error, before = state

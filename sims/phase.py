@@ -6,17 +6,14 @@ which is lowest; descent ends in a listed one, not always in the lowest. Boundar
 arrangement is stable, and g*, where its energy crosses that of the collapsed one. If the strength of the head adapts,
 leakage `g (1 - 1/(s_0 s_1))`, g_c is the same but the transition is first order: from g_c to g_x at least, where a
 tight frame still has less energy, the orthogonalised arrangement is stable and not the lowest. The paper's ReLU
-autoencoder with a head of fixed strength t that follows its features has the same energy, at `g = lambda t^2 E[f^2]/2`,
-but for its nonlinearity and the mean of its activations: it is measured against the linear prediction, and differs, as
-interference below zero costs its reconstruction nothing.
+autoencoder, which lets no interference through below zero, has other phases: `relu_phase`.
 
 Rules, set before the run: an arrangement is a listed one when s_0, s_1 and |w_0.w_1| are each within 0.02 of its own.
 For each N at least 95 % of descents end in a listed one, and none lower than the lowest of theory by more than 1e-3 of
 its energy; how often the best of the starts is the lowest is reported (the first rule asked that of 95 % of couplings,
 which four starts missed for two of six N). Adaptive: the orthogonalised start stays at
 every g above 1.1 g_c and leaves at every g below 0.9 g_c, and the lowest state found between 1.1 g_c and 0.95 g_x is
-not orthogonalised. ReLU: s_0 and s_1 are below 1.1, orthogonalised, in 95 % of models where theory says so and not
-elsewhere.
+not orthogonalised.
 """
 
 from dataclasses import dataclass
@@ -27,24 +24,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
 from sims.engines.descent import descend
 from sims.lab.command import command
 from sims.lab.sizes import Precise
-from sims.lab.sweep import grid, labelled
-from sims.models.tied import train_tied
-from svtheory import alignment, feature_dimensionality, orthogonalization_threshold, tight_frame
-from svtheory.geometry import frame_potential, phases, tegum
+from sims.lab.sweep import labelled
+from sims.models.followed import energy, order
+from svtheory import orthogonalization_threshold, tight_frame
+from svtheory.geometry import phases, tegum
 from svtheory.geometry.columns import unit_columns
-from svtheory.reports.options import PROBABILITY, above, at_least
+from svtheory.reports.options import above, at_least
 from svtheory.reports.plotting import COLOURS, measured, measured_at_each, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T10",)
-NEAR, ENERGY, SHARE, ALONE = 0.02, 1e-3, 0.95, 1.1
+NEAR, ENERGY, SHARE = 0.02, 1e-3, 0.95
 STABLE, LEAVES, BEFORE = 1.1, 0.9, 0.95  # of g_c, of g_c and of g_x
 ORDER = "s_0", "s_1", "cosine"  # by which arrangements are told apart
 COLUMNS = "model,g_c,g*,g_x,descents,in a listed phase,as predicted,s.e.,chance,best start as predicted,found,holds"
@@ -65,14 +61,6 @@ class Config(Precise):
     """Random starts at each point of the plane."""
     steps: Annotated[int, at_least(1)] = 120
     """Steps of L-BFGS."""
-    probabilities: Annotated[tuple[float, ...], PROBABILITY] = (0.5, 0.1)
-    """Probabilities that a feature of the ReLU model is present; it has N = 2 D features."""
-    relu_starts: Annotated[int, at_least(2)] = 2
-    """Random starts of the ReLU model at each coupling."""
-    relu_steps: Annotated[int, at_least(1)] = 600
-    """Steps of Adam, ReLU model."""
-    batch: Annotated[int, at_least(1)] = 128
-    """Contexts a step, ReLU model."""
 
     @property
     def numbers(self) -> list[int]:
@@ -81,7 +69,7 @@ class Config(Precise):
 
     @property
     def middle(self) -> int:
-        """N of the adaptive and of the ReLU model."""
+        """N of the adaptive heads."""
         return 2 * self.dim
 
     @property
@@ -98,43 +86,25 @@ SCALES = {
         couplings=24,
         starts=16,
         steps=1000,
-        probabilities=(0.5, 0.3, 0.1, 0.03),
-        relu_starts=6,
-        relu_steps=8000,
-        batch=512,
     ),
-    "full": Config(dim=20, couplings=40, starts=64, steps=3000, relu_starts=64, relu_steps=20_000, batch=1024),
+    "full": Config(dim=20, couplings=40, starts=64, steps=3000),
 }
 
 
 def run(config: Config, folder: Path) -> Outcome:
-    """Descend everywhere on the plane, with adaptive heads and in the ReLU model; classify and compare."""
+    """Descend everywhere on the plane and with adaptive heads; classify and compare."""
     found = descents(config, folder)
     linear, adaptive = (found.sel(member=(found.kind == "linear") == flag) for flag in (True, False))
     planes = [_classified(linear.sel(member=linear.features == n), n, config.dim) for n in config.numbers]
-    plane, relu = xr.concat(planes, "member"), relu_models(config, folder)
+    plane = xr.concat(planes, "member")
     rows = [_plane_row(part, n, config.dim) for part, n in zip(planes, config.numbers, strict=True)]
     rows += [_adaptive_row(config, adaptive)]
-    rows += [_relu_row(config, relu.sel(member=relu.probability == p), p) for p in config.probabilities]
     rows = [{column: row.get(column) for column in COLUMNS.split(",")} for row in rows]
     results = xr.merge(
         part.rename({name: f"{key}_{name}" for name in [*part.variables, *part.dims]})
-        for key, part in (("plane", plane), ("adaptive", adaptive), ("relu", relu))
+        for key, part in (("plane", plane), ("adaptive", adaptive))
     )
-    return Outcome(_summary(config, plane, rows), results, {"phase": _exhibit(config, plane, adaptive, relu)}, rows)
-
-
-def energy(weights: Array, present: Array, coupling: Array, adaptive: Array) -> Array:
-    """`FP + g s_0 s_1`, or `FP + g (1 - 1/(s_0 s_1))` of an adaptive head, of the unit features that are present."""
-    W = unit_columns(weights) * present[None, :]
-    D = feature_dimensionality(W)  # 1/s of a unit feature
-    return jnp.where(adaptive, frame_potential(W) + coupling * (1 - D[0] * D[1]), phases.phase_energy(W, coupling))
-
-
-def order(W: Array) -> dict[str, Array]:
-    """`s_0 <= s_1` and `|w_0 . w_1|` of unit features (D, N)."""
-    s = jnp.sort(1 / feature_dimensionality(W)[:2])
-    return {"s_0": s[0], "s_1": s[1], "cosine": alignment(W[:, :1], W[:, 1:2])[0, 0]}
+    return Outcome(_summary(config, plane, rows), results, {"phase": _exhibit(config, plane, adaptive)}, rows)
 
 
 def descents(config: Config, folder: Path) -> xr.Dataset:
@@ -175,19 +145,6 @@ def _classified(part: xr.Dataset, n: int, dim: int) -> xr.Dataset:
     return part.assign({name: ("member", np.asarray(x)) for name, x in found.items()})
 
 
-def relu_models(config: Config, folder: Path) -> xr.Dataset:
-    """Order parameters of ReLU autoencoders whose head of fixed strength follows the matched features."""
-    D, N = config.dim, config.middle
-    couplings = np.geomspace(0.05, 1.25, config.couplings) * config.g_c
-    labels = grid(probability=config.probabilities, coupling=couplings, start=range(config.relu_starts))
-    del labels["start"]
-    key, checkpoint = jax.random.key(config.seed + 2), checkpoints(folder) / "relu"
-    W = train_tied(N, D, **labels, key=key, batch=config.batch, steps=config.relu_steps, checkpoint=checkpoint)
-    lowest = phases.lowest_arrangement(N, D, jnp.asarray(labels["coupling"]))[1]
-    found = jax.jit(jax.vmap(order))(W) | {"s_0_predicted": lowest.s_0, "s_1_predicted": lowest.s_1}
-    return labelled(found, labels, "member")
-
-
 def _plane_row(part: xr.Dataset, n: int, dim: int) -> dict[str, Any]:
     """One line of the table: one N of the linear model, all couplings; predicted is the lowest phase."""
     best, listed = _best(part), part.distance <= NEAR
@@ -225,21 +182,6 @@ def _adaptive_row(config: Config, adaptive: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _relu_row(config: Config, part: xr.Dataset, probability: float) -> dict[str, Any]:
-    """One line of the table: at which couplings the ReLU model is orthogonalised, as against the linear one."""
-    alone = part.s_1 <= ALONE
-    told = (alone == (part.coupling >= config.g_c)).values
-    onset = part.coupling.where(alone).min().item()
-    return {
-        "model": f"ReLU, p = {probability:g}, N/D = {config.middle / config.dim:.3g}",
-        "g_c": config.g_c,
-        "g*": phases.collapse_threshold(config.middle, config.dim),
-        **_told(part, told),
-        "found": f"orthogonalised from g = {onset:.3g}" if np.isfinite(onset) else "never orthogonalised",
-        "holds": bool(told.mean() >= SHARE),
-    }
-
-
 def _told(part: xr.Dataset, told: np.ndarray, chance: float = 0.5) -> dict[str, float]:
     """Columns of the table: how many descents, and the share of those asked about that end as theory says."""
     share, error = told.mean().item(), np.sqrt(told.var().item() / told.size)
@@ -254,31 +196,29 @@ def _best(part: xr.Dataset) -> xr.Dataset:
 
 def _summary(config: Config, plane: xr.Dataset, rows: list[dict[str, Any]]) -> dict[str, Any]:
     listed, linear = plane.distance <= NEAR, len(config.numbers)
-    others = ["adaptive_head", *(f"ReLU_p_{p:g}" for p in config.probabilities)]
     return {
         "descents": int(sum(row["descents"] for row in rows)),
         "linear_in_a_listed_phase_share": listed.mean().item(),
         "linear_in_the_lowest_phase_share": (listed & (plane.phase == plane.lowest)).mean().item(),
         "linear_best_start_is_lowest_share": float(np.mean([row["best start as predicted"] for row in rows[:linear]])),
         "chance_share": 1 / len(phases.ARRANGEMENTS),
-        **{f"{model}_right_share": row["as predicted"] for model, row in zip(others, rows[linear:], strict=True)},
+        "adaptive_head_right_share": rows[-1]["as predicted"],
     }
 
 
-def _exhibit(config: Config, plane: xr.Dataset, adaptive: xr.Dataset, relu: xr.Dataset) -> Exhibit:
-    figure, axes = panels(2, 2, width=5.2, height=4.0)
+def _exhibit(config: Config, plane: xr.Dataset, adaptive: xr.Dataset) -> Exhibit:
+    figure, axes = panels(3, 1, width=5.2, height=4.0)
     _draw_plane(axes[0, 0], config, plane)
     _draw_cut(axes[0, 1], config, plane)
-    _draw_adaptive(axes[1, 0], config, adaptive)
-    _draw_relu(axes[1, 1], config, relu)
+    _draw_adaptive(axes[0, 2], config, adaptive)
     for ax in axes.flat:
         ax.set_xlabel(r"coupling $g / g_c$")
         ax.legend(fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if ax is axes[0, 0] else {}))
     return Exhibit(
         figure,
-        "Above, the linear model: the lowest arrangement predicted (shaded) and found (points, best start) over "
-        "coupling and N/D, and the crowding s_0, s_1 along one cut. Below, where it is not the same: adaptive heads, "
-        "whose transition is first order, and the ReLU model against the linear prediction (lines).",
+        "The linear model: the lowest arrangement predicted (shaded) and found (points, best start) over coupling and "
+        "N/D, and the crowding s_0, s_1 along one cut. Right, where it is not the same: adaptive heads, whose "
+        "transition is first order.",
     )
 
 
@@ -329,18 +269,6 @@ def _draw_adaptive(ax: Axes, config: Config, adaptive: xr.Dataset) -> None:
     g_x = phases.adaptive_threshold(config.middle, config.dim)
     ax.axvline(g_x / config.g_c, color=COLOURS[1], linestyle="--", label=r"$g_x$, not lowest before")
     ax.set(ylabel=r"crowding $s_1$", title="adaptive head")
-
-
-def _draw_relu(ax: Axes, config: Config, relu: xr.Dataset) -> None:
-    """Mean `s_1` of the ReLU model over its starts, and the lowest arrangement of the linear one."""
-    fine = jnp.linspace(relu.coupling.min().item(), relu.coupling.max().item(), 120)
-    linear = phases.lowest_arrangement(config.middle, config.dim, fine)[1].s_1
-    ax.plot(fine / config.g_c, linear, color=COLOURS[1], label="linear, T10")
-    for p, colour, shape in zip(config.probabilities, (COLOURS[0], *COLOURS[2:]), "os^D", strict=False):
-        part = relu.sel(member=relu.probability == p)
-        style = {"color": colour, "fmt": shape, "label": f"ReLU, p = {p:g}"}
-        measured_at_each(ax, part.coupling / config.g_c, part.s_1, **style)
-    ax.set(ylabel=r"crowding $s_1$", title="ReLU model")
 
 
 main = command(run, SCALES)

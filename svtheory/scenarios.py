@@ -1,7 +1,9 @@
 """Scenario: the one object that theory and simulation both read."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -28,7 +30,7 @@ class Scenario:
     key_law         law of g, of size M
     objective       "square": (1/2) E (l - l^T)^2 (T1, T5); "softmax": cross-entropy over n_keys keys, laws needed (T6)
     head_dim        H, rows of W_Q and W_K; None means no less than D (T7)
-    weight_decay    g >= 0 of (g/2)(|W_Q|_F^2 + |W_K|_F^2), part of the loss (T8)
+    weight_decay    g >= 0 of (g/2)(|W_Q|_F^2 + |W_K|_F^2), part of the loss (T8, T24)
     n_keys          m >= 2 keys of a softmax
     query_bias      whether the head has a query bias: a key-only term (T6), in the row space of a narrow W_K (T7)
 
@@ -65,8 +67,10 @@ class Scenario:
         _check_law("key_law", self.key_law, Y.shape[1], self.objective)
         if self.head_dim is not None:
             whole("head_dim", self.head_dim, 1)
-        decay = real_array("weight_decay", self.weight_decay, ndim=0).astype(X.dtype)
-        if concrete(decay) and decay < 0:
+        # a number stays one while JAX traces: what has no decay is compiled without the solver of T24
+        with jax.ensure_compile_time_eval() if concrete(self.weight_decay) else nullcontext():
+            decay = real_array("weight_decay", self.weight_decay, ndim=0).astype(X.dtype)
+        if concrete(decay) and np.asarray(decay) < 0:
             raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         whole("n_keys", self.n_keys, 2)
         if not isinstance(self.query_bias, bool):

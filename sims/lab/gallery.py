@@ -22,7 +22,7 @@ from svtheory.reports.page import (
 
 EXPERIMENTS = (
     *("superposition", "single_pair", "multi_pair", "training", "anisotropy", "robustness", "cone", "rotary"),
-    *("capacity", "phase", "weight_decay", "unwhitening", "sampling", "ledger"),
+    *("capacity", "phase", "relu_phase", "weight_decay", "unwhitening", "sampling", "ledger"),
 )
 
 

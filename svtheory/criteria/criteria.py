@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from svtheory.factorisations import safe_svd
 from svtheory.geometry.columns import lengths, sine
 from svtheory.numerics import exact_products, positive, shifted
 from svtheory.prediction.certainty import core_rounding
-from svtheory.prediction.optimum import Optimum, check_closed, held_at_size, is_closed, optimum
+from svtheory.prediction.decay import bears_decay, objective_decay
+from svtheory.prediction.optimum import Optimum, check_decay, held_at_size, optimum
 from svtheory.prediction.whitened import SAFETY, has_query_bias
 from svtheory.scenarios import Scenario, at_unit_size
 
@@ -37,28 +39,28 @@ def conditions(scenario: Scenario) -> Conditions:
     >>> table.splitlines()[2]
     'Fully trained, singular vectors are features exactly; chance is 0.6366.'
     """
-    found, unit, closed = _every_condition(scenario)
-    check_closed(closed)
+    found, unit, refused = _every_condition(scenario, bears_decay(scenario))
+    check_decay(refused)
     held_at_size(found.pairs.value, unit)
     rows = tuple(row for row in found.rows if not concrete(row.applies) or row.applies)
     return replace(found, rows=rows)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="decayed")
 @exact_products
-def _every_condition(scenario: Scenario) -> tuple[Conditions, Array, Array]:
-    """All conditions, whether they apply or not, the pairs' values at unit size, and whether there is a closed form."""
+def _every_condition(scenario: Scenario, decayed: bool) -> tuple[Conditions, Array, Array]:
+    """All conditions, whether they apply or not, the pairs' values at unit size, and whether they are refused."""
     unit, exponent = at_unit_size(scenario)
-    found = optimum(unit)
+    found = optimum(unit, decayed)
     query, key, _ = found.tokens
     pairs = pair_alignments(found, query.probes, key.probes, TOLERANCE)
-    singular = structure(found, TOLERANCE)
+    singular = structure(optimum(unit) if decayed else found, TOLERANCE)
     sides = _sides(found, pairs, singular.alone & (pairs.value > 0))
     rows = [row for side in sides for row in side_rows(side)]
-    rows += [_distinct_row(pairs, found.values), *_rank_rows(found), _decay_row(found, singular.values)]
+    rows += [_distinct_row(pairs, found.values), *_rank_rows(found), *_decay_rows(found, singular.values)]
     rows += [*_early_rows(found, sides), *_late_rows(found, sides, pairs)]
     at_size = pairs._replace(value=shifted(pairs.value, exponent), gap=shifted(pairs.gap, exponent))
-    return Conditions(tuple(rows), at_size, scenario.dim), pairs.value, is_closed(unit, found.trained)
+    return Conditions(tuple(rows), at_size, scenario.dim), pairs.value, found.refused
 
 
 def _sides(found: Optimum, pairs: PairAlignments, single: Array) -> tuple[SideFeatures, SideFeatures]:
@@ -116,20 +118,22 @@ def _rank_rows(found: Optimum) -> list[Condition]:
     """Whether the head has room for all modes, and else whether the kept ones are the only best choice (T7)."""
     if found.modes is None:
         return []
-    strengths, room = found.modes[1], found.scenario.rank
+    strengths, room, closed = found.modes[1], found.scenario.rank, found.closed
     excess = jnp.maximum((strengths > SAFETY * core_rounding(found.trained)).sum() - room, 0)
     unique = _shortfall(strengths[room - 1] - strengths[room], TOLERANCE * strengths[0])
     return [
-        _both("T7", f"head_dim {room} has room for all modes: none too many", excess.astype(strengths.dtype)),
-        _both("T7", "the modes kept outweigh the others in whitened coordinates", unique, excess > 0),
+        _both("T7", f"head_dim {room} has room for all modes: none too many", excess.astype(strengths.dtype), closed),
+        _both("T7", "the modes kept outweigh the others in whitened coordinates", unique, (excess > 0) & closed),
     ]
 
 
-def _decay_row(found: Optimum, values: Array) -> Condition:
-    """Whether each pair that would be a singular pair outweighs the threshold `g / (alpha beta)` (T8)."""
-    decay = found.scenario.weight_decay
+def _decay_rows(found: Optimum, values: Array) -> Iterator[Condition]:
+    """Whether each pair that would be a singular pair outweighs the threshold (T8), or at least one mode does (T24)."""
+    decay = objective_decay(found.scenario)
     short = jnp.where(values > 0, _shortfall(values, decay / found.tokens.eigenvalues[0, 0]), jnp.nan)
-    return _both("T8", "weight decay stays below the pair's singular value", short, decay > 0)
+    yield _both("T8", "weight decay stays below the pair's singular value", short, found.closed & (decay > 0))
+    nothing = _shortfall(found.largest, decay)
+    yield _both("T24", "weight decay stays below |M|_2, so that something is left", nothing, ~found.closed)
 
 
 def _early_rows(found: Optimum, sides: tuple[SideFeatures, SideFeatures]) -> Iterator[Condition]:

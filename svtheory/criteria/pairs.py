@@ -65,7 +65,7 @@ def _pair_structure(scenario: Scenario, tolerance: float) -> tuple[PairStructure
 
 @exact_products
 def structure(found: Optimum, tolerance: float) -> PairStructure:
-    """The `pair_structure` of an optimum's scenario."""
+    """The `pair_structure` of the scenario of an optimum without weight decay."""
     (query, key, T), H = found.trained, found.scenario.rank
     truncates, kept = jnp.asarray(False), jnp.asarray(True)
     if found.modes is not None:
@@ -74,7 +74,7 @@ def structure(found: Optimum, tolerance: float) -> PairStructure:
         kept = ~truncates | (_pair_sizes(T, query.readout, key.readout) > strengths[H] + tolerance * strengths[0])
     labels, alone = _blocks(T != 0, *(_links(side, tolerance, truncates) for side in (query, key)))
     values = jnp.where(alone & kept, _pair_sizes(T, query.probes, key.probes), 0)
-    return PairStructure(labels, alone, values, alone & _apart(values, found.undecayed, tolerance))
+    return PairStructure(labels, alone, values, alone & _apart(values, found.values, tolerance))
 
 
 def _links(side: Side, tolerance: float, truncates: Array) -> Array:

@@ -28,6 +28,10 @@ from .phases import lowest_arrangement as lowest_arrangement
 from .phases import orthogonalization_threshold as orthogonalization_threshold
 from .phases import phase_energy as phase_energy
 from .phases import stationary_arrangements as stationary_arrangements
+from .relu_minima import STATES as STATES
+from .relu_minima import ReluStates as ReluStates
+from .relu_minima import relu_states as relu_states
+from .relu_minima import relu_thresholds as relu_thresholds
 from .relu_phases import best_biases as best_biases
 from .relu_phases import relu_energy as relu_energy
 from .shapes import Polytopes as Polytopes

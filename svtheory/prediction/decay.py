@@ -1,16 +1,82 @@
 """Weight decay for any moments: the nuclear norm, from duals back to features (T24; T8 is its tight case)."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from svtheory.checks import concrete
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive
+from svtheory.prediction.whitened import Side, Whitened
+from svtheory.scenarios import Scenario
 
 STEPS = 100_000
-PRECISION = 1000
-"""How many roundings of M the certificate may be away from."""
+PRECISION = 30
+"""How many roundings of what cancels in it the certificate may be."""
+
+
+class Decayed(NamedTuple):
+    """The optimum with weight decay, for a head that has room for it.
+
+    omega      shape (D, D)
+    reached    whether its certificate says that it is the optimum, a scalar
+    error      how far rounding, and what the certificate leaves, may have moved it, spectral norm, a scalar
+    largest    `|M|_2`, the decay from which nothing is left, a scalar
+    """
+
+    omega: Array
+    reached: Array
+    error: Array
+    largest: Array
+
+
+def bears_decay(scenario: Scenario) -> bool:
+    """Whether a scenario's weight decay is above 0, or may be, unknown while JAX traces."""
+    return not concrete(scenario.weight_decay) or bool(np.asarray(scenario.weight_decay) != 0)
+
+
+def objective_decay(scenario: Scenario) -> Array:
+    """The decay g beside `(1/2) tr(Omega^T A Omega B)`, of which the softmax objective is `1 - 1/m` times (T6, T24)."""
+    share = 1 - 1 / scenario.n_keys if scenario.objective == "softmax" else 1
+    return scenario.weight_decay / share
+
+
+@exact_products
+def decayed_optimum(scenario: Scenario, tokens: Whitened, decay: Array) -> Decayed:
+    """`argmin (1/2) tr(Omega^T A Omega B) - tr(M^T Omega) + g |Omega|_*` of a scenario's whitened tokens (T24)."""
+    query, key = _seen(scenario.query_features, tokens.query), _seen(scenario.key_features, tokens.key)
+    asked = _by_root(tokens.query, _by_root(tokens.key, scenario.target.T).T)
+    A, B, M = query @ query.T, key @ key.T, query @ asked @ key.T
+    W, found = nuclear_optimum(A, B, M, decay)
+    omega = tokens.query.basis @ W @ tokens.key.basis.T
+    left = asked - query.T @ W @ key
+    moved = _rounding(tokens.query, key @ left.T, tokens.key, W) + _rounding(tokens.key, query @ left, tokens.query, W)
+    size = jnp.linalg.norm(M, 2)
+    # the three parts of the certificate bound what is left of the gradient along v, along u, and elsewhere
+    cancels = jnp.maximum(size, tokens.eigenvalues.max() * jnp.linalg.norm(W))
+    unsolved = 3 * min(W.shape) ** 0.5 * found * cancels
+    error = max(omega.shape) * jnp.finfo(W.dtype).eps * jnp.linalg.norm(W)
+    error += (tokens.query.reach() * tokens.key.reach()) ** 2 * (moved + unsolved)
+    return Decayed(omega, is_certified(found), lax.stop_gradient(error), size)
+
+
+def _seen(features: Array, side: Side) -> Array:
+    """`U^T X R`, tokens in the eigenbasis of their moment, shape (r, R); 0 outside its range."""
+    tokens = side.basis.T @ (features if side.root is None else features @ side.root.T)
+    return jnp.where(side.scale[:, None] > 0, tokens, 0)
+
+
+def _by_root(side: Side, columns: Array) -> Array:
+    return columns if side.root is None else side.root @ columns
+
+
+def _rounding(side: Side, untold: Array, other: Side, W: Array) -> Array:
+    """How far rounding d of a side's `Z = X R` may move the gradient `Z (R^T T R' - Z^T Omega Z') Z'^T`, twice."""
+    curved = side.scale[0] * other.scale[0] ** 2 * jnp.linalg.norm(W)
+    return 2 * side.rounding * (jnp.linalg.norm(untold) + curved)
 
 
 def is_certified(found: Array) -> Array:
@@ -19,72 +85,74 @@ def is_certified(found: Array) -> Array:
 
 
 def certificate(W: Array, eigenvalues: Array, asked: Array, decay: Array) -> Array:
-    """How far W is from optimal, over `|M|_2`; 0 for nothing asked."""
-    size = jnp.linalg.norm(asked, 2)
+    """How far W is from optimal, over the size of what cancels in it; 0 for nothing asked."""
     rest = jnp.where(eigenvalues > 0, asked - eigenvalues * W, 0)
     U, values, Vt = jnp.linalg.svd(W, full_matrices=False)
     kept = values > 8 * numerical_rank_tolerance(values, max(W.shape))  # a value lowered to 0 comes back as rounding
     right, left = rest @ Vt.T - decay * U, rest.T @ U - decay * Vt.T
     apart = [jnp.where(kept[None, :], x, 0) for x in (right, left)]
     worst = jnp.stack([*(jnp.linalg.norm(x, axis=0).max() for x in apart), jnp.linalg.norm(rest, 2) - decay])
-    return jnp.maximum(worst.max(), 0) / positive(size)
+    return jnp.maximum(worst.max(), 0) / positive(jnp.maximum(jnp.linalg.norm(asked, 2), eigenvalues.max() * values[0]))
 
 
 @jax.custom_jvp
 @exact_products
-def nuclear_optimum(eigenvalues: Array, asked: Array, decay: Array) -> tuple[Array, Array]:
-    """`argmin_W (1/2) sum_ab lam_a mu_b W_ab^2 - <M, W> + g |W|_*`, and its certificate, a scalar (T24).
+def nuclear_optimum(A: Array, B: Array, asked: Array, decay: Array) -> tuple[Array, Array]:
+    """`argmin_W (1/2) tr(W^T A W B) - tr(M^T W) + g |W|_*` of diagonal A and B, and its certificate, a scalar (T24).
 
-    In the eigenbases of the token moments A and B that is `(1/2) tr(Omega^T A Omega B) - tr(M^T Omega)` and the decay
-    `(g/2)(|W_Q|_F^2 + |W_K|_F^2)` of the best factors of Omega. Proximal gradient with momentum, restarted where it
-    overshoots: singular values are lowered by g over the largest curvature, a step at a time. The certificate is how
-    far optimality is from exact over `|M|_2`: `(M - A Omega B) v_k = g u_k`, the like on the left, and
-    `|M - A Omega B|_2 <= g`. It exceeds 1000 roundings, for moments too ill-conditioned, where it was not reached.
+    `g |W|_*` is the decay `(g/2)(|W_Q|_F^2 + |W_K|_F^2)` of the best factors of W. Proximal gradient with momentum,
+    restarted where it overshoots: singular values are lowered by g over the largest curvature, a step at a time. The
+    certificate is how far optimality is from exact, `(M - A W B) v_k = g u_k`, the like on the left, and
+    `|M - A W B|_2 <= g`, over the larger of `|M|_2` and `|A|_2 |W|_2 |B|_2`. Where it was not reached, for moments too
+    ill-conditioned, it exceeds 30 roundings.
 
     Args:
-        eigenvalues: `lam_a mu_b`, shape (r, r'), 0 outside the range of a moment, where W is 0.
+        A: query moment in its eigenbasis, shape (r, r), of which the diagonal is read; 0 outside its range, where W is.
+        B: the like for keys, shape (r', r').
         asked: M, shape (r, r').
-        decay: g, a scalar, at least 0; at 0 the start, `M/(lam mu)`, is returned without a step.
+        decay: g, a scalar, at least 0; at 0 the start, `A^+ M B^+`, is returned without a step.
 
-    Works under jit, vmap and grad: derivatives are those of the optimum, by one linear solve in r r' numbers.
+    Works under jit, vmap and grad: derivatives are those of the optimum, by one linear solve in r r' numbers, and by A
+    and B off their diagonals too, as where equal eigenvalues part.
     """
+    eigenvalues = _eigenvalues(A, B)
     asked = jnp.where(eigenvalues > 0, asked, 0)
     start = asked * inverse(eigenvalues)
     step = _step_size(eigenvalues)
 
     def unfinished(state):
-        _, _, _, number, error = state
-        return ~is_certified(error) & (number < STEPS)
+        *_, number, error, before = state
+        return ~(is_certified(error) & (error >= before)) & (number < STEPS)
 
     def advance(state):
-        W, ahead, momentum, number, error = state
+        W, ahead, momentum, number, error, before = state
         lower = lowered(ahead + step * (asked - eigenvalues * ahead), step * decay)
         # momentum that points uphill is forgotten (O'Donoghue and Candes 2015)
         uphill = ((ahead - lower) * (lower - W)).sum() > 0
         following = jnp.where(uphill, 1, (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2)
         ahead = jnp.where(uphill, lower, lower + (momentum - 1) / following * (lower - W))
-        # the certificate costs as much as a step
+        # the certificate costs as much as a step; where it is small enough, steps go on as long as it falls
         due = (number + 1) % 16 == 0
-        error = lax.cond(due, lambda: certificate(lower, eigenvalues, asked, decay), lambda: error)
-        return lower, ahead, following, number + 1, error
+        judged = lax.cond(due, lambda: (certificate(lower, eigenvalues, asked, decay), error), lambda: (error, before))
+        return lower, ahead, following, number + 1, *judged
 
     one = jnp.ones((), asked.dtype)
     first = jnp.where(decay > 0, jnp.inf, 0).astype(asked.dtype)
-    W, *_, error = lax.while_loop(unfinished, advance, (start, start, one, 0, first))
+    W, *_, error, _ = lax.while_loop(unfinished, advance, (start, start, one, 0, first, first))
     return W, error
 
 
 @nuclear_optimum.defjvp
 @exact_products
 def _nuclear_optimum_jvp(primals, tangents):
-    """`W = lowered(W + h (M - lam mu W), h g)` moves as its right side does (the implicit function theorem)."""
+    """`W = lowered(W + h (M - A W B), h g)` moves as its right side does (the implicit function theorem)."""
     W, error = nuclear_optimum(*primals)
-    eigenvalues, _, decay = primals
+    eigenvalues, decay = _eigenvalues(*primals[:2]), primals[3]
     inside = eigenvalues > 0
     step = lax.stop_gradient(_step_size(eigenvalues))
 
-    def advanced(W, eigenvalues, asked, decay):
-        return jnp.where(inside, lowered(W + step * (asked - eigenvalues * W), step * decay), 0)
+    def advanced(W, A, B, asked, decay):
+        return jnp.where(inside, lowered(W + step * (asked - A @ W @ B), step * decay), 0)
 
     def implicit():
         _, moved = jax.jvp(partial(advanced, W), primals, tangents)
@@ -92,10 +160,15 @@ def _nuclear_optimum_jvp(primals, tangents):
         return jnp.linalg.solve(jnp.eye(W.size, dtype=W.dtype) - slope, moved.ravel()).reshape(W.shape)
 
     def undecayed():
-        curved, asked = tangents[:2]
-        return (asked - curved * W) * inverse(eigenvalues)
+        (A, B), (dA, dB, asked, _) = primals[:2], tangents
+        return (asked - dA @ W @ B - A @ W @ dB) * inverse(eigenvalues)
 
     return (W, error), (lax.cond(decay > 0, implicit, undecayed), jnp.zeros_like(error))
+
+
+def _eigenvalues(A: Array, B: Array) -> Array:
+    """`lam_a mu_b`, shape (r, r')."""
+    return jnp.diagonal(A)[:, None] * jnp.diagonal(B)[None, :]
 
 
 def _step_size(eigenvalues: Array) -> Array:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, numerical_rank_tolerance, positive, root
+from svtheory.prediction.decay import bears_decay
 from svtheory.prediction.optimum import predict
 from svtheory.prediction.strength import Sample, derivatives, draw_contexts, minimise
 from svtheory.scenarios import Scenario
@@ -57,9 +58,9 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
         samples: how many contexts are drawn.
         pairs: K, the rank of the target, or more; needed while JAX traces, found from the target otherwise.
 
-    Returns K pairs, values falling, vectors (D, K). Works under jit and vmap (`samples` and `pairs` static). Raises
-    InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which no
-    minimum is found, as where nothing bounds the logits (NaN while JAX traces).
+    Returns K pairs, values falling, vectors (D, K). Works under jit, vmap and grad (`samples` and `pairs` static).
+    Raises InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which
+    no minimum is found, as where nothing bounds the logits (NaN while JAX traces).
 
     >>> from svtheory import BernoulliUniform, single_pair
     >>> law = BernoulliUniform(0.5, 2)
@@ -98,7 +99,7 @@ def finite_error(scenario: Scenario, key: Array, samples: int, pairs: int | None
 
 
 def _check(scenario: Scenario, samples: int) -> None:
-    if concrete(scenario.weight_decay) and np.asarray(scenario.weight_decay) > 0:
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
         raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
     whole("samples", samples, 2)
 
@@ -131,11 +132,14 @@ def in_plane(scenario: Scenario, key: Array, samples: int, pairs: int) -> tuple[
     features = read[:, None, :, None] * written[:, :, None, :]
     used = (asked[:, None] & sought[None, :]).ravel()
     sample = Sample(features.reshape(samples, scenario.n_keys, -1) * used.astype(f.dtype)[None, None, :], wanted)
-    c = minimise(sample, used)
+    c = minimise(jax.tree.map(lax.stop_gradient, sample), used)
     gradients, H = derivatives(sample, c, used)
     slope = gradients.mean(axis=0)
+    # one more step of Newton's, through which the derivative of the solution flows
+    c -= jnp.linalg.solve(lax.stop_gradient(H), slope)
     lasting = slope @ jnp.linalg.solve(H, slope) / jnp.log(jnp.asarray(scenario.n_keys, f.dtype))
-    C = jnp.where(used & (lasting <= CONVERGED), c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
+    known = (lasting <= CONVERGED) & (scenario.weight_decay == 0)
+    C = jnp.where(used & known, c, jnp.where(used, jnp.nan, 0)).reshape(asked.size, pairs)
     sandwich = jnp.linalg.solve(H, jnp.linalg.solve(H, gradients.T @ gradients).T) / samples**2
     L = query.shape[1]
     noise = sandwich.reshape(*C.shape, *C.shape)[:L, :, :L, :]

@@ -199,7 +199,7 @@ def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Arra
     if concrete(roomy) and not roomy:
         raise InputError(f"head_dim must be at least the number of modes (T9), got {scenario.head_dim}")
     alpha_beta = found.tokens.eigenvalues[0, 0]
-    learnt = jnp.where(found.undecayed > found.error, found.undecayed, 0)
+    learnt = jnp.where(found.values > found.error, found.values, 0)
     s = jnp.where(tight & roomy, learnt - scenario.weight_decay / alpha_beta, jnp.nan)
     return s, jnp.full_like(s, 2 * alpha_beta), _positive_start(start, s)
 

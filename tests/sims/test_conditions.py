@@ -114,7 +114,11 @@ def test_safetensors_laws_and_options(tmp_path, laws):
             ["--objective", "softmax"],
             "FILE must hold the laws of query and key activations for --objective softmax",
         ),
-        ({}, ["--weight-decay", "0.5"], "weight_decay must be 0 here"),
+        (
+            {},
+            ["--weight-decay", "0.5", "--head-dim", "1"],
+            "head_dim must be no less than the rank of what",
+        ),
         ({}, ["--head-dim", "0"], "head_dim must be a whole number of at least 1"),
     ],
 )

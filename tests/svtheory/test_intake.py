@@ -145,17 +145,9 @@ TAKE = {
 # They take scenarios, spectra, numbers of things or keys, and no other arrays.
 TAKE_NONE = {
     *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
-    *("mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold"),
-    *(
-        "predict_finite",
-        "predict_drift",
-        "finite_error",
-        "sampling_error",
-        "order",
-        "order_spectrum",
-        "shift",
-        "categories",
-    ),
+    *("mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold", "relu_states", "relu_thresholds"),
+    *("predict_finite", "predict_drift", "finite_error", "sampling_error", "order_spectrum"),
+    *("order", "shift", "categories"),
     *("orthogonalization_threshold", "polytope_name", "antipodal", "orthonormal", "polygon", "simplex", "tight_frame"),
 }
 

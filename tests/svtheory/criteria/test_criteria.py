@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from svtheory import (
     BernoulliUniform,
     Gaussian,
-    InputError,
     OneHot,
     Scenario,
+    alignment,
     conditions,
     matching,
     predict,
@@ -155,8 +155,28 @@ def test_head_dimension_and_weight_decay():
     decayed = conditions(Scenario(np.eye(D, N), np.eye(D, M), T * (np.arange(M) < 4), weight_decay=2.5))
     np.testing.assert_allclose(of(decayed, "T8", "both").margin[[0, 1], [2, 0]], [0, 0.2], atol=1e-9)
     np.testing.assert_allclose(decayed.pairs.value[[0, 1], [2, 0]], [0.5, 0], atol=1e-9)
-    with pytest.raises(InputError, match="weight_decay must be 0 here"):
-        conditions(Scenario(frame(0), frame(1, M), T, weight_decay=0.1))
+
+
+def test_weight_decay_on_the_law_of_the_readme():
+    """Present or absent features have a mean, so that no tight form holds: margins are those of T24's optimum."""
+    X, law = jnp.asarray(tight()), BernoulliUniform(0.2, N)
+    scenario = Scenario(X, X, single_pair(N, N, 0, 1), law, law)
+    C = np.asarray(law.second_moment())
+    largest = np.prod(np.linalg.norm(np.asarray(X) @ C[:, :2], axis=0))  # |M|_2 of one pair
+    for share, margin in ((0.5, 0), (2.0, 0.5)):
+        decayed = replace(scenario, weight_decay=share * largest)
+        found, predicted = conditions(decayed), predict(decayed)
+        np.testing.assert_allclose(of(found, "T24", "both").margin, margin, atol=1e-9)
+        assert not any(row.theorem == "T8" for row in found)
+        np.testing.assert_allclose(found.pairs.value[0, 1], predicted.values[0], rtol=1e-9)
+        cosines = np.abs(predicted.left[:, 0] @ X[:, 0] / np.linalg.norm(X[:, 0])) * (share < 1)
+        np.testing.assert_allclose(found.pairs.query[0, 1], cosines, rtol=1e-9)
+    assert "no singular vectors can be named for 1 pair" in found.verdict()
+    toward, near, free = (
+        alignment(predict(replace(scenario, weight_decay=share * largest)).left, X @ C[:, :1])[0, 0]
+        for share in (0.99, 0.5, 0.0)
+    )
+    assert toward > 1 - 1e-4 > near > free  # it turns to E[r f_i]
 
 
 def gaussians(seed):

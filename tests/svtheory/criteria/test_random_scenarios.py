@@ -3,10 +3,9 @@
 Shapes, laws, objective, bias and head dimension are those of a setting; features (some of them dependent, nearly so, or
 with a large common vector), targets (some of equal or nearly equal strengths) and moments are drawn. The heads compared
 with are optimised in numpy, in float64, from moments written here: least squares for a head of full rank, L-BFGS on the
-factors otherwise. A prediction is right, flagged by a gap of 0, or refused.
+factors of a narrow or decayed one. A prediction is right, flagged by a gap of 0, or refused.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -36,6 +35,7 @@ class Setting(NamedTuple):
     query_bias: bool = False
     head_dim: int | None = None
     decayed: bool = False
+    tight: bool = False
 
 
 SETTINGS = [
@@ -43,8 +43,8 @@ SETTINGS = [
     Setting(6, 6, 5),
     Setting(7, 4, 5, head_dim=2),
     Setting(4, 8, 8, head_dim=1),
-    Setting(4, 8, 7, decayed=True),
-    Setting(5, 8, 8, head_dim=2, decayed=True),
+    Setting(4, 8, 7, decayed=True, tight=True),
+    Setting(5, 8, 8, head_dim=2, decayed=True, tight=True),
     Setting(5, 9, 8, ("bernoulli", "gaussian")),
     Setting(8, 5, 6, ("gaussian", "onehot")),
     Setting(5, 8, 7, ("gaussian", "bernoulli"), head_dim=2),
@@ -60,6 +60,12 @@ SETTINGS = [
     Setting(10, 20, 20, ("bernoulli", "bernoulli"), "softmax", query_bias=True, head_dim=3),
     Setting(3, 12, 2, ("gaussian", "bernoulli")),
 ]
+DECAYED = [
+    Setting(4, 6, 6, decayed=True),
+    Setting(5, 8, 7, ("bernoulli", "bernoulli"), decayed=True),
+    Setting(5, 8, 8, ("bernoulli", "gaussian"), "softmax", query_bias=True, decayed=True),
+]
+"""With weight decay on moments that are not tight (T24)."""
 
 
 class Drawn(NamedTuple):
@@ -92,9 +98,7 @@ def drawn(setting, rng, dtype):
 def drawn_features(rng, setting, n, dtype):
     """Features as given and as meant: what is exactly dependent is so before it is rounded."""
     D = setting.D
-    kind = (
-        "tight" if setting.decayed else rng.choice(["generic", "dependent", "near", "common", "lengths", "orthogonal"])
-    )
+    kind = "tight" if setting.tight else rng.choice(["generic", "dependent", "near", "common", "lengths", "orthogonal"])
     X = rng.normal(size=(D, n))
     smallest = -5 if dtype == np.float32 else -9
     if kind == "tight":
@@ -160,22 +164,25 @@ def truth(drawn):
     X, Y = drawn.features
     (R, S), (mu, nu), T, scenario = drawn.roots, drawn.means, drawn.target, drawn.scenario
     softmax, lawful = scenario.objective == "softmax", scenario.query_law is not None
-    biased = softmax and scenario.query_bias
+    biased, decay = softmax and scenario.query_bias, float(scenario.weight_decay)
     if lawful and not softmax:
         S = np.column_stack([S, nu])
     if lawful and not biased:
         R = np.column_stack([R, mu])
     tokens, asked = (X @ R, Y @ S), R.T @ T @ S
     start, decided = tokens[0] @ asked @ tokens[1].T, True
-    if biased:  # the head reads (r; 1)
+    if biased:
         decided = rank(np.column_stack([tokens[0], X @ mu])) == rank(tokens[0])
+    if biased and not decay:  # the head reads (r; 1)
         R = np.column_stack([R, mu])
         tokens = np.vstack([X @ R, np.eye(1, R.shape[1], R.shape[1] - 1)]), tokens[1]
         asked = R.T @ T @ S
-    decay = float(scenario.weight_decay)
     if decay == 0 and scenario.rank == scenario.dim:
         half = np.linalg.lstsq(tokens[0].T, asked, rcond=1e-12)[0]
         return Truth(np.linalg.lstsq(tokens[1].T, half.T, rcond=1e-12)[0].T[: scenario.dim], decided, start)
+    if decay and scenario.rank == scenario.dim:
+        share = 1 - 1 / scenario.n_keys if softmax else 1
+        return Truth(of_decayed_factors(tokens, asked, decay / share), decided, start)
     omega, core = of_factors(tokens, asked, scenario.rank, decay)
     modes = np.append(np.linalg.svd(core, compute_uv=False), np.zeros(scenario.rank + 1))
     decided &= modes[scenario.rank - 1] - modes[scenario.rank] > CLEAR * modes[0]
@@ -209,6 +216,25 @@ def of_factors(tokens, asked, H, decay):
     return (U / s) @ W_Q.T @ W_K @ (V / z).T, core
 
 
+def of_decayed_factors(tokens, asked, decay):
+    """Omega of the factors that L-BFGS finds with decay, with room for all modes: `(1/2)|Z^T Omega Z' - asked|^2`."""
+    (U, s), (V, z) = (range_of(Z) for Z in tokens)
+    Z, W = (basis.T @ tokens_ for basis, tokens_ in ((U, tokens[0]), (V, tokens[1])))
+    H, g = min(len(s), len(z)), decay / (s[0] * z[0]) ** 2
+    Z, W, asked = Z / s[0], W / z[0], asked / (s[0] * z[0])
+
+    def loss(flat):
+        W_Q, W_K = flat[: H * len(s)].reshape(H, -1), flat[H * len(s) :].reshape(H, -1)
+        error = Z.T @ W_Q.T @ W_K @ W - asked
+        pull = Z @ error @ W.T
+        return ((error**2).sum() + g * (flat @ flat)) / 2, np.append(W_K @ pull.T, W_Q @ pull) + g * flat
+
+    begin = np.random.default_rng(0).normal(size=H * (len(s) + len(z))) * np.abs(asked).max() ** 0.5
+    options = {"maxiter": 20000, "maxfun": 40000, "ftol": 0, "gtol": 1e-13 * np.abs(asked).max(), "maxcor": 60}
+    flat = scipy.optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options=options).x
+    return U @ flat[: H * len(s)].reshape(H, -1).T @ flat[H * len(s) :].reshape(H, -1) @ V.T
+
+
 def range_of(Z):
     U, s, _ = np.linalg.svd(Z, full_matrices=False)
     inside = s > 1e-12 * s[0]
@@ -231,8 +257,12 @@ def judged(setting, seed, dtype):
     """What `predict` and `conditions` say of one scenario, against its optimised head."""
     with jax.enable_x64(dtype == np.float64):
         case = drawn(setting, np.random.default_rng(seed), dtype)
-        found, listed = predicted(case.scenario), conditions(case.scenario)
+        found = predicted(case.scenario)
         named = np.asarray(nameable(found))
+        if np.isnan(found.values).any():
+            with pytest.raises(InputError, match="too ill-conditioned"):  # T24
+                conditions(case.scenario)
+        listed = () if np.isnan(found.values).any() else conditions(case.scenario)
         found = jax.tree.map(lambda x: np.asarray(x, float), found)
     head = truth(case)
     U, values, Vt = np.linalg.svd(head.omega)
@@ -267,9 +297,9 @@ def above_best(row, case, decomposed):
     return np.where(np.isfinite(promise), promise - cosines.max(axis=0, initial=0), -1).max()
 
 
-def counted(settings, draws, dtype, first=0):
+def counted(settings, draws, dtype, of=SETTINGS):
     """How many pairs are named, how many have a clear gap, how many of those are named; asserts that all is right."""
-    verdicts = {(i, n): judged(SETTINGS[i], 1000 * i + n, dtype) for i in settings for n in range(first, first + draws)}
+    verdicts = {(i, n): judged(of[i], 1000 * i + n, dtype) for i in settings for n in range(draws)}
     problems = {place: verdict.problems for place, verdict in verdicts.items() if verdict.problems}
     assert not problems
     named, clear = (np.concatenate([getattr(v, name) for v in verdicts.values()]) for name in ("named", "clear"))
@@ -292,10 +322,13 @@ def test_four_hundred_scenarios_are_right_or_flagged(dtype):
     assert both >= (0.9 if dtype == np.float64 else 0.7) * clear
 
 
-def test_weight_decay_is_refused_where_no_closed_form_holds():
-    case = drawn(SETTINGS[0], np.random.default_rng(0), np.float32)
-    with pytest.raises(InputError, match="weight_decay must be 0 here"):
-        conditions(replace(case.scenario, weight_decay=0.1))
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "share"), [(np.float64, 0.8), (np.float32, 0.2)])
+def test_sixty_decayed_scenarios_are_right_or_flagged(dtype, share):
+    """T24 bounds its error by the least curvature, so in float32 much is flagged."""
+    named, clear, both = counted(range(len(DECAYED)), 20, dtype, DECAYED)
+    print(f"{dtype.__name__}: {named} pairs named, {both} of {clear} clear ones")
+    assert both >= share * clear
 
 
 @pytest.mark.parametrize("seed", range(8))

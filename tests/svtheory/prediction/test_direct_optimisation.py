@@ -1,4 +1,4 @@
-"""The closed forms of T1, T4, T5, T7 and T8 against heads whose factors were optimised directly, in float64."""
+"""The optima of T1, T4, T5, T7, T8 and T24 against heads whose factors were optimised directly, in float64."""
 
 import jax
 import numpy as np
@@ -79,6 +79,8 @@ SCENARIOS = {
     "T7, correlated": lambda: four_pairs(gaussian(6, N), gaussian(7, M), head_dim=3),
     "T8": decayed,
     "T8, rank 2": lambda: decayed(head_dim=2),
+    "T24": lambda: four_pairs(weight_decay=2.0),
+    "T24, correlated": lambda: four_pairs(gaussian(6, N), gaussian(7, M), weight_decay=10.0),
 }
 
 
@@ -92,6 +94,7 @@ def test_optimised_factors_end_at_the_closed_form(name):
     np.testing.assert_allclose(values, expected.values, atol=1e-5 * values[0])
 
 
-def test_the_decay_above_removes_some_modes_and_not_others():
-    values = np.asarray(predict(decayed()).values)
-    assert 1 <= (values > 0).sum() < 4
+@pytest.mark.parametrize("name", ["T8", "T24", "T24, correlated"])
+def test_the_decay_above_removes_some_modes_and_not_others(name):
+    values = np.asarray(predict(SCENARIOS[name]()).values)
+    assert 1 <= (values > 1e-12).sum() < 4

@@ -154,18 +154,23 @@ def test_rank_deficient_features_are_read_within_their_span(dtype):
 
 
 def test_one_program_serves_many_strengths():
-    """Traced, with the number of pairs given, the result is that of each scenario by itself."""
-    law = BernoulliUniform(0.3, N)
-    X = unit(jax.random.key(0))
+    """Traced, with the number of pairs given, the result is that of each scenario by itself, and has derivatives."""
+    with jax.enable_x64():
+        law = BernoulliUniform(0.3, N)
+        X = unit(jax.random.key(0))
 
-    def at(strength):
-        s = Scenario(X, X, single_pair(N, N, 0, 1, strength), law, law, "softmax")
-        return predict_finite(s, jax.random.key(1), 500, pairs=1)
+        def at(strength):
+            s = Scenario(X, X, single_pair(N, N, 0, 1, strength), law, law, "softmax")
+            found = predict_finite(s, jax.random.key(1), 500, pairs=1)
+            return found.values[0], found.left[:, 0]
 
-    many = jax.jit(partial(jax.lax.map, at))(jnp.array([1.0, 5.0]))
-    alone = at(5.0)
-    assert np.allclose(many.values[1], alone.values, rtol=1e-3)
-    assert np.allclose(abs(many.left[1].T @ alone.left), 1, atol=1e-4)
+        strengths, h = jnp.array([1.0, 4.999, 5.0, 5.001]), 1e-3
+        mapped = jax.jit(partial(jax.lax.map, jax.value_and_grad(at, has_aux=True)))
+        (sizes, vectors), slopes = mapped(strengths)
+        size, vector = at(5.0)
+        assert np.isclose(sizes[2], size, rtol=1e-9)
+        assert np.isclose(abs(vectors[2] @ vector), 1, atol=1e-12)
+        assert np.isclose(slopes[2], (sizes[3] - sizes[1]) / (2 * h), rtol=1e-4)
 
 
 def test_another_strength_changes_the_size_less_than_the_target():

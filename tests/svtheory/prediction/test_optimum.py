@@ -1,5 +1,7 @@
 """The closed forms against naive float64 formulas and against least squares on the vectorised problem."""
 
+from dataclasses import replace
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -34,6 +36,7 @@ from svtheory.geometry import (
     simplex,
     tegum,
 )
+from svtheory.prediction import decay
 
 N, M = 7, 6
 SPACES = {"N below D": (9, None), "N at D": (7, None), "N above D": (4, None), "rank-deficient": (5, 3)}
@@ -273,22 +276,34 @@ def test_t8_soft_thresholds_the_values(H, dtype):
         )
 
 
-def test_t8_is_refused_where_it_does_not_hold():
-    sentence = (
-        r"weight_decay must be 0 here, not above: its closed form \(T8\) holds for the square objective and tight"
-    )
+@pytest.mark.parametrize("kind", ["tight", "not tight"])
+def test_softmax_bears_decay_over_its_share_of_the_loss(kind):
+    """T6: the loss is `1 - 1/m` of a squared one, here 1/2, so the decay counts twice (T8, T24)."""
+    with jax.enable_x64():
+        X, Y = (np.linalg.qr(F.T)[0].T if kind == "tight" else F for F in features())
+        laws = [Gaussian(np.zeros(n), np.eye(n)) for n in (N, M)]
+        softmax = Scenario(X, Y, PAIRS, *laws, "softmax", weight_decay=0.4, n_keys=2)
+        assert np.allclose(optimal_omega(softmax), optimal_omega(Scenario(X, Y, PAIRS, weight_decay=0.8)), atol=1e-9)
+
+
+def test_t24_is_refused_where_no_theory_holds(monkeypatch):
     X, Y = features()
-    tight = tight_frame(jax.random.key(0), 4, N), tight_frame(jax.random.key(1), 4, M)
     laws = BernoulliUniform(0.3, N), BernoulliUniform(0.3, M)
-    for scenario in (
-        Scenario(X, Y, PAIRS, weight_decay=0.1),
-        Scenario(*tight, PAIRS, *laws, objective="softmax", weight_decay=0.1),
+    biased = Scenario(X, Y, PAIRS, *laws, "softmax", head_dim=2, query_bias=True, weight_decay=0.1)
+    narrow = Scenario(X, Y, PAIRS, head_dim=2, weight_decay=0.1)
+    monkeypatch.setattr(decay, "STEPS", 8)
+    hasty = Scenario(X[:3], Y[:3], PAIRS, weight_decay=0.1)
+    for scenario, sentence in (
+        (biased, "weight_decay must be 0 where a head_dim below D meets a query_bias"),
+        (narrow, r"head_dim must be no less than the rank of what weight_decay leaves \(T24\)"),
+        (hasty, "weight_decay must be 0 where the token moments are too ill-conditioned"),
     ):
+        monkeypatch.setattr(decay, "STEPS", 8 if scenario is hasty else 10_000)
         for read in (predict, optimal_omega):
             with pytest.raises(InputError, match=sentence):
                 read(scenario)
-        assert jnp.isnan(jax.jit(predict)(scenario).values).all()
-    assert jnp.isfinite(jax.jit(predict)(Scenario(X, Y, PAIRS)).values).all()
+    assert jnp.isnan(jax.jit(predict)(narrow).values).all()
+    assert jnp.isfinite(predict(replace(narrow, weight_decay=20.0)).values).all()
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
         ax.plot(0, table.threshold.sel(probability=0)[k], "*", color=colour, markersize=11)
     ax.axhline(orthogonalization_threshold(table.N, table.D), color="black", linestyle="--", label="$g_c$, linear")
     ax.set_xscale("symlog", linthresh=p[0])
-    ax.set(yscale="log", xlim=(-p[0] / 4, None), xlabel="probability of a feature $p$", ylabel="coupling $g$")
+    ax.set(yscale="log", xlim=(-p[0] / 4, 1.3 * p[-1]), xlabel="probability of a feature $p$", ylabel="coupling $g$")
     ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("{x:g}")

@@ -236,9 +236,9 @@ def _train(config: Config, given: Any, keys: Array, **place: Any) -> Any:
     if given.objective == "square":
         # what the data never visits stays as it starts, so it starts small
         return simulate_ensemble(given, keys, Training(steps=config.square_steps, start=0.01), **place)
-    before = each(partial(_foreseen, config), given, keys)
+    predicted, sin2, drifted = each(partial(_foreseen, config), given, keys)
     training = Training(steps=config.softmax_steps, contexts=config.contexts, whitened=True)
-    return Sampled(*before, simulate_ensemble(given, keys, training, **place))
+    return Sampled(predicted, sin2, drifted, simulate_ensemble(given, keys, training, **place))
 
 
 def _foreseen(config: Config, scenario: Scenario, key: Array) -> tuple[Spectrum, Array, Array]:
@@ -289,15 +289,15 @@ def _sampled(scenario: Any, trained: Any) -> dict[str, Array]:
     by the closed form and trained.
     """
     if not isinstance(trained, Sampled):
-        return dict.fromkeys(("sin2", "leading_cosine"), jnp.full(2, jnp.nan)) | dict.fromkeys(
-            DRIFTS, jnp.array(jnp.nan)
-        )
+        none: dict[str, Array] = dict.fromkeys(DRIFTS, jnp.array(jnp.nan))
+        return none | dict.fromkeys(("sin2", "leading_cosine"), jnp.full(2, jnp.nan))
     leading = predict(scenario)
     agreement = compare(leading, trained.trained)
     queries = trained.predicted.left[:, 0], trained.drifted, trained.trained.left[:, 0]
     turned = (alignment(u[:, None], leading.left[:, :1])[0, 0] for u in queries)
     cosines = jnp.stack([agreement.left[0], agreement.right[0]])
-    return {"sin2": trained.sin2, "leading_cosine": cosines} | dict(zip(DRIFTS, turned, strict=True))
+    drifts: dict[str, Array] = dict(zip(DRIFTS, turned, strict=True))
+    return drifts | {"sin2": trained.sin2, "leading_cosine": cosines}
 
 
 def token_moment(X: Array, law: Law | None) -> Array:

@@ -19,6 +19,7 @@ def readings(W_Q: Array, W_K: Array, query_moment: Moment, key_moment: Moment) -
 
     Arguments, and what is raised, as of `balanced_spectrum`; follows the dtype of the factors.
 
+    >>> import jax.numpy as jnp
     >>> found = readings(jnp.eye(2), jnp.eye(2), jnp.diag(jnp.array([4.0, 1.0])), jnp.eye(2))
     >>> {name: [round(x, 4) for x in reading.values.tolist()] for name, reading in found.items()}
     {'raw': [1.0, 1.0], 'unwhitened': [1.0, 1.0], 'balanced': [2.0, 1.0]}

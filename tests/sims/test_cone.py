@@ -7,14 +7,14 @@ from sims.lab.sweep import each
 from svtheory import predict
 
 # of one size with test_unwhitening_run, so that both train by the same compiled programs
-SMALL = cone.Config(dim=5, n_features=10, means=(0.0, 2.0), frames=2, steps=25, contexts=2048)
+SMALL = cone.Config(dim=5, n_features=10, means=(0.0, 2.0), frames=2, steps=25, contexts=1024)
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     with jax.numpy_rank_promotion("raise"):
         sizes = ["--dim", "5", "--n-features", "10", "--means", "0", "2", "--frames", "2", "--steps", "25"]
-        return cone.main([*sizes, "--contexts", "2048", "--out", str(tmp_path_factory.mktemp("runs"))])
+        return cone.main([*sizes, "--contexts", "1024", "--out", str(tmp_path_factory.mktemp("runs"))])
 
 
 def test_the_cone_turns_the_sides_that_see_it(outcome):

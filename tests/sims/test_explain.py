@@ -81,10 +81,10 @@ def test_the_hypothesis_that_made_the_head_explains_it(made):
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
 def test_the_public_induction_head(tmp_path):
-    summary = run(tmp_path, "--samples", "1000").summary
+    summary = run(tmp_path, "--samples", "1000", "--draws", "199").summary
     assert summary["best_hypothesis"] == "previous"
     assert summary["functional_cosine"] >= 0.97  # its bias is zero, its queries uncentred: centred ones give 0.995
-    assert summary["p_value"] == pytest.approx(1 / 1000)
+    assert summary["p_value"] == pytest.approx(1 / 200)
     assert summary["rank"] == 1
     assert summary["margin_functional_cosine"] >= 0.2
     assert 0 < summary["weights_never_exercised_share"] < 0.05

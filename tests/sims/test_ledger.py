@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -9,30 +8,21 @@ import xarray as xr
 from sims import ledger
 
 SMALL = [
-    *("--square-seeds", "1", "--square-steps", "400"),
+    *("--square-seeds", "1", "--square-steps", "150"),
     *("--softmax-seeds", "1", "--softmax-steps", "25", "--contexts", "1024"),
 ]
 
 
-def test_a_small_run(tmp_path):
-    folder = run(tmp_path)
-    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
-        results = stored.load()
+def test_a_small_run(tmp_path, capsys):
+    results = ledger.main([*SMALL, "--out", str(tmp_path)]).results
+    folder, printed = tmp_path / "ledger", capsys.readouterr().out
+    assert "holds" in printed
+    assert str(folder / "report.html") in printed
     every_row_is_there(results)
     the_squared_objective_is_predicted_even_at_one_seed(folder, results)
     the_report_stands_alone(folder)
     a_wrong_prediction_fails_the_verdict(results)
     rows_start_satisfied_and_go_far(results)
-
-
-def run(out):
-    command = [sys.executable, "sims/ledger.py", *SMALL, "--out", str(out)]
-    strict = os.environ | {"JAX_NUMPY_RANK_PROMOTION": "raise"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=strict)
-    assert done.returncode == 0, done.stderr
-    assert "holds" in done.stdout
-    assert str(out / "ledger" / "report.html") in done.stdout
-    return out / "ledger"
 
 
 def every_row_is_there(results):

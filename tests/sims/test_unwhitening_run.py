@@ -11,7 +11,7 @@ SMALL = ["--dim", "5", "--n-features", "10", "--conditions", "10", "--frames", "
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     with jax.numpy_rank_promotion("raise"):
-        return unwhitening.main([*SMALL, "--contexts", "2048", "--out", str(tmp_path_factory.mktemp("runs"))])
+        return unwhitening.main([*SMALL, "--contexts", "1024", "--out", str(tmp_path_factory.mktemp("runs"))])
 
 
 def test_features_come_back_unless_activations_are_correlated(outcome):

@@ -17,8 +17,9 @@ from sims.engines.descent import descend
 from sims.engines.simulation import Contexts, Training, head_loss, sample_contexts, small_factors
 from sims.lab.sweep import each
 from svtheory import BalancedSpectrum, Scenario, balanced_spectrum
-from svtheory.prediction.whitened import moment_roots, whiten
+from svtheory.prediction.whitened import whiten
 from svtheory.pytrees import pytree
+from svtheory.spectra import Root
 
 
 @pytree("counts")
@@ -26,7 +27,7 @@ from svtheory.pytrees import pytree
 class Stream:
     """Contexts of a scenario, how many of them a head has read each time it is trained, and what is foreseen then.
 
-    moments    of the tokens, as the objective sees them, (D, D) each
+    moments    of the tokens, as the objective sees them, query and key side
     noise      standard deviation of the noise in the answers, squared objective; a scalar
     limit      Omega after endlessly many contexts, shape (D, D)
     predicted  mean sin^2 of its first vectors with the head's, query and key side, shape (counts, 2)
@@ -35,7 +36,7 @@ class Stream:
     """
 
     scenario: Scenario
-    moments: tuple[Array, Array]
+    moments: tuple[Root, Root]
     noise: Array
     limit: Array
     predicted: Array
@@ -102,15 +103,14 @@ def _least_squares(counts: tuple[int, ...], scenario: Scenario, noise: Array, ke
     return jnp.stack(heads)
 
 
-def moments(scenario: Scenario) -> tuple[Array, Array]:
-    """The token moments A and B that the objective sees (T5, T6); the scenario has laws."""
-    features = scenario.query_features, scenario.key_features
-    roots = [F @ R for F, R in zip(features, moment_roots(scenario), strict=True)]
-    return roots[0] @ roots[0].T, roots[1] @ roots[1].T
+def moments(scenario: Scenario) -> tuple[Root, Root]:
+    """The token moments A and B that the objective sees (T5, T6)."""
+    tokens = whiten(scenario)
+    return tokens.query.moment, tokens.key.moment
 
 
 @jax.jit
-def sines(streams: tuple[tuple[Array, Array], Array], heads: Array) -> Array:
+def sines(streams: tuple[tuple[Root, Root], Array], heads: Array) -> Array:
     """`sin^2` between the first whitened vectors of M limits and of heads (M, counts, D, D), shape (M, counts, 2).
 
     streams: their moments and their limits

@@ -12,6 +12,7 @@ from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, inverse
 from svtheory.prediction.optimum import Optimum
 from svtheory.prediction.whitened import Side, has_query_bias
+from svtheory.spectra.readings import unwhitened
 
 UNWHITENED = "the probe of x_i is orthogonal to the other pairs': A u || E[r f_i]"
 BALANCED = "x_i shares no leverage with the other pairs, L_il = 0: A^1/2 u~ || E[r f_i]"
@@ -27,7 +28,7 @@ def modes_by_reading(found: Optimum) -> tuple[Modes, Modes, Modes]:
     U, values, Vt = safe_svd(seen @ (found.right.T @ (key.basis * key.scale[None, :])))
     K = len(found.values)
     left, right = query.basis @ _first(U, K), key.basis @ _first(Vt.T, K)
-    patterns, probes = zip(_by_moment(query, found.left), _by_moment(key, found.right), strict=True)
+    patterns, probes = zip(unwhitened(query.moment, found.left), unwhitened(key.moment, found.right), strict=True)
     whitened = zip(_by_root(query, left), _by_root(key, right), strict=True)
     balanced = Modes(
         left=left,
@@ -45,12 +46,6 @@ def modes_by_reading(found: Optimum) -> tuple[Modes, Modes, Modes]:
 def _first(U: Array, K: int) -> Array:
     """The first K columns, of zeros beyond those that there are."""
     return jnp.pad(U[:, :K], ((0, 0), (0, max(K - U.shape[1], 0))))
-
-
-def _by_moment(side: Side, u: Array) -> tuple[Array, Array]:
-    """Unwhitened: `A u` and `A^+ u` of vectors (D, K)."""
-    along, s = side.basis.T @ u, side.scale[:, None]
-    return side.basis @ (s**2 * along), side.basis @ (inverse(s) ** 2 * along)
 
 
 def _by_root(side: Side, u: Array) -> tuple[Array, Array]:

@@ -85,6 +85,7 @@ def test_within_a_tenth(objective, law, tmp_path):
             assert abs(ratio - 1) <= 0.1
 
 
+@pytest.mark.slow
 def test_least_squares_of_answers_without_noise_or_superposition():
     """The head itself from D D' contexts on, and nothing of it outside what fewer contexts show."""
     with jax.enable_x64(True):

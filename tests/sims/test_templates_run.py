@@ -15,6 +15,7 @@ def outcome(tmp_path_factory):
     return run(tmp_path_factory.mktemp("templates"), "--seeds", "2", "--strengths", "0.1", "--steps", "100")
 
 
+@pytest.mark.slow
 def test_heads_have_the_basis_of_their_template(outcome):
     """And those of orthonormal features have it in closed form."""
     assert [row for row in outcome.rows if row["holds"] is False] == []

@@ -110,7 +110,7 @@ def test_softmax(bias):
         agree(raw, sampling_error(s, KEY, 20_000, n, raw=True), 0.15)
 
 
-@pytest.mark.parametrize("objective", ["square", "softmax"])
+@pytest.mark.parametrize("objective", ["square", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_heads_on_fewer_draws(objective):
     """The same as the slow tests, of 40 heads and to a third beside the standard error."""
     with jax.enable_x64():

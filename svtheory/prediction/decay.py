@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import concrete
+from svtheory.checks import InputError, concrete
 from svtheory.numerics import exact_products, inverse, positive
 from svtheory.prediction.whitened import Side, Whitened
 from svtheory.scenarios import Scenario
@@ -36,6 +36,12 @@ class Decayed(NamedTuple):
 def bears_decay(scenario: Scenario) -> bool:
     """Whether a scenario's weight decay is above 0, or may be, unknown while JAX traces."""
     return not concrete(scenario.weight_decay) or bool(np.asarray(scenario.weight_decay) != 0)
+
+
+def check_undecayed(scenario: Scenario, where: str) -> None:
+    """Raise InputError for a weight decay above 0, unless JAX traces it; `where` says what theory has none."""
+    if concrete(scenario.weight_decay) and bears_decay(scenario):
+        raise InputError(f"weight_decay must be 0 {where}, got {float(scenario.weight_decay):.3g}")
 
 
 def objective_decay(scenario: Scenario) -> Array:

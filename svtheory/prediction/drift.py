@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, whole
 from svtheory.numerics import exact_products, positive
-from svtheory.prediction.decay import bears_decay
+from svtheory.prediction.decay import check_undecayed
 from svtheory.prediction.finite import probe_plane
 from svtheory.prediction.strength import Sample, minimise
 from svtheory.scenarios import Scenario
@@ -45,8 +45,7 @@ def predict_drift(scenario: Scenario, key: Array, samples: int) -> Spectrum:
     """
     if scenario.objective != "softmax":
         raise InputError(f"objective must be 'softmax' for a drift, got {scenario.objective!r}")
-    if concrete(scenario.weight_decay) and bears_decay(scenario):
-        raise InputError(f"weight_decay must be 0 for a drift, got {float(scenario.weight_decay):.3g}")
+    check_undecayed(scenario, "for a drift")
     if concrete(scenario.target) and np.count_nonzero(scenario.target) != 1:
         raise InputError(f"target must match a single pair, got {np.count_nonzero(scenario.target)} entries")
     return _drifted(scenario, key, whole("samples", samples, 2))

@@ -12,7 +12,7 @@ from svtheory.checks import InputError, concrete, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, numerical_rank_tolerance, positive, root
-from svtheory.prediction.decay import bears_decay
+from svtheory.prediction.decay import check_undecayed
 from svtheory.prediction.optimum import predict
 from svtheory.prediction.strength import Sample, derivatives, draw_contexts, minimise
 from svtheory.scenarios import Scenario
@@ -99,8 +99,7 @@ def finite_error(scenario: Scenario, key: Array, samples: int, pairs: int | None
 
 
 def _check(scenario: Scenario, samples: int) -> None:
-    if concrete(scenario.weight_decay) and bears_decay(scenario):
-        raise InputError(f"weight_decay must be 0 at finite logits, got {float(scenario.weight_decay):.3g}")
+    check_undecayed(scenario, "at finite logits")
     whole("samples", samples, 2)
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, flag, whole
+from svtheory.checks import InputError, flag, whole
 from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, positive
-from svtheory.prediction.decay import bears_decay
+from svtheory.prediction.decay import check_undecayed
 from svtheory.prediction.finite import Plane, optimal_plane
 from svtheory.prediction.optimum import optimal_omega
 from svtheory.prediction.strength import draw_contexts
@@ -61,8 +61,7 @@ def _checked(scenario: Scenario, samples: int, n: int | Sequence[int] | np.ndarr
     """The numbers of contexts; raises InputError for what has no sampling error."""
     if scenario.query_law is None or scenario.key_law is None:
         raise InputError("query_law and key_law must be given: without them there is nothing to sample, got None")
-    if concrete(scenario.weight_decay) and bears_decay(scenario):
-        raise InputError(f"weight_decay must be 0 for a sampling error, got {float(scenario.weight_decay):.3g}")
+    check_undecayed(scenario, "for a sampling error")
     if scenario.head_dim is not None and scenario.head_dim < scenario.dim:
         raise InputError(f"head_dim must be at least {scenario.dim}, the dimension D, got {scenario.head_dim}")
     whole("samples", samples, 2)

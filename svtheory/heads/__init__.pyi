@@ -1,5 +1,6 @@
 from .bundles import HeadBundle as HeadBundle
 from .bundles import load_heads as load_heads
+from .bundles import read_bundle as read_bundle
 from .bundles import save_heads as save_heads
 from .counting import RULES as RULES
 from .counting import count_vectors as count_vectors

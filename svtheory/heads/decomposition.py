@@ -130,6 +130,14 @@ def attention_weights(logits: Array, visible: Array) -> Array:
     return jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
 
 
+@exact_products
+def attention(head: Head, tokens: Array) -> Array:
+    """The attention that tokens (..., T, D), at positions 0 to T-1, pay each other by one head, shape (..., T, T)."""
+    at = jnp.arange(tokens.shape[-2])
+    logits = capped(_products(head.queries(tokens, at), head.keys(tokens, at)) / head.divisor, head.cap)
+    return attention_weights(logits, jnp.broadcast_to(_visible(head, at, len(at)), logits.shape))
+
+
 def relative_attention(decomposition: Decomposition) -> Array:
     """The terms of relative attention, `c_k(index) - mean over the other visible keys of c_k`, (K,) or (..., T, K).
 

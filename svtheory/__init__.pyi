@@ -1,6 +1,7 @@
 from . import checkpoints as checkpoints
 from . import checks as checks
 from . import criteria as criteria
+from . import export as export
 from . import geometry as geometry
 from . import heads as heads
 from . import instruments as instruments

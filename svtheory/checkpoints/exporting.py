@@ -12,6 +12,7 @@ from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.texts import Reader, padded
 from svtheory.checks import InputError, whole
 from svtheory.heads.bundles import HeadBundle
+from svtheory.progress import track
 
 
 def read_model(
@@ -77,7 +78,8 @@ def _rows(reader: Reader, a: Architecture, texts: Sequence[str], positions: int,
         if len(rows) == sequences:
             break
     if not rows:
-        raise InputError(f"text must hold at least {positions} tokens, one sequence, got fewer in {texts!r:.60}")
+        longest = max((len(reader.prompt(text)) for text in texts), default=0)
+        raise InputError(f"text must hold at least {positions} tokens, one sequence, got {longest}")
     return np.stack(rows)
 
 
@@ -119,11 +121,12 @@ def bundle_heads(
 def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> dict[str, np.ndarray]:
     """What a bundle holds of a forward pass, by name; each layer's part is written where it stays."""
     kept: dict[str, np.ndarray] = {}
-    for i, layer in enumerate(read_layers(checkpoint, tokens, folded, attention)):
+    layers = checkpoint.architecture.layers
+    for i, layer in enumerate(track(read_layers(checkpoint, tokens, folded, attention), "layers read", layers)):
         for name in ("attn_in", "attention") if attention else ("attn_in",):
             part = np.asarray(getattr(layer, name))
             if i == 0:
-                kept[name] = np.empty((checkpoint.architecture.layers, *part.shape), part.dtype)
+                kept[name] = np.empty((layers, *part.shape), part.dtype)
             kept[name][i] = part
     return {**kept, "tokens": np.asarray(tokens)}
 

@@ -16,11 +16,12 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import attention
 from svtheory.heads.weights import Head
 from svtheory.prediction.rotary import PAIRINGS
+from svtheory.progress import track
 
 TOLERANCE = 1e-3  # of a weight of attention
-CARRIED = (
-    "a bundle carries W_Q, W_K, biases, rotation, a divisor, a cap, a window and a root-mean-square norm of queries and "
-    "keys, nothing else"
+HELD = (
+    "a bundle holds W_Q, W_K, biases, rotation, a divisor, a cap, a window and a root-mean-square norm of queries and "
+    "keys, and nothing else that scores are made of"
 )
 
 
@@ -41,7 +42,7 @@ def checked(
     layers: Callable[[], Sequence[Layer]],
     metadata: Mapping[str, str],
 ) -> HeadBundle:
-    """The bundle of a model: `run` takes it through a sequence (n,), after the first of which `layers` says how it scores.
+    """The bundle of a model that `run` takes through a sequence (n,), of which `layers` then says how it scores.
 
     tokens (sequences, positions), or rows of any lengths, which are run alone and padded in the bundle.
     Raises InputError, with layer and distance, where attention is not the model's to TOLERANCE.
@@ -55,7 +56,7 @@ def checked(
     bundle = _fitting(layers(), first, metadata)
     heads = _stacked(bundle)
     read = np.zeros((len(heads), *rows.shape, bundle.W_Q.shape[-1]), first.read[0].dtype)
-    for s, length in enumerate(lengths.tolist()):
+    for s, length in track(enumerate(lengths.tolist()), "sequences", len(rows)):
         found = first if s == longest else run(rows[s, :length])
         _refuse(_distances(heads, found))
         for layer, x in enumerate(found.read):
@@ -94,6 +95,6 @@ def _refuse(distances: np.ndarray) -> None:
     if not (distances <= TOLERANCE).all():
         layer = int((~(distances <= TOLERANCE)).argmax())
         raise InputError(
-            f"model must attend as its bundle does to {TOLERANCE:g}, got weights of attention {distances[layer]:.2g} away "
-            f"in layer {layer}: {CARRIED}"
+            f"model must attend as its bundle does to {TOLERANCE:g}, got weights of attention {distances[layer]:.2g} "
+            f"away in layer {layer}: {HELD}"
         )

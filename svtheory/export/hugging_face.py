@@ -178,13 +178,11 @@ def _window(module: Any, config: Any, index: int) -> int | None:
 def _turned(call: Given, module: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Cosines and sines that the module turns queries and keys by, (positions, R) each."""
     given = call.others.get("position_embeddings")
-    if isinstance(given, tuple) and getattr(module, "use_rope", True):
-        cos, sin = (array("position_embeddings", x) for x in given)
-        return cos.reshape(-1, *cos.shape[-2:])[0], sin.reshape(-1, *sin.shape[-2:])[0]
-    if (table := getattr(module, "embed_positions", None)) is not None:  # GPT-J's: sines, then cosines
-        sin, cos = np.split(array("embed_positions", table), 2, axis=1)
-        return cos, sin
-    return None
+    if not isinstance(given, tuple) or not getattr(module, "use_rope", True):
+        return None
+    tables = [array("position_embeddings", table) for table in given]
+    first, second = (table.reshape(-1, *table.shape[-2:])[0] for table in tables)
+    return (first, second) if first[0].any() else (second, first)  # sines of position 0 are 0; GPT-J's come first
 
 
 def _norm(module: Any) -> tuple[np.ndarray, np.ndarray, float] | None:

@@ -1,4 +1,4 @@
-"""Layers: what the scores of one attention module are made of, whatever library it is of, and all of them as a bundle."""
+"""Layers: what the scores of an attention module are made of, whatever library it is of, and all of them as a bundle."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,11 +35,12 @@ class Layer(NamedTuple):
 def assembled(layers: Sequence[Layer], pairing: str, metadata: Mapping[str, str]) -> HeadBundle:
     """Layers as a bundle that has read nothing, its rotated rows paired as told.
 
-    Raises InputError where layers differ in what a bundle has but once: sizes, the cap, rows that turn, the kind of norm.
+    Raises InputError where layers differ in what a bundle has once: sizes, the cap, rows that turn, the kind of norm.
     """
     _check_alike("sizes of heads", [(layer.W_Q.shape, layer.W_K.shape) for layer in layers])
     heads, d_head, _ = layers[0].W_Q.shape
-    weights = {name: np.stack([_every_head(getattr(layer, name), heads) for layer in layers]) for name in ("W_Q", "W_K")}
+    weights = {"W_Q": np.stack([layer.W_Q for layer in layers])}
+    weights["W_K"] = np.stack([_every_head(layer.W_K, heads) for layer in layers])
     for name in ("b_Q", "b_K"):
         biases = [getattr(layer, name) for layer in layers]
         if any(b is not None for b in biases):
@@ -57,7 +58,9 @@ def assembled(layers: Sequence[Layer], pairing: str, metadata: Mapping[str, str]
 def _check_alike(what: str, values: Sequence[Any]) -> Any:
     """The value of all layers."""
     if odd := [i for i, value in enumerate(values) if value != values[0]]:
-        raise InputError(f"{what} must be those of all layers, got {values[0]} in layer 0 and {values[odd[0]]} in {odd[0]}")
+        raise InputError(
+            f"{what} must be the same in all layers, got {values[0]} in 0 and {values[odd[0]]} in {odd[0]}"
+        )
     return values[0]
 
 
@@ -72,7 +75,7 @@ def _rotation(layers: Sequence[Layer], pairing: str) -> tuple[dict[str, np.ndarr
     turning = [x for x in found if x is not None]
     lengths = [1.0 if x is None else x[1] for x in found]
     divisors = [layer.divisor / length**2 for layer, length in zip(layers, lengths, strict=True)]
-    said = {"score_divisor": ", ".join(repr(float(f"{divisor:.7g}")) for divisor in divisors)}
+    said = {"score_divisor": ", ".join(map(repr, divisors))}
     if not turning:
         return {}, said | {"positional": "absolute"}
     _check_alike("rows that turn", [x[0].shape for x in turning])
@@ -86,7 +89,7 @@ def _frequencies(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, float]:
     halves, pairs = (slice(R // 2), slice(R // 2, R)), (slice(0, R, 2), slice(1, R, 2))  # each angle stands there twice
     once = next((one for one, two in (halves, pairs) if np.array_equal(sin[:, one], sin[:, two])), slice(R))
     c, s = (x[1, once].astype(float) for x in (cos, sin))
-    return np.arctan2(s, c), float(np.hypot(c, s).mean())
+    return np.arctan2(s, c), round(float(np.hypot(c, s).mean()), 6)
 
 
 def _norm(layers: Sequence[Layer], heads: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:

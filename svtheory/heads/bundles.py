@@ -20,7 +20,7 @@ from svtheory.heads.weights import Head, Norm
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 NAMED = (*AXES, "mask")
 REQUIRED = ("W_Q", "W_K")
-MODELS = "SVTHEORY_REAL_MODELS"
+MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[2] / "../shared/real_models"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -243,8 +243,7 @@ def read_bundle(source: str | Path) -> HeadBundle:
 
     Raises InputError as `load_heads` does.
     """
-    models = Path(os.environ.get(MODELS, Path(__file__).parents[2] / "../shared/real_models"))
-    named = models / f"{source}.safetensors"
+    named = MODELS / f"{source}.safetensors"
     return load_heads(named if named.is_file() and not Path(source).is_file() else source)
 
 

@@ -78,7 +78,7 @@ def test_a_model_that_reads_nothing(folder):
     [
         ({"text": TEXT, "tokens": [[1]]}, "text must be all that is read, got tokens beside it"),
         ({"text": TEXT}, "positions must be at most 32, the model's context, got 64"),
-        ({"text": TEXT, "positions": 12}, "text must hold at least 12 tokens, one sequence, got fewer"),
+        ({"text": TEXT, "positions": 12}, "text must hold at least 12 tokens, one sequence, got 11$"),
         ({"text": TEXT, "positions": 1}, "positions must be a whole number of at least 2, got 1"),
         ({"text": TEXT, "sequences": 0}, "sequences must be a whole number of at least 1, got 0"),
         ({"text": 3}, "text must be several texts, got 3"),

@@ -462,7 +462,7 @@ def test_a_bundle_is_printed_on_a_screen():
 
 
 def test_a_bundle_by_its_file_or_its_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("SVTHEORY_REAL_MODELS", str(tmp_path))
+    monkeypatch.setattr("svtheory.heads.bundles.MODELS", tmp_path)
     save_heads(tmp_path / "named.safetensors", HeadBundle(W_Q, W_K))
     for source in ("named", tmp_path / "named.safetensors"):
         assert np.array_equal(read_bundle(source).W_Q, W_Q)

@@ -15,7 +15,7 @@ from svtheory.heads.bundles import HeadBundle
 # what queries and keys are projected by: two modules, or one for both and the values
 PROJECTIONS = (
     *(("q_proj", "k_proj"), ("query", "key"), ("q_lin", "k_lin"), ("q", "k")),
-    *(("query_key_value",), ("c_attn",), ("qkv_proj",)),
+    *(("query_key_value",), ("c_attn",), ("qkv_proj",), ("Wqkv",)),
 )
 # what an attention module has, or is given, whose part in the scores no bundle holds
 UNCARRIED = {
@@ -98,23 +98,23 @@ def _projections(module: Any) -> tuple[str, ...]:
 
 
 def layer_of(call: Given, module: Any, config: Any, index: int) -> Layer:
-    """How the heads of an attention module of transformers score; raises InputError for what no bundle holds."""
-    for name, what in UNCARRIED.items():
-        if getattr(module, name, None) is not None or call.others.get(name) is not None:
-            raise InputError(f"model must have scores that a bundle holds, got {what} in layer {index}")
+    """How the heads of an attention module of transformers score."""
     (W_Q, W_K), (b_Q, b_K) = _weights(module, config, index)
     return Layer(W_Q, W_K, b_Q, b_K, **scoring_of(call, module, config, index, W_Q.shape[1]))
 
 
 def scoring_of(call: Given, module: Any, config: Any, index: int, d_head: int) -> dict[str, Any]:
-    """What a Layer says beside weights."""
+    """What a Layer says beside weights; raises InputError for what no bundle holds."""
+    for name, what in UNCARRIED.items():
+        if getattr(module, name, None) is not None or call.others.get(name) is not None:
+            raise InputError(f"model must have scores that a bundle holds, got {what} in layer {index}")
     cap = getattr(config, "attn_logit_softcapping", None)
     return {
         "divisor": _divisor(module, config, d_head),
         "window": _window(module, config, index),
         "cap": float(cap) if cap else None,
         "turned": _turned(call, module),
-        "norm": _norm(module),
+        "norm": norm_of(module),
     }
 
 
@@ -131,7 +131,7 @@ def _weights(module: Any, config: Any, index: int) -> tuple[list[np.ndarray], li
     else:
         (joint, bias), key_heads = parts[0], key_heads or heads
         d_head = len(joint) // (heads + 2 * key_heads)
-        split = _interleaved if names == ("query_key_value",) else _blocks
+        split = _interleaved if names == ("query_key_value",) and key_heads == heads else _blocks
         weights = split(joint, heads, key_heads, d_head)
         biases = [None] * 2 if bias is None else split(bias, heads, key_heads, d_head)
     return (
@@ -153,10 +153,12 @@ def _blocks(rows: np.ndarray, heads: int, key_heads: int, d_head: int) -> list[n
 
 def _linear(module: Any, name: str, index: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Weight (out, in) and bias of a linear map."""
+    from torch import nn
+
     kind = type(module).__name__
-    if kind not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear") or hasattr(module, "base_layer"):
-        raise InputError(f"{name} of layer {index} must be a Linear or Conv1D without adapters, got {kind}")
-    weight, bias = array(name, module.weight), getattr(module, "bias", None)
+    if not (isinstance(module, nn.Linear) or kind == "Conv1D") or not module.weight.is_floating_point():
+        raise InputError(f"{name} of layer {index} must be linear, without adapters or quantised weights, got {kind}")
+    weight, bias = array(name, module.weight), module.bias
     return weight.T if kind == "Conv1D" else weight, None if bias is None else array(name, bias)
 
 
@@ -185,14 +187,17 @@ def _turned(call: Given, module: Any) -> tuple[np.ndarray, np.ndarray] | None:
     return (first, second) if first[0].any() else (second, first)  # sines of position 0 are 0; GPT-J's come first
 
 
-def _norm(module: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
+def norm_of(module: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Gains of the root-mean-square norms of queries and keys: what they make of ones."""
     import torch
 
     norms = [getattr(module, f"{side}_norm", None) for side in "qk"]
-    if any(norm is None or getattr(norm, "weight", None) is None for norm in norms):
+    weights = [getattr(norm, "weight", getattr(norm, "w", None)) for norm in norms]
+    epsilon = getattr(norms[0], "variance_epsilon", getattr(norms[0], "eps", None))
+    if epsilon is None or any(weight is None for weight in weights):
         return None
-    epsilon = next(float(getattr(norms[0], name)) for name in ("variance_epsilon", "eps") if hasattr(norms[0], name))
     with torch.no_grad():
-        made = [array("norm", norm(torch.ones_like(norm.weight))) for norm in norms]
-    return made[0] * (1 + epsilon) ** 0.5, made[1] * (1 + epsilon) ** 0.5, epsilon
+        ones = [norm(torch.ones_like(weight)) for norm, weight in zip(norms, weights, strict=True)]
+    root = (1 + float(epsilon)) ** 0.5  # of what ones are divided by
+    q, k = (array("norm", x) * root for x in ones)
+    return q, k, float(epsilon)

@@ -1,4 +1,4 @@
-"""Layers: what the scores of an attention module are made of, whatever library it is of, and all of them as a bundle."""
+"""Layers: what the scores of an attention module are made of, whatever library has it, and all of them as a bundle."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def assembled(layers: Sequence[Layer], pairing: str, metadata: Mapping[str, str]
             weights[name] = np.stack([none if b is None else _every_head(b, heads) for b in biases])
     others, said = _rotation(layers, pairing)
     gains, of_norm = _norm(layers, heads)
-    said |= of_norm | {"window": ", ".join(str(layer.window or "none") for layer in layers)}
+    said |= of_norm | {"window": _by_layer([layer.window or "none" for layer in layers])}
     cap = _check_alike("caps of scores", [layer.cap for layer in layers])
     if cap is not None:
         said["score_cap"] = repr(cap)
@@ -58,10 +58,13 @@ def assembled(layers: Sequence[Layer], pairing: str, metadata: Mapping[str, str]
 def _check_alike(what: str, values: Sequence[Any]) -> Any:
     """The value of all layers."""
     if odd := [i for i, value in enumerate(values) if value != values[0]]:
-        raise InputError(
-            f"{what} must be the same in all layers, got {values[0]} in 0 and {values[odd[0]]} in {odd[0]}"
-        )
+        raise InputError(f"{what} must be the same in all layers, got {values[0]} in 0, {values[odd[0]]} in {odd[0]}")
     return values[0]
+
+
+def _by_layer(values: Sequence[Any]) -> str:
+    """As metadata has it: one value for all layers, or one a layer."""
+    return ", ".join(map(str, values[:1] if len(set(values)) == 1 else values))
 
 
 def _every_head(x: np.ndarray, heads: int) -> np.ndarray:
@@ -75,7 +78,7 @@ def _rotation(layers: Sequence[Layer], pairing: str) -> tuple[dict[str, np.ndarr
     turning = [x for x in found if x is not None]
     lengths = [1.0 if x is None else x[1] for x in found]
     divisors = [layer.divisor / length**2 for layer, length in zip(layers, lengths, strict=True)]
-    said = {"score_divisor": ", ".join(map(repr, divisors))}
+    said = {"score_divisor": _by_layer(divisors)}
     if not turning:
         return {}, said | {"positional": "absolute"}
     _check_alike("rows that turn", [x[0].shape for x in turning])

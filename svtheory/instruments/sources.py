@@ -92,11 +92,12 @@ def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
     return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut})
 
 
-def check_tokens_differ(attn_in: np.ndarray) -> None:
-    """Raise InputError where a layer's tokens, of (layers, sequences, positions, D), are all equal: nothing varies."""
-    constant = np.ptp(attn_in, axis=(1, 2)).max(axis=1) == 0
-    if constant.any():
-        raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
+def check_tokens_differ(bundle: HeadBundle) -> None:
+    """Raise InputError where all tokens of a layer are equal: nothing varies."""
+    assert bundle.attn_in is not None
+    for i, layer in enumerate(bundle.attn_in):
+        if np.ptp(layer[bundle.real], axis=0).max() == 0:
+            raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {i}")
 
 
 def check_values_held(values: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 Files of text are UTF-8, whatever the machine's own encoding is.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class Reader:
         return before, found.ids[first:last]
 
 
-def padded(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
+def padded(rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of tokens as one array (sequences, positions), and where it holds tokens; None if all are of one length.
 
     Raises InputError for rows that are none, or empty.

@@ -12,7 +12,7 @@ from jax import Array
 from svtheory.checkpoints.texts import padded
 from svtheory.checks import InputError
 from svtheory.export.layers import Layer, assembled
-from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.bundles import HeadBundle, host_array
 from svtheory.heads.decomposition import attention
 from svtheory.heads.weights import Head
 from svtheory.prediction.rotary import PAIRINGS
@@ -47,7 +47,7 @@ def checked(
     tokens (sequences, positions), or rows of any lengths, which are run alone and padded in the bundle.
     Raises InputError, with layer and distance, where attention is not the model's to TOLERANCE.
     """
-    rows, mask = padded(tokens)
+    rows, mask = padded(host_array("tokens", tokens) if hasattr(tokens, "detach") else tokens)
     if not np.issubdtype(rows.dtype, np.integer) or rows.shape[1] < 2:
         raise InputError(f"tokens must be whole numbers, of at least 2 positions, got {rows.dtype} {rows.shape}")
     lengths = np.full(len(rows), rows.shape[1]) if mask is None else mask.sum(axis=1)

@@ -40,7 +40,7 @@ def from_transformers(model: Any, tokens: Any) -> HeadBundle:
     Raises InputError, with layer and distance, where attention is more than 1e-3 from the model's, and for what is no
     such model: of encoders and decoders both, with projections of another kind, in half precision, in training.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     modules = [module for module in getattr(model, "modules", list)() if _projections(module)]
     _check_model(model, modules)
@@ -48,7 +48,7 @@ def from_transformers(model: Any, tokens: Any) -> HeadBundle:
 
     def run(row: np.ndarray) -> Pass:
         ids = torch.tensor(row[None], device=model.device)
-        with _eager(model), torch.no_grad(), recording(modules) as found:
+        with torch.no_grad(), recording(modules) as found:
             out = model(input_ids=ids, output_attentions=True, use_cache=False)
         if len(out.attentions or ()) != len(found):
             raise InputError(
@@ -62,7 +62,8 @@ def from_transformers(model: Any, tokens: Any) -> HeadBundle:
         return [layer_of(call, call.module, config, i) for i, call in enumerate(calls)]
 
     source = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
-    return checked(tokens, run, layers, {"source": source, "architecture": str(model.config.model_type)})
+    with _eager(model):
+        return checked(tokens, run, layers, {"source": source, "architecture": str(model.config.model_type)})
 
 
 def _check_model(model: Any, modules: Sequence[Any]) -> None:
@@ -153,7 +154,7 @@ def _blocks(rows: np.ndarray, heads: int, key_heads: int, d_head: int) -> list[n
 
 def _linear(module: Any, name: str, index: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Weight (out, in) and bias of a linear map."""
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     kind = type(module).__name__
     if not (isinstance(module, nn.Linear) or kind == "Conv1D") or not module.weight.is_floating_point():
@@ -189,9 +190,9 @@ def _turned(call: Given, module: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 def norm_of(module: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Gains of the root-mean-square norms of queries and keys: what they make of ones."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
-    norms = [getattr(module, f"{side}_norm", None) for side in "qk"]
+    norms: list[Any] = [getattr(module, f"{side}_norm", None) for side in "qk"]
     weights = [getattr(norm, "weight", getattr(norm, "w", None)) for norm in norms]
     epsilon = getattr(norms[0], "variance_epsilon", getattr(norms[0], "eps", None))
     if epsilon is None or any(weight is None for weight in weights):

@@ -105,6 +105,6 @@ def _norm(layers: Sequence[Layer], heads: int) -> tuple[dict[str, np.ndarray], d
     size, epsilon = alike
     gains = {}
     for name, side in (("q_gain", 0), ("k_gain", 1)):
-        of_heads = [layer.norm[side].reshape(-1, d_head) for layer in layers if layer.norm is not None]
+        of_heads = [np.reshape(layer.norm[side], (-1, d_head)) for layer in layers if layer.norm is not None]
         gains[name] = np.stack([_every_head(gain, heads) for gain in of_heads])
     return gains, {"query_key_norm": "per head" if size == d_head else "all heads", "query_key_epsilon": repr(epsilon)}

@@ -25,7 +25,7 @@ def from_transformer_lens(model: Any, tokens: Any) -> HeadBundle:
     Raises InputError, with layer and distance, where attention is more than 1e-3 from the model's, and for what is no
     such model.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     if not all(hasattr(model, name) for name in ("blocks", "cfg", "run_with_cache")):
         raise InputError(f"model must be one of TransformerLens, got {type(model).__name__}")
@@ -57,7 +57,7 @@ def _layer(call: Given, model: Any, index: int) -> Layer:
     d_head = W_Q.shape[1]
     b_Q, b_K = (None if (b := weights[name]) is None else b.reshape(-1, d_head) for name in ("b_Q", "b_K"))
     module = getattr(attn, "original_component", attn)
-    config = getattr(getattr(model, "original_model", None), "config", None)
+    config: Any = getattr(getattr(model, "original_model", None), "config", None)
     if hasattr(config, "get_text_config"):  # a bridge to transformers
         return Layer(W_Q, W_K, b_Q, b_K, **scoring_of(call, module, config.get_text_config(), index, d_head))
     return Layer(W_Q, W_K, b_Q, b_K, **_own_scoring(module, model.cfg))
@@ -69,7 +69,7 @@ def _own_scoring(module: Any, cfg: Any) -> dict[str, Any]:
     tables = [getattr(module, f"rotary_{name}", getattr(rotary, f"{name}_cached", None)) for name in ("cos", "sin")]
     cap = float(getattr(cfg, "attn_scores_soft_cap", -1.0))
     return {
-        "divisor": float(getattr(module, "scale", getattr(module, "attn_scale", None))),
+        "divisor": float(module.scale if hasattr(module, "scale") else module.attn_scale),
         "window": cfg.window_size if getattr(module, "attn_type", "global") == "local" else None,
         "cap": cap if cap > 0 else None,
         "turned": None if tables[0] is None else tuple(array("rotary", table) for table in tables),

@@ -6,8 +6,10 @@ from .counting import RULES as RULES
 from .counting import count_vectors as count_vectors
 from .decomposition import CONVENTIONS as CONVENTIONS
 from .decomposition import Decomposition as Decomposition
+from .decomposition import attention as attention
 from .decomposition import decompose as decompose
 from .decomposition import relative_attention as relative_attention
+from .decomposition import without_padding as without_padding
 from .hypothesis import Explanation as Explanation
 from .hypothesis import explain as explain
 from .random_heads import SparsenessTest as SparsenessTest

@@ -40,6 +40,17 @@ class HeadBundle:
     Raises InputError for arrays that are misshapen, empty, not floating-point or not finite, for a mask that does not
     fit attn_in, hides more than ends or stands beside heads that are not causal, for others under the name of one of
     these, and for metadata that is not text or has a value that is not allowed.
+
+    >>> W = np.ones((2, 3, 4, 5), np.float32)
+    >>> HeadBundle(W, W, metadata={"source": "here", "score_divisor": "2, 4"})
+    HeadBundle
+      sizes          layers 2, heads 3, d_head 4, d_model 5
+      biases         none
+      positions      not rotated
+      scores         divided by 2, 4; causal
+      weights        float32
+      attn_in        none: what heads read is not here
+      source         here
     """
 
     W_Q: np.ndarray

@@ -62,7 +62,8 @@ def descent(member, key):
 
 
 def spawn(out, folder="-", dtype="float32", chunks=9, devices=1, **machine):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     arguments = [str(out), str(folder), dtype, str(chunks), repr(machine)]
     return subprocess.Popen([sys.executable, "-c", TOYS, *arguments], env=environment)
 

@@ -319,7 +319,7 @@ def resampled(
         q, k = _rows(of_query, inputs[0]), _rows(of_key, inputs[1])
         drawn = Templates(given.query[q], given.key[k], given.templates)
         asked = ask(inputs[0][q], inputs[1][k], drawn, layout, centre_query)
-        O = lax.map(lambda W: as_seen(*W, asked)[1].ravel(), factors)
+        O = lax.map(lambda W: as_seen(W[0], W[1], asked)[1].ravel(), factors)
         return at_best_times(asked.flat, O, asked.share)
 
     if resamples == 0:

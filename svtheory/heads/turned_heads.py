@@ -26,7 +26,7 @@ def turned_heads(key: Array, draws: int, factors: tuple[Array, Array], asked: As
     q, k, share = asked.query, asked.key, asked.share
     q_root, k_root = q.scale[:, None], k.scale[:, None]
     raw = lax.map(lambda W: spectrum(*W).values, factors)
-    seen = lax.map(lambda W: balanced(*W, q.moment, k.moment).values, (after(raw, factors[0]), factors[1]))
+    seen = lax.map(lambda W: balanced(W[0], W[1], q.moment, k.moment).values, (after(raw, factors[0]), factors[1]))
     inside = after(seen, _inside(q_root, k_root, len(q.basis), len(k.basis)))
 
     def draw(key):

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# readings of other people's heads have become instruments
+MOVED = {"heads": "spectra", "sad": "sad", "explain": "explain", "align": "align", "conditions": "conditions"}
+
 
 def experiments() -> dict[str, str]:
     """Every experiment of this folder and the first line of its docstring, read without importing it."""
@@ -28,8 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
         print(f"\n  {'all':{width}}  {first_line(Path(__file__).parent / 'lab' / 'gallery.py')}")
         return
-    # what loads jax comes after the list
-
     # these load jax, which a list of experiments does without
     from sims.engines.devices import every_core
     from sims.lab import gallery
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         gallery.main(arguments[1:])
         return
     with sentence_errors():
+        if arguments[0] in MOVED:
+            raise InputError(f"{arguments[0]} is an instrument: svtheory {MOVED[arguments[0]]} SOURCE")
         if arguments[0] not in known:
             raise InputError(f"the experiment must be one of {', '.join(known)} or all, got {arguments[0]!r}")
     importlib.import_module(f"sims.{arguments[0]}").main(arguments[1:])

@@ -32,9 +32,9 @@ from scipy.stats import beta
 from sims.lab.command import command
 from sims.lab.null_heads import CHOICES, PLANTED, Case, D, H, Size, aligned, cosine, explained, family, rotated, sparse
 from sims.lab.worlds import HEADS, TOKENS, world
-from sims.models.sorting import decaying
 from svtheory import single_pair
 from svtheory.checks import InputError
+from svtheory.instruments.sorting import decaying
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, panels

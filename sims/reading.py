@@ -41,7 +41,6 @@ from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
 from sims.lab.courses import PROGRESS, at_progress, filtered, followed
 from sims.lab.curves import by_label, with_error
-from sims.lab.directions import random_factor
 from sims.lab.knobs import padded_frame
 from sims.lab.rules import Rule, judged
 from sims.lab.sizes import Precise
@@ -61,6 +60,7 @@ from svtheory import (
 from svtheory.checks import InputError
 from svtheory.geometry.columns import lengths, sine
 from svtheory.heads import Norm, bilinear
+from svtheory.instruments.directions import random_factor
 from svtheory.prediction.whitened import Whitened, whiten
 from svtheory.reports.options import PROBABILITY, above, at_least
 from svtheory.reports.plotting import COLOURS, GREY, curve, panels

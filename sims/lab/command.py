@@ -5,7 +5,6 @@ import inspect
 import shlex
 import sys
 import tempfile
-import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, make_dataclass, replace
@@ -18,9 +17,7 @@ import tyro
 from sims.engines.devices import ALL, Machine, every_core, leads, using
 from sims.lab.rules import tally
 from svtheory.checks import InputError
-from svtheory.reports import plotting, runs
-from svtheory.reports.command import parsed, sentence_errors
-from svtheory.reports.page import report
+from svtheory.reports.command import parsed, perform, sentence_errors
 from svtheory.reports.runs import Outcome
 from svtheory.reports.tables import show
 
@@ -93,16 +90,16 @@ def _documented(kind: Any, text: str) -> Any:
 
 
 def _perform(name: str, run: Callable[[Any, Path], Outcome], config: Any, out: Path, arguments: list[str]) -> Outcome:
-    began = time.perf_counter()
     line = shlex.join(["python", "-m", "sims", name, *arguments])
     double = getattr(config, "dtype", "float32") == "float64"
-    with jax.enable_x64(double), plotting.style(), runs.started(out, name, config, line) as folder:
+
+    def tallied(folder: Path) -> Outcome:
         found = run(config, folder)
-        outcome = replace(found, summary={**found.summary, **tally(found.rows)})
-        runs.finish(folder, outcome, time.perf_counter() - began)
-        page = report(folder, str(run.__globals__["__doc__"]), outcome)
-        with runs.atomic(folder / "report.html") as path:
-            path.write_text(page, encoding="utf-8")
+        return replace(found, summary={**found.summary, **tally(found.rows)})
+
+    folder = out / name
+    with jax.enable_x64(double):
+        outcome = perform(name, folder, config, line, str(run.__globals__["__doc__"]), tallied)
     if leads():
         show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
     return outcome

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sims.lab.directions import (
+from sims.lab.worlds import HEADS, World, random_head, tokens
+from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, sparseness_test
+from svtheory.heads.random_heads import compare_with_random_heads, read_together
+from svtheory.instruments.directions import (
     READINGS,
     SIDES,
     balanced_heads,
@@ -16,10 +19,7 @@ from sims.lab.directions import (
     of_head,
     token_moments,
 )
-from sims.lab.directions import ROUND as SHARED
-from sims.lab.worlds import HEADS, World, random_head, tokens
-from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, sparseness_test
-from svtheory.heads.random_heads import compare_with_random_heads, read_together
+from svtheory.instruments.directions import ROUND as SHARED
 
 PLANTED = {"planted": 0.0, "planted, 10 % noise": 0.1, "planted, 50 % noise": 0.5}
 CHOICES = ("attended key", "first key")

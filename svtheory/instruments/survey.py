@@ -17,6 +17,7 @@ from scipy.stats import false_discovery_control
 
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
+from svtheory.progress import track
 
 PLACE = ("layer", "head")
 Axes = Mapping[str, tuple[str, ...]]
@@ -42,17 +43,19 @@ def over_heads(
     of_layer: tuple[Any, ...] = (),
     of_head: tuple[Any, ...] = (),
     shared: tuple[Any, ...] = (),
+    doing: str = "layers",
 ) -> xr.Dataset:
     """What `read(head, *of_layer, *of_head, *shared)` finds of every head, arrays by name, with axes layer and head.
 
     `axes` names the further axes of each array. Arrays in `of_layer` have a first axis of layers, those in `of_head`
     axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head.
+    What it is `doing` stands beside the progress.
     """
-    found = [
-        _over_layer(read, heads, *jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head)), shared)
-        for i, heads in enumerate(stacked_heads(bundle))
-    ]
-    data = {name: np.stack([np.asarray(layer[name]) for layer in found]) for name in axes}
+    found = []
+    for i, heads in enumerate(track(stacked_heads(bundle), doing)):
+        given = jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head))
+        found.append(jax.tree.map(np.asarray, _over_layer(read, heads, *given, shared)))
+    data = {name: np.stack([layer[name] for layer in found]) for name in axes}
     places = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
     return xr.Dataset({name: ((*PLACE, *axes[name]), x) for name, x in data.items()}, places)
 

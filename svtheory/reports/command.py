@@ -3,12 +3,17 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from svtheory.checks import InputError
+from svtheory.reports import plotting, runs
+from svtheory.reports.page import report
+from svtheory.reports.runs import Outcome
 
 # what tyro draws its boxes with, in UTF-8 and elsewhere
 BORDER, RULE = "│╰╯ ", "─-"
@@ -25,6 +30,21 @@ def sentence_errors() -> Iterator[None]:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def perform(name: str, folder: Path, config: Any, line: str, about: str, find: Callable[[Path], Outcome]) -> Outcome:
+    """What `find(folder)` finds, left in its run folder with everything that a reader needs (svtheory.reports.runs).
+
+    `line` is the command that asked for it, `about` the docstring that says what it is.
+    """
+    began = time.perf_counter()
+    with plotting.style(), runs.started(folder, name, config, line):
+        outcome = find(folder)
+        runs.finish(folder, outcome, time.perf_counter() - began)
+        page = report(folder, about, outcome)
+        with runs.atomic(folder / "report.html") as path:
+            path.write_text(page, encoding="utf-8")
+    return outcome
 
 
 def parsed(options: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
@@ -55,4 +75,6 @@ def _sentence(box: str) -> str:
             paragraphs[-1].append(line)
     texts = [" ".join(" ".join(lines).split()).rstrip(".") for lines in paragraphs]
     sentence = "; ".join(text for text in texts if text and not text.startswith("For full helptext"))
-    return sentence.removeprefix("Error parsing ").removeprefix("config: ").replace("Argument helptext:", "allowed:")
+    for field in ("Error parsing ", "config: ", "source: ", "settings: "):
+        sentence = sentence.removeprefix(field)
+    return sentence.replace("Argument helptext:", "allowed:")

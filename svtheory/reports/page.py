@@ -41,7 +41,8 @@ def report(folder: Path, about: str, outcome: Outcome) -> str:
 <h2>Made by</h2>
 <pre>{escape(str(manifest["command"]))}</pre>
 <p class="made">{escape(facts)}</p>"""
-    return page_html(folder.name, body)
+    name = str(manifest.get("experiment", folder.name))
+    return page_html(name if folder.name == name else f"{name}: {folder.name}", body)
 
 
 def page_html(title: str, body: str) -> str:

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from svtheory.checks import InputError
+
 # Okabe and Ito's palette, strongest contrasts first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#666666"
@@ -40,6 +42,17 @@ def panels(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 
     """A figure and its axes, shape (rows, columns), each `width` x `height` inches."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def panels_or(axes: Any, columns: int = 1, width: float = 5.0, height: float = 3.8) -> tuple[Figure, np.ndarray]:
+    """The given axes, as many as `columns`, and their figure; a new row of panels where none are given."""
+    if axes is None:
+        figure, made = panels(columns, 1, width, height)
+        return figure, made[0]
+    given = np.ravel(np.asarray(axes, dtype=object))
+    if len(given) != columns:
+        raise InputError(f"axes must be {columns} axes of matplotlib, got {len(given)}")
+    return given[0].figure, given
 
 
 def measured(ax: Axes, x: ArrayLike, y: ArrayLike, yerr: ArrayLike | None = None, **style: Any) -> None:

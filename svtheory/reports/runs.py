@@ -49,18 +49,17 @@ class Outcome:
 
 
 @contextmanager
-def started(out: Path, name: str, config: Any, command: str) -> Iterator[Path]:
-    """Open `out/name/` for a run with `config`, and keep other processes out of it until the block ends.
+def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path]:
+    """Open `folder` for a run of `name` with `config`, and keep other processes out of it until the block ends.
 
     A folder of the same configuration is taken up again. Raises InputError, before anything is written, for a folder
     that holds another configuration or something that is no run, or in which another process runs. An InputError in the
     block takes back the manifest, if that is new and all there is, and the folders made for it that are then empty.
     """
-    folder = out / name
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with alone(folder):
         settings = as_json(config)
-        _refuse_foreign(folder, settings)
+        _refuse_foreign(folder, name, settings)
         manifest, again = folder / "manifest.json", (folder / "manifest.json").exists()
         content = {
             "experiment": name,
@@ -154,12 +153,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _refuse_foreign(folder: Path, settings: dict[str, Any]) -> None:
+def _refuse_foreign(folder: Path, name: str, settings: dict[str, Any]) -> None:
     if not any(folder.iterdir()):
         return
     manifest = read_manifest(folder)
-    if manifest.get("experiment") != folder.name or not isinstance(manifest.get("config"), dict):
-        raise InputError(f"{folder} must be empty or hold a run of {folder.name}, got other files; {REMEDY}")
+    if manifest.get("experiment") != name or not isinstance(manifest.get("config"), dict):
+        raise InputError(f"{folder} must be empty or hold a run of {name}, got other files; {REMEDY}")
     theirs = manifest["config"]
     if theirs != settings:
         names = [name for name in {**theirs, **settings} if theirs.get(name) != settings.get(name)]
@@ -187,8 +186,9 @@ def _git_commit() -> str | None:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A dataclass as the plain values that its manifest will hold."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """A dataclass, or a mapping, as the plain values that its manifest will hold."""
+    plain = config if isinstance(config, Mapping) else dataclasses.asdict(config)
+    return json.loads(json.dumps(plain, default=str))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ def small(monkeypatch):
             ran.append(name)
             out = Path(argv[argv.index("--out") + 1])
             exhibit = Exhibit(panels()[0], f"what {name} shows")
-            with runs.started(out, name, gallery.Config(), f"python -m sims {name}") as folder:
+            with runs.started(out / name, name, gallery.Config(), f"python -m sims {name}") as folder:
                 runs.finish(folder, Outcome({"answer": 42}, xr.Dataset(), {"curve": exhibit}, []), 1.0)
 
         scales = dict.fromkeys(("quick", "paper", "full"), gallery.Config())

@@ -25,7 +25,7 @@ OUTCOME = Outcome({"count": np.int64(3), "cos": np.float32(0.5)}, xr.Dataset({"x
 
 
 def started(out, config=None):
-    return runs.started(out, "demo", config or Config(), "python -m sims demo")
+    return runs.started(out / "demo", "demo", config or Config(), "python -m sims demo")
 
 
 def start(out, config=None):

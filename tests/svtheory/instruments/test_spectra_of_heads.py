@@ -10,15 +10,16 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
-from sims import heads
-from sims.lab.sources import MODELS
-from sims.lab.token_bounds import token_bounds
 from svtheory import (
     HeadBundle,
     chance_alignment,
     kantorovich_bound,
+    load_heads,
     save_heads,
 )
+from svtheory.instruments.command import run as command
+from svtheory.instruments.sources import MODELS
+from svtheory.instruments.token_bounds import token_bounds
 from svtheory.prediction import training_condition_number
 
 LAYERS, HEADS, H, D = 2, 3, 4, 8
@@ -28,7 +29,7 @@ real_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads 
 
 def run(bundle, out, *options):
     with jax.numpy_rank_promotion("raise"):
-        return heads.main([str(bundle), "--out", str(out), *SMALL, *options])
+        return command("spectra", [str(bundle), "--out", str(out), *SMALL, *options])
 
 
 def factors(values, seed):
@@ -57,7 +58,7 @@ def with_inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     given = bundle(attn_in=tokens(20.0), metadata={"score_divisor": "5", "licence": "MIT"})
     save_heads(folder / "given.safetensors", given)
-    return given, run(folder / "given.safetensors", folder), folder / "heads"
+    return given, run(folder / "given.safetensors", folder), folder / "spectra/given"
 
 
 def test_spectra_are_those_of_the_factors(with_inputs):
@@ -134,7 +135,7 @@ def test_the_run_folder(with_inputs):
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.attrs["licence"] == "MIT"
         assert stored.left.shape == (LAYERS, HEADS, D, H)
-    assert {path.name for path in (folder / "figures").iterdir()} == {"heads.png", "heads.pdf"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {"spectra.png", "spectra.pdf"}
     assert "kappa, key" in (folder / "report.html").read_text()
     assert outcome.rows[0]["directions named"] == "4 of 4"
 
@@ -246,7 +247,7 @@ def test_all_heads_of_tinystories(tmp_path):
     assert outcome.summary["heads_numerically_zero"] == 0
     assert {row["directions named"] for row in outcome.rows} == {"16 of 16"}
     assert outcome.summary["alignment_bound_lowest_cosine"] > outcome.summary["chance_cosine"]
-    given = heads.load_heads(MODELS / "tinystories_260k.safetensors")
+    given = load_heads(MODELS / "tinystories_260k.safetensors")
     exact = np.linalg.svd(given.W_Q[3, 2].astype(float).T @ given.W_K[3, 2].astype(float), compute_uv=False)[:16]
     found = outcome.results.singular_value.sel(layer=3, head=2).values
     assert found == pytest.approx(exact, abs=1e-5 * exact[0])
@@ -290,7 +291,7 @@ def save_arrays(path, **arrays):
 W = bundle().W_Q
 BAD = {
     "missing": (lambda path: None, "bundle must be a safetensors file, got '.*', which is no file"),
-    "a folder": (lambda path: path.mkdir(), "bundle must be a safetensors file, got '.*', which is no file"),
+    "a folder": (lambda path: path.mkdir(), "config.json must be a JSON file in the checkpoint's folder, got "),
     "no safetensors": (lambda path: path.write_text("text " * 99), "bundle must be a whole safetensors file, got '"),
     "truncated": (
         lambda path: (save_heads(path, bundle()), path.write_bytes(path.read_bytes()[:-50])),
@@ -317,7 +318,7 @@ def test_a_bad_bundle_is_one_sentence_and_leaves_nothing(tmp_path, capsys, kind)
     make, sentence = BAD[kind]
     make(tmp_path / "bad.safetensors")
     with pytest.raises(SystemExit) as stopped:
-        heads.main([str(tmp_path / "bad.safetensors"), "--out", str(tmp_path / "new" / "runs")])
+        command("spectra", [str(tmp_path / "bad.safetensors"), "--out", str(tmp_path / "new" / "runs")])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.count("\n") == 1
@@ -330,31 +331,41 @@ def test_a_bad_bundle_is_one_sentence_and_leaves_nothing(tmp_path, capsys, kind)
     [
         (["--resamples", "1"], "--resamples must be a whole number of at least 2, got 1"),
         (["--gaussians", "0"], "--gaussians must be a whole number of at least 2, got 0"),
-        (["--scale", "huge"], "--scale must be one of quick, paper, full, got 'huge'"),
+        ([], "SOURCE must be a bundle or the folder of a model, got none"),
     ],
 )
 def test_bad_options(tmp_path, capsys, options, sentence):
     with pytest.raises(SystemExit) as stopped:
-        heads.main([*options, "--out", str(tmp_path)])
+        command("spectra", [*options, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
     assert not list(tmp_path.iterdir())
 
 
-def test_another_bundle_in_the_same_place_is_refused(tmp_path, capsys):
+def test_every_source_has_a_folder_of_its_own(tmp_path, capsys):
     for name in ("a", "b"):
         save_heads(tmp_path / f"{name}.safetensors", bundle())
-    run(tmp_path / "a.safetensors", tmp_path)
+        run(tmp_path / f"{name}.safetensors", tmp_path)
+        assert (tmp_path / "spectra" / name / "report.html").is_file()
     with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "b.safetensors", tmp_path)
+        run(tmp_path / "b.safetensors", tmp_path, "--seed", "1")
     assert stopped.value.code == 2
-    assert "holds a run with another configuration (bundle " in capsys.readouterr().err
+    assert "holds a run with another configuration (seed 0 there, 1 here)" in capsys.readouterr().err
 
 
 def test_as_a_script(tmp_path):
     save_heads(tmp_path / "a.safetensors", bundle())
-    script = [sys.executable, "sims/heads.py", str(tmp_path / "a.safetensors"), "--out", str(tmp_path), *SMALL]
+    script = [
+        sys.executable,
+        "-m",
+        "svtheory",
+        "spectra",
+        str(tmp_path / "a.safetensors"),
+        "--out",
+        str(tmp_path),
+        *SMALL,
+    ]
     done = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     assert "4 of 4" in done.stdout
-    assert (tmp_path / "heads" / "summary.json").is_file()
+    assert (tmp_path / "spectra" / "a" / "summary.json").is_file()

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from sims import explain
-from sims.lab.sources import MODELS
-from sims.models import induction, sorting
 from svtheory import HeadBundle, load_heads, save_heads
 from svtheory import explain as explain_head
+from svtheory.instruments import explain
+from svtheory.instruments.command import run as command
+from svtheory.instruments.sources import MODELS
 
 D, N, SAMPLES = 6, 4, 200
 FEW = "--draws", "99", "--resamples", "9"
@@ -16,7 +16,7 @@ FEW = "--draws", "99", "--resamples", "9"
 
 def run(out, *arguments):
     with jax.numpy_rank_promotion("raise"):
-        return explain.main([*map(str, arguments), "--out", str(out)])
+        return command("explain", [*map(str, arguments), "--out", str(out)])
 
 
 def arrays(rng, mixing):
@@ -75,13 +75,13 @@ def test_the_hypothesis_that_made_the_head_explains_it(made):
     assert same["explains the head"] == "yes"
     # of four features there are nine derangements
     assert same["rank"] == "1 of 10"
-    assert (folder / "explain" / "figures" / "explain.png").is_file()
-    assert "weights never exercised" in (folder / "explain" / "report.html").read_text()
+    assert (folder / "explain" / "heads-given" / "figures" / "explain.png").is_file()
+    assert "weights never exercised" in (folder / "explain" / "heads-given" / "report.html").read_text()
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
 def test_the_public_induction_head(tmp_path):
-    summary = run(tmp_path, "--samples", "1000", "--draws", "199").summary
+    summary = run(tmp_path, "induction_ft000", "--samples", "1000", "--draws", "199").summary
     assert summary["best_hypothesis"] == "previous"
     assert summary["functional_cosine"] >= 0.97  # its bias is zero, its queries uncentred: centred ones give 0.995
     assert summary["p_value"] == pytest.approx(1 / 200)
@@ -108,7 +108,7 @@ def test_the_public_sorting_head_looks_for_the_next_larger_number(tmp_path):
             assert best[f"{side}_mode_{k}_pattern_cosine"] > 0.3 + best[f"{side}_mode_{k}_pattern_chance_cosine"]
     # the key's size alone: nothing is left of it where queries are centred, so both are held against the head as it is
     bundle = load_heads(MODELS / "sort5.safetensors")
-    given = sorting.arrays(bundle, jax.random.key(0), 200)
+    given = explain.PUBLIC["sort5"].arrays(bundle, jax.random.key(0), 200)
     size = np.tile(np.arange(64) / 64, (64, 1))
     decaying, alone = (
         explain_head(
@@ -137,7 +137,7 @@ def test_queries_are_centred_where_the_head_itself_has_a_bias(made, tmp_path):
 
 
 def test_sequences_end_in_a_token_seen_before():
-    tokens = induction.sequences(jax.random.key(0), 300)
+    tokens = explain.induction.sequences(jax.random.key(0), 300)
     assert tokens.shape == (300, 8)
     assert (tokens[:, :6] == tokens[:, 7:]).any(axis=1).all()
     assert tokens.min() == 0
@@ -164,7 +164,7 @@ def test_bad_input_leaves_nothing(made, tmp_path, capsys):
         assert message in capsys.readouterr().err
     for arguments, message in (
         ([heads], "FILE must be given for any bundle but induction_ft000 and sort5"),
-        ([heads, folder / "given.npz", "--layer", "2"], "--layer must be a whole number from 0 to 1, got 2"),
+        ([heads, folder / "given.npz", "--layer", "2"], "layer must be a whole number from 0 to 1, got 2"),
         ([heads, folder / "none.npz"], "FILE must be an existing .npz or .safetensors file"),
         (["absent"], "bundle must be a safetensors file, got 'absent', which is no file"),
     ):

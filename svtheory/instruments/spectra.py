@@ -1,4 +1,4 @@
-"""Trained heads of others: spectra, gaps and effective ranks, and the alignment that their token moments allow.
+"""Spectra of all heads, with gaps and effective ranks, and the alignment that their token moments allow.
 
 For every head of a bundle (safetensors: W_Q, W_K, perhaps what they read) the singular values of Omega = W_Q^T W_K, how
 many it effectively has, beside factors of independent Gaussian entries, and which of its singular vectors can be named:
@@ -17,27 +17,26 @@ of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
-import tyro
 import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sims.lab.command import command
-from sims.lab.sources import bundle_file, check_values_held
-from sims.lab.token_bounds import TIMES, token_bounds
-from svtheory import Head, HeadBundle, effective_rank, load_heads, nameable, spectrum
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.weights import Head
+from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
+from svtheory.instruments.token_bounds import TIMES, token_bounds
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import chance_line, measured, panels
-from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.plotting import chance_line, measured, panels_or
+from svtheory.spectra.perturbation import nameable
+from svtheory.spectra.spectra import effective_rank, spectrum
 
-THEOREMS = ()  # it states the bounds of T3 and T17 and the gaps of T14, and holds nothing to them
 EPSILON = float(np.finfo(np.float32).eps)
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
 SPECTRA = (
@@ -51,11 +50,9 @@ BOUNDS = (
 
 
 @dataclass(frozen=True)
-class Config(Options):
-    """Options of the experiment."""
+class Settings(Options):
+    """What standard errors and comparisons are made with."""
 
-    bundle: tyro.conf.Positional[str] = "tinystories_260k"
-    """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
     resamples: Annotated[int, at_least(2)] = 100
     """Bootstrap samples behind a standard error."""
     gaussians: Annotated[int, at_least(2)] = 100
@@ -64,23 +61,26 @@ class Config(Options):
     """Seed of bootstrap and Gaussian factors."""
 
 
-SCALES = {
-    "quick": Config(),
-    "paper": Config(resamples=400, gaussians=1000),
-    "full": Config(resamples=2000, gaussians=10_000),
-}
+DEFAULTS = Settings()
 
 
-def run(config: Config, folder: Path) -> Outcome:
-    """Read the bundle; decompose its heads; where it has inputs, bound the alignment they allow."""
-    bundle = load_heads(bundle_file(config.bundle))
-    first, second = jax.random.split(jax.random.key(config.seed))
-    results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, config.gaussians))
+def requested(source: Source, settings: Settings) -> xr.Dataset:
+    """What the command asks for."""
+    return survey(source.bundle(), settings).assign_attrs(bundle=source.label)
+
+
+def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
+    """The spectrum of every head of a bundle; where it has what they read, the alignment that allows."""
+    first, second = jax.random.split(jax.random.key(settings.seed))
+    results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, settings.gaussians))
     if bundle.attn_in is not None:
-        results = results.merge(token_bounds(bundle, second, config.resamples))
-    results = results.assign_attrs({**bundle.metadata, "bundle": Path(config.bundle).stem})
-    rows = [_row(head) for head in places(results, *PLACE)]
-    return Outcome(_summary(results), results, _figures(results), rows)
+        results = results.merge(token_bounds(bundle, second, settings.resamples))
+    return results.assign_attrs(bundle.metadata)
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """A row a head."""
+    return [_row(head) for head in places(results, *PLACE)]
 
 
 def _spectra(bundle: HeadBundle) -> xr.Dataset:
@@ -152,7 +152,8 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     return row
 
 
-def _summary(results: xr.Dataset) -> dict[str, Any]:
+def summary(results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures of all heads."""
     zero, largest = results.numerically_zero, results.singular_value.isel(pair=0)
     found = {
         "heads": zero.size,
@@ -187,15 +188,19 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _figures(results: xr.Dataset) -> dict[str, Exhibit]:
-    figure, axes = panels(columns=1 + ("side" in results.dims))
+def figure(results: xr.Dataset, axes: Any = None) -> Figure:
+    """The spectrum of every head, and the bounds of every layer; on `axes`, one or two, where they are given."""
+    drawn, axes = panels_or(axes, columns=1 + ("side" in results.dims))
     colours = layer_colours(results)
-    _draw_spectra(axes[0, 0], results, colours)
-    caption = SPECTRA
+    _draw_spectra(axes[0], results, colours)
     if "side" in results.dims:
-        _draw_bounds(axes[0, 1], results, colours)
-        caption += BOUNDS
-    return {"heads": Exhibit(figure, caption)}
+        _draw_bounds(axes[1], results, colours)
+    return drawn
+
+
+def caption(results: xr.Dataset) -> str:
+    """What to see in the figure."""
+    return SPECTRA + (BOUNDS if "side" in results.dims else "")
 
 
 def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
@@ -213,7 +218,8 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
             ax.plot(x[named], y[named], "o", label=None if head else f"layer {layer}", **style)
     if zero == results.numerically_zero.size:
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
-    title = f"{results.attrs['bundle']}: {results.numerically_zero.size} heads" + (f", {zero} zero" if zero else "")
+    name, number = results.attrs.get("bundle", "all heads"), results.numerically_zero.size
+    title = f"{name}: {number} heads" + (f", {zero} zero" if zero else "")
     ax.set(xlabel="pair k", ylabel=r"$\sigma_k / \sigma_1$", title=title)
     ax.set(yscale="log") if relative.min() < 0.01 else ax.set(ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -240,9 +246,3 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     ax.minorticks_off()
     ax.set(xlabel=r"training time $\times\ L_r L_s$", ylabel=r"$|\cos(u, E[r f_i])|$")
     ax.legend(loc="upper right")
-
-
-main = command(run, SCALES)
-
-if __name__ == "__main__":
-    main()

@@ -49,20 +49,21 @@ import tyro
 import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from sims.lab.arrays import read_arrays
-from sims.lab.command import command
-from sims.lab.sources import bundle_file
-from sims.models import induction, sorting
-from svtheory import Explanation, HeadBundle, balanced_spectrum, chance_alignment, explain, load_heads
+import svtheory.instruments.induction as induction
+import svtheory.instruments.sorting as sorting
 from svtheory.checks import InputError, index
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.explanation import Explanation, explain
+from svtheory.instruments.arrays import read_arrays
+from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places, side_by_side
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels
-from svtheory.reports.runs import Exhibit, Outcome
-from svtheory.spectra import Tokens
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.spectra.alignments import chance_alignment
+from svtheory.spectra.balanced import Tokens, balanced_spectrum
 
-THEOREMS = ("T16",)
 COSINE, P_VALUE, MARGIN = 0.9, 0.01, 0.2
 INPUTS = ("query_inputs", "key_inputs")
 PUBLIC = {model.NAME: model for model in (induction, sorting)}
@@ -72,13 +73,9 @@ SHOWN = 16  # singular values in the figure
 
 
 @dataclass(frozen=True)
-class Config(Options):
-    """Options of the experiment."""
+class Settings(Options):
+    """Which head, and what p-values and intervals are made with."""
 
-    bundle: tyro.conf.Positional[str] = induction.NAME
-    """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
-    file: tyro.conf.Positional[str] = ""
-    """Inputs, features and templates, .npz or .safetensors."""
     layer: int | None = None
     """Layer of the head; none is the last."""
     head: int = 0
@@ -95,44 +92,56 @@ class Config(Options):
     """Seed of sequences, random heads, permutations and resamples."""
 
 
-SCALES = {
-    "quick": Config(),
-    "paper": Config(samples=10_000, draws=9999, resamples=200),
-    "full": Config(samples=10_000, draws=99_999, resamples=1000),
-}
+@dataclass(frozen=True)
+class Request(Settings):
+    """Settings, and where the hypotheses are."""
+
+    file: tyro.conf.Positional[str] = ""
+    """Inputs, features and templates, .npz or .safetensors."""
+
+    @property
+    def label(self) -> str:
+        """What the file is called."""
+        return Path(self.file).stem if self.file else ""
 
 
-def run(config: Config, folder: Path) -> Outcome:
-    """Explain one head by every hypothesis."""
-    bundle = load_heads(bundle_file(config.bundle))
+DEFAULTS = Settings()
+
+
+def requested(source: Source, settings: Request) -> xr.Dataset:
+    """What the command asks for."""
+    bundle = source.bundle()
+    first, _ = jax.random.split(jax.random.key(settings.seed))
+    arrays = _arrays(source, settings, bundle, first)
+    return survey(bundle, arrays, settings).assign_attrs(bundle=source.label)
+
+
+def survey(bundle: HeadBundle, arrays: Mapping[str, np.ndarray], settings: Settings = DEFAULTS) -> xr.Dataset:
+    """Explain one head by every hypothesis, given as the arrays of a FILE."""
     bundle.check_bilinear()
-    layer = index("--layer", bundle.W_Q.shape[0] - 1 if config.layer is None else config.layer, bundle.W_Q.shape[0])
-    at = layer, index("--head", config.head, bundle.W_Q.shape[1])
-    first, second = jax.random.split(jax.random.key(config.seed))
-    arrays = _arrays(config, bundle, first)
-    centre = bool(bundle.query_bias[at]) if config.centre_query is None else config.centre_query
+    layer = index("layer", bundle.W_Q.shape[0] - 1 if settings.layer is None else settings.layer, bundle.W_Q.shape[0])
+    at = layer, index("head", settings.head, bundle.W_Q.shape[1])
+    _, second = jax.random.split(jax.random.key(settings.seed))
+    centre = bool(bundle.query_bias[at]) if settings.centre_query is None else settings.centre_query
     hypotheses = _hypotheses(arrays)
     members = {name: _members(arrays, name) for name in hypotheses}
-    draws = max(config.draws, math.ceil(len(hypotheses) / P_VALUE) - 1)  # or no p-value could be small enough
+    draws = max(settings.draws, math.ceil(len(hypotheses) / P_VALUE) - 1)  # or no p-value could be small enough
     weights = bundle.W_Q[at], bundle.W_K[at]
-    options: dict[str, Any] = {"centre_query": centre, "draws": draws, "resamples": config.resamples}
+    options: dict[str, Any] = {"centre_query": centre, "draws": draws, "resamples": settings.resamples}
     found = {name: explain(*weights, **given, key=second, **options) for name, given in hypotheses.items()}
-    results = _results(found, members).assign_attrs(
-        bundle=Path(config.bundle).stem, layer=at[0], head=at[1], centre_query=int(centre)
-    )
+    results = _results(found, members).assign_attrs(layer=at[0], head=at[1], centre_query=int(centre))
     best = str(_best(results).hypothesis.item())
-    results = results.merge(_patterns(found[best], weights, hypotheses[best], centre, config.seed))
-    return Outcome(_summary(results), results, {"explain": _exhibit(results)}, _rows(results))
+    return results.merge(_patterns(found[best], weights, hypotheses[best], centre, settings.seed))
 
 
-def _arrays(config: Config, bundle: HeadBundle, key: Array) -> Mapping[str, np.ndarray]:
-    if config.file:
-        return {name: x.astype(np.float32) for name, x in read_arrays(Path(config.file), INPUTS).items()}
-    if Path(config.bundle).stem not in PUBLIC:
+def _arrays(source: Source, settings: Request, bundle: HeadBundle, key: Array) -> Mapping[str, np.ndarray]:
+    if settings.file:
+        return {name: x.astype(np.float32) for name, x in read_arrays(Path(settings.file), INPUTS).items()}
+    if source.label not in PUBLIC:
         raise InputError(
-            f"FILE must be given for any bundle but {' and '.join(PUBLIC)}, got none for {config.bundle!r}"
+            f"FILE must be given for any bundle but {' and '.join(PUBLIC)}, got none for {source.source!r}"
         )
-    return PUBLIC[Path(config.bundle).stem].arrays(bundle, key, config.samples)
+    return PUBLIC[source.label].arrays(bundle, key, settings.samples)
 
 
 def _members(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -255,7 +264,8 @@ def _explained(results: xr.Dataset) -> xr.DataArray:
     return enough & (results.p_value_for_all <= P_VALUE)
 
 
-def _rows(results: xr.Dataset) -> list[dict[str, Any]]:
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """A row a hypothesis."""
     return [
         {
             "hypothesis": str(here.hypothesis.item()),
@@ -280,7 +290,8 @@ def _with_interval(x: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> st
     return "-" if np.isnan(x) else f"{float(x):.3g} ({float(low):.3g} to {float(high):.3g})"
 
 
-def _summary(results: xr.Dataset) -> dict[str, Any]:
+def summary(results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures of the best hypothesis."""
     best = _best(results)
     return {
         "hypotheses": results.sizes["hypothesis"],
@@ -310,9 +321,10 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _exhibit(results: xr.Dataset) -> Exhibit:
+def figure(results: xr.Dataset, axes: Any = None) -> Figure:
+    """Cosines of all hypotheses, singular values, and families; on `axes`, two and one a family, where given."""
     families = [name.removeprefix("members_") for name in map(str, results) if name.startswith("members_")]
-    figure, ((cosines, values, *others),) = panels(2 + len(families), width=5.2, height=4.0)
+    drawn, (cosines, values, *others) = panels_or(axes, 2 + len(families), width=5.2, height=4.0)
     _draw_cosines(cosines, results)
     for ax, name in zip(others, families, strict=True):
         _draw_members(ax, results, name)
@@ -321,13 +333,17 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
     measured(values, best.pair, best.measured_value, label="the head's own")
     values.set(xlabel="pair k", ylabel=r"singular value $\sigma_k$", ylim=(0, None))
     values.legend()
-    return Exhibit(
-        figure,
+    return drawn
+
+
+def caption(results: xr.Dataset) -> str:
+    """What to see in the figure."""
+    return (
         "Left, functional cosine of each hypothesis (points) beside random heads that it would explain, the head's "
         "whitened form or the head itself turned (dots, a line at the highest), and its permuted templates (crosses). "
         "Right, singular values that the best hypothesis predicts, scaled to the head's logits, and "
         "the head's own. Further right, functional cosines of each family's members, shaded those that resamples "
-        "choose, a line at the best of the permuted families.",
+        "choose, a line at the best of the permuted families."
     )
 
 
@@ -359,11 +375,5 @@ def _draw_cosines(ax: Axes, results: xr.Dataset) -> None:
     measured(ax, x + 0.3, results.functional_cosine, markersize=8, label="the head")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     ax.set_xticks(x, [str(name) for name in results.hypothesis.values])
-    where = f"{results.attrs['bundle']}, layer {results.attrs['layer']}, head {results.attrs['head']}"
+    where = f"{results.attrs.get('bundle', 'the head')}, layer {results.attrs['layer']}, head {results.attrs['head']}"
     ax.set(xlim=(-0.6, len(x) - 0.4), xlabel="hypothesis", ylabel="functional cosine", title=where)
-
-
-main = command(run, SCALES)
-
-if __name__ == "__main__":
-    main()

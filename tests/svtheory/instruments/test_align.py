@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
-from sims import align
-from svtheory import HeadBundle, chance_alignment, save_heads
+from svtheory import HeadBundle, chance_alignment, load_heads, save_heads
+from svtheory.instruments.command import run as command
 
 LAYERS, HEADS, H, D, N = 2, 2, 4, 16, 30
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ SCALES = np.geomspace(0.3, 3, D)
 
 def run(folder, *options):
     with jax.numpy_rank_promotion("raise"):
-        return align.main([str(folder / "a.safetensors"), "--out", str(folder / "runs"), *options])
+        return command("align", [str(folder / "a.safetensors"), "--out", str(folder / "runs"), *options])
 
 
 def saved(folder, queries, keys, **options):
@@ -104,12 +104,12 @@ def test_what_the_run_leaves(with_tokens):
     assert outcome.rows[0]["best |cos|"] == pytest.approx(1)
     assert outcome.rows[0]["p, random"] <= 0.05
     assert outcome.results.draws_at_most == 319  # --draws 99 could not tell one side of eight
-    stored = json.loads((folder / "runs" / "align" / "summary.json").read_text())
+    stored = json.loads((folder / "runs" / "align" / "a-x" / "summary.json").read_text())
     assert stored["sides_of_heads"] == 8
     assert stored["isotropic_chance_cosine"] == pytest.approx(chance_alignment(D, N))
-    with xr.open_dataset(folder / "runs" / "align" / "results.nc", engine="h5netcdf") as results:
+    with xr.open_dataset(folder / "runs" / "align" / "a-x" / "results.nc", engine="h5netcdf") as results:
         assert results.attrs["licence"] == "MIT"
-    assert (folder / "runs" / "align" / "figures" / "align.png").is_file()
+    assert (folder / "runs" / "align" / "a-x" / "figures" / "align.png").is_file()
 
 
 def test_random_heads_are_not_beyond_chance(tmp_path):
@@ -170,7 +170,7 @@ def test_a_mean_is_projected_out_of_queries_without_a_bias(tmp_path):
 
 def test_vectors_that_cannot_be_named_are_left_out(tmp_path):
     folder = saved(tmp_path, X[:, :H], random_vectors(7), others={"W_E": X.T.astype(np.float32)})
-    bundle = align.load_heads(folder / "a.safetensors")
+    bundle = load_heads(folder / "a.safetensors")
     W_Q = np.linalg.qr(X[:, :H])[0].T.astype(np.float32)  # equal values: a subspace
     save_heads(
         folder / "a.safetensors", HeadBundle(np.broadcast_to(W_Q, bundle.W_Q.shape), bundle.W_K, others=bundle.others)

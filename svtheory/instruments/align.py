@@ -1,11 +1,11 @@
 """Your dictionary against a head: which features do its singular vectors point along, and is that beyond chance?
 
-BUNDLE (safetensors, docs/bundles.md) holds the heads; --features FILE, an .npz or .safetensors file, `features`, D x N,
-features as columns, or `W_dec`, N x D, as the decoder of a sparse autoencoder is stored; or the name of an array of the
-bundle itself, N x D, such as its token embedding. Features must live in the space that the heads read: for a dictionary
-of the residual stream take a bundle with the normalisation folded in. Features have the indices that they have there;
-those that are zero, the dead latents of an autoencoder, stay in their place, are never the best, and do not count as
-comparisons of chance.
+SOURCE holds the heads (docs/bundles.md, or a model's folder); --features FILE, an .npz or .safetensors file,
+`features`, D x N, features as columns, or `W_dec`, N x D, as the decoder of a sparse autoencoder is stored; or the name
+of an array of the bundle itself, N x D, such as its token embedding. Features must live in the space that the heads
+read: for a dictionary of the residual stream take a bundle with the normalisation folded in. Features have the indices
+that they have there; those that are zero, the dead latents of an autoencoder, stay in their place, are never the best,
+and do not count as comparisons of chance.
 
 Every singular vector that can be named (its gap above rounding, T14) is compared with every feature. Where the bundle
 says what heads read, vectors are compared a second time unwhitened (T15), as a trained head's are whitened features:
@@ -32,57 +32,74 @@ import numpy as np
 import tyro
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from sims.lab.aligned import AXES, LEVEL, compared, nulls, unit
-from sims.lab.arrays import read_arrays
-from sims.lab.command import command
-from sims.lab.directions import SIDES
-from sims.lab.sources import bundle_file
-from svtheory import HeadBundle, load_heads
 from svtheory.checks import InputError
+from svtheory.heads.bundles import HeadBundle
+from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls, unit
+from svtheory.instruments.arrays import read_arrays
+from svtheory.instruments.directions import SIDES
+from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, panels
-from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.plotting import COLOURS, GREY, panels_or
 
-THEOREMS = ("T12", "T15")
+EMBEDDING = "W_E"
 LABELS = 24  # heads named below the figure, at most
 
 
 @dataclass(frozen=True)
-class Config(Options):
-    """Options of the experiment."""
+class Settings(Options):
+    """What p-values are made with."""
 
-    bundle: tyro.conf.Positional[str] = "induction_ft000"
-    """File of the heads, or its name in $SVTHEORY_REAL_MODELS (../shared/real_models)."""
-    features: Annotated[str, tyro.conf.arg(metavar="FILE")] = "W_E"
-    """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
     draws: Annotated[int, at_least(19)] = 999
     """Random heads of a kind behind a p-value, at most, or as many as one side alone needs."""
     seed: int = 0
     """Seed of the random directions."""
 
 
-SCALES = {"quick": Config(), "paper": Config(draws=9999), "full": Config(draws=99_999)}
+@dataclass(frozen=True)
+class Request(Settings):
+    """Settings, and where the dictionary is."""
+
+    features: Annotated[str, tyro.conf.arg(metavar="FILE")] = EMBEDDING
+    """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
+
+    @property
+    def label(self) -> str:
+        """What the dictionary is called; nothing for the bundle's embedding."""
+        return "" if self.features == EMBEDDING else Path(self.features).stem
 
 
-def run(config: Config, folder: Path) -> Outcome:
-    """Compare the singular vectors of every head with the dictionary."""
-    bundle = load_heads(bundle_file(config.bundle))
+DEFAULTS = Settings()
+
+
+def requested(source: Source, settings: Request) -> xr.Dataset:
+    """What the command asks for."""
+    bundle = source.bundle()
     bundle.check_bilinear()
-    features = dictionary(config.features, bundle)
-    results = compared(bundle, jnp.asarray(unit(features, 0), jnp.float32), jax.random.key(config.seed), config.draws)
-    names = {"bundle": Path(config.bundle).stem, "features": Path(config.features).stem}
-    results = results.assign_attrs({**bundle.metadata, **names})
-    rows = [row(here) for here in places(results, *AXES)]
-    return Outcome(summary(results), results, {"align": exhibit(results)}, rows)
+    results = survey(bundle, dictionary(settings.features, bundle), settings)
+    return results.assign_attrs(bundle=source.label, features=Path(settings.features).stem)
+
+
+def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAULTS) -> xr.Dataset:
+    """Compare the singular vectors of every head with the features, columns of (D, N)."""
+    bundle.check_bilinear()
+    scaled = jnp.asarray(unit(features, 0), jnp.float32)
+    results = compared(bundle, scaled, jax.random.key(settings.seed), settings.draws)
+    return results.assign_attrs(bundle.metadata)
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """A row for each reading of each side of each head."""
+    return [row(here) for here in places(results, *AXES)]
 
 
 def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
     """Features as columns, (D, N), in the order of their file, dead ones among them."""
     if name in bundle.others:
         what, X = f"--features {name}", bundle.others[name].T
-    elif name == Config.features and not Path(name).is_file():
+    elif name == EMBEDDING and not Path(name).is_file():
         raise InputError(
             f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
             f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
@@ -147,21 +164,26 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def exhibit(results: xr.Dataset) -> Exhibit:
-    """The best aligned vector of each head, by side, over what chance gives a head."""
+def figure(results: xr.Dataset, axes: Any = None) -> Figure:
+    """The best aligned vector of each head, by side, over what chance gives a head; a panel for each reading."""
     readings = results.reading.values
     heads = results.sizes["layer"] * results.sizes["head"]
-    figure, axes = panels(columns=len(readings), width=max(5.0, min(0.3 * heads, 10)))
-    for ax, reading in zip(axes[0], readings, strict=True):
+    drawn, axes = panels_or(axes, columns=len(readings), width=max(5.0, min(0.3 * heads, 10)))
+    for ax, reading in zip(axes, readings, strict=True):
         draw(ax, results.sel(reading=reading))
-        ax.set(title=f"{results.attrs['bundle']} with {results.attrs['features']}: {reading}")
-    axes[0, 0].set(ylabel="best |cos| with a feature")
-    axes[0, 0].legend(loc="upper right")
-    caption = (
+        names = [results.attrs[name] for name in ("bundle", "features") if name in results.attrs]
+        ax.set(title=f"{' with '.join(names)}: {reading}" if names else reading)
+    axes[0].set(ylabel="best |cos| with a feature")
+    axes[0].legend(loc="upper right")
+    return drawn
+
+
+def caption(results: xr.Dataset) -> str:
+    """What to see in the figure."""
+    return (
         "The best aligned singular vector of each head and side, filled where beyond every chance level, adjusted for "
         "the number of heads; and the best that chance gives a whole head (lines)."
     )
-    return Exhibit(figure, caption)
 
 
 def draw(ax: Axes, here: xr.Dataset) -> None:
@@ -186,9 +208,3 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
     some = slice(None, None, max(1, -(-len(names) // LABELS)))
     ax.set_xticks(x.ravel()[some], names[some], rotation=90 if len(names) > 8 else 0)
     ax.set(ylim=(0, 1.45), yticks=np.linspace(0, 1, 6), xlabel="layer.head")
-
-
-main = command(run, SCALES)
-
-if __name__ == "__main__":
-    main()

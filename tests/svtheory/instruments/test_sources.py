@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sims.lab import sources
 from svtheory.checks import InputError
+from svtheory.instruments import sources
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def reads(monkeypatch, tmp_path):
 
     def read(content):
         (tmp_path / "text.txt").write_bytes(content)
-        return sources.read_heads(str(tmp_path), str(tmp_path / "text.txt"), sequences=2, positions=3)
+        return sources.read_heads(str(tmp_path), sources.Texts(str(tmp_path / "text.txt"), 2, 3))
 
     return read
 

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory import Head, Spectrum, alignment, nameable, spectrum, unwhiten
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
+from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products, inverse
+from svtheory.spectra.alignments import alignment
 from svtheory.spectra.balanced import Root, balanced, moment_root
-from svtheory.spectra.unwhitening import remove_direction
+from svtheory.spectra.perturbation import nameable
+from svtheory.spectra.spectra import Spectrum, spectrum
+from svtheory.spectra.unwhitening import remove_direction, unwhiten
 
 SIDES = ("query", "key")
 READINGS = ("raw", "unwhitened")

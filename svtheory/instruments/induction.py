@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory import HeadBundle, decompose
 from svtheory.checks import InputError
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.decomposition import decompose
 
 NAME = "induction_ft000"
 TOKENS, CONTEXT, LAYER = 26, 8, 1

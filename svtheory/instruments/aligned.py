@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from sims.lab.directions import (
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.sequential import sequential_p_values
+from svtheory.instruments.directions import (
     READINGS,
     ROUND,
     SIDES,
@@ -19,10 +21,9 @@ from sims.lab.directions import (
     of_head,
     readings,
 )
-from sims.lab.sources import check_tokens_differ, check_values_held
-from svtheory import HeadBundle, alignment_p_value, chance_alignment
-from svtheory.heads.sequential import sequential_p_values
+from svtheory.instruments.sources import check_tokens_differ, check_values_held
 from svtheory.instruments.survey import PLACE, adjusted, over_heads
+from svtheory.spectra.alignments import alignment_p_value, chance_alignment
 
 LEVEL = 0.05
 AXES = (*PLACE, "side", "reading")

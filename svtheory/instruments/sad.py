@@ -25,31 +25,30 @@ of contributions that falls on such pairs is reported, their terms are not named
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sims.lab.command import command
-from sims.lab.sources import check_values_held, read_heads
-from svtheory import Head, HeadBundle, count_vectors, decompose, relative_attention
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.counting import count_vectors
+from svtheory.heads.decomposition import decompose, relative_attention
 from svtheory.heads.random_heads import NULLS
 from svtheory.heads.rotations import KINDS
+from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
+from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels
-from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
 
-THEOREMS = ("T11", "T22")
 MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
 PUBLISHED = {  # each rule with the conventions it was published in
     "sad2024": ("sad2024", "augmented-last"),
@@ -60,33 +59,32 @@ PUBLISHED = {  # each rule with the conventions it was published in
 
 
 @dataclass(frozen=True)
-class Config(Options):
-    """Options of the experiment."""
+class Settings(Options):
+    """What p-values are made with."""
 
-    model: tyro.conf.Positional[str] = "tinystories_260k"
-    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a checkpoint."""
-    text: str = ""
-    """Text file that a checkpoint reads."""
-    sequences: Annotated[int, at_least(2)] = 40
-    """Sequences read, at most."""
-    positions: Annotated[int, at_least(2)] = 64
-    """Tokens a sequence of the text."""
     draws: Annotated[int, at_least(19)] = 2999
     """Random heads behind a p-value, at most."""
     seed: int = 0
     """Seed of the random heads."""
 
 
-SCALES = {"quick": Config(), "paper": Config(draws=29_999), "full": Config(sequences=1000, draws=299_999)}
+DEFAULTS = Settings()
 
 
-def run(config: Config, folder: Path) -> Outcome:
+def requested(source: Source, settings: Settings) -> xr.Dataset:
+    """What the command asks for."""
+    return survey(source.bundle(reads=True, sequences=SEQUENCES), settings).assign_attrs(bundle=source.label)
+
+
+def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     """Decompose every head on what it reads, and compare with random heads."""
-    bundle = read_heads(config.model, config.text, config.sequences, config.positions)
-    tested = sparser.tested(bundle, jax.random.key(config.seed), config.draws)
-    results = tested.merge(_terms(bundle)).assign_attrs({**bundle.metadata, "model": Path(config.model).stem})
-    rows = [_row(head) for head in places(results, *PLACE)]
-    return Outcome(_summary(results), results, {"sad": _exhibit(results)}, rows)
+    tested = sparser.tested(bundle, jax.random.key(settings.seed), settings.draws)
+    return tested.merge(_terms(bundle)).assign_attrs(bundle.metadata)
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """A row a head."""
+    return [_row(head) for head in places(results, *PLACE)]
 
 
 def _terms(bundle: HeadBundle) -> xr.Dataset:
@@ -158,7 +156,8 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     return row
 
 
-def _summary(results: xr.Dataset) -> dict[str, Any]:
+def summary(results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures of all heads."""
     half, named = results.sizes["pair"] // 2, results.named
     found = {
         **sparser.counted(results.verdict),
@@ -186,19 +185,23 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _exhibit(results: xr.Dataset) -> Exhibit:
-    figure, axes = panels(3, width=4.8, height=4.0)
-    _draw_sparseness(axes[0, 0], results)
-    _draw_ranks(axes[0, 1], results)
-    _draw_counts(axes[0, 2], results)
-    return Exhibit(
-        figure,
+def figure(results: xr.Dataset, axes: Any = None) -> Figure:
+    """Sparseness beside chance, where contributions come from, and counts; on three `axes` where they are given."""
+    drawn, axes = panels_or(axes, 3, width=4.8, height=4.0)
+    for ax, draw in zip(axes, (_draw_sparseness, _draw_ranks, _draw_counts), strict=True):
+        draw(ax, results)
+    return drawn
+
+
+def caption(results: xr.Dataset) -> str:
+    """What to see in the figure."""
+    return (
         "Left, mean sparseness of each head's decisions (points, with standard errors over sequences) and that of "
         "random heads on the same tokens, their keys chosen anew (lines, with 95 % of them): of the head's singular "
         "values, and of those that the data see; filled points are sparser than either. Crosses: the common rotation, "
         "a diagnostic that any head of low rank falls below. Middle, where "
         "in the order of singular values contributions come from: mean of each layer, and the even share as a line. "
-        "Right, how many singular vectors a decision needs by each rule: median and middle half of each head.",
+        "Right, how many singular vectors a decision needs by each rule: median and middle half of each head."
     )
 
 
@@ -252,9 +255,3 @@ def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
     ]
     ax.set_xticks(range(len(labels)), labels, fontsize=8)
     ax.set(ylabel="singular vectors a decision needs", ylim=(0, None))
-
-
-main = command(run, SCALES)
-
-if __name__ == "__main__":
-    main()

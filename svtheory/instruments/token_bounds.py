@@ -8,11 +8,13 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from sims.lab.sources import check_tokens_differ
-from svtheory import HeadBundle, chance_alignment, kantorovich_bound
-from svtheory.geometry import frame_bounds
+from svtheory.geometry.bounds import kantorovich_bound
+from svtheory.geometry.frames import frame_bounds
+from svtheory.heads.bundles import HeadBundle
+from svtheory.instruments.sources import check_tokens_differ
 from svtheory.instruments.survey import PLACE
-from svtheory.prediction import training_condition_number
+from svtheory.prediction.training_time import training_condition_number
+from svtheory.spectra.alignments import chance_alignment
 
 TIMES = np.geomspace(1e-2, 1e6, 97)  # in units of the fastest mode
 SIDE = ("layer", "side")

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from svtheory import HeadBundle
 from svtheory.checks import InputError
+from svtheory.heads.bundles import HeadBundle
 
 NAME = "sort5"
 NUMBERS = 64

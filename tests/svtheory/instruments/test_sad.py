@@ -6,8 +6,6 @@ import pytest
 import xarray as xr
 from scipy.stats import false_discovery_control
 
-from sims import sad
-from sims.lab.sources import MODELS
 from svtheory import (
     Head,
     HeadBundle,
@@ -18,6 +16,9 @@ from svtheory import (
     sparseness_test,
     treves_rolls,
 )
+from svtheory.instruments import sad
+from svtheory.instruments.command import run as command
+from svtheory.instruments.sources import MODELS
 
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
@@ -33,7 +34,7 @@ def bundle():
 
 def run(model, out, *options):
     with jax.numpy_rank_promotion("raise"):
-        return sad.main([str(model), "--out", str(out), *options])
+        return command("sad", [str(model), "--out", str(out), *options])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sad")
     given = bundle()
     save_heads(folder / "given.safetensors", given)
-    return given, run(folder / "given.safetensors", folder, "--draws", "19", "--sequences", "4"), folder / "sad"
+    return given, run(folder / "given.safetensors", folder, "--draws", "19", "--sequences", "4"), folder / "sad/given"
 
 
 def test_sparseness_and_counts_are_those_of_the_decomposition(made):
@@ -159,10 +160,10 @@ def test_bad_input_leaves_nothing(tmp_path, capsys):
         ([str(tmp_path / "bare.safetensors")], "bundle must hold attn_in, what its heads read, got"),
         (["nothing"], "bundle must be a safetensors file, got 'nothing', which is no file"),
         ([str(tmp_path / "folder")], "config.json"),
-        (["--draws", "5"], "--draws must be a whole number of at least 19, got 5"),
+        (["a", "--draws", "5"], "--draws must be a whole number of at least 19, got 5"),
     ):
         with pytest.raises(SystemExit) as stop:
-            sad.main([*arguments, "--out", str(tmp_path / "out")])
+            command("sad", [*arguments, "--out", str(tmp_path / "out")])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

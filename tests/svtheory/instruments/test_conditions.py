@@ -5,8 +5,7 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
-from sims import conditions
-from sims.__main__ import main
+from svtheory.instruments.command import run as command
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 5))
@@ -30,7 +29,7 @@ def saved(tmp_path, **changes):
 
 
 def run(path, *options):
-    return conditions.main([str(path), "--out", str(path.parent / "runs"), *options])
+    return command("conditions", [str(path), "--out", str(path.parent / "runs"), *options])
 
 
 def refused(capsys, path, *options):
@@ -42,11 +41,11 @@ def refused(capsys, path, *options):
 
 
 def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_path, capsys):
-    main(["conditions", "--out", str(tmp_path)])
+    command("conditions", ["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     for words in ("x_0 -> y_1", "|cos(u, x)|", "is an eigenvector", "margin", "promise", "chance"):
         assert words in printed
-    folder = tmp_path / "conditions"
+    folder = tmp_path / "conditions/example"
     assert json.loads((folder / "summary.json").read_text())["pairs"] == 1
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.query_feature.values.tolist() == [0]
@@ -56,7 +55,7 @@ def test_running_it_without_a_file_prints_an_example_and_leaves_everything(tmp_p
 
 def test_the_script_explains_its_file(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["conditions", "--help"])
+        command("conditions", ["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     for words in ("[FILE]", "query_features", "key_covariance", "--head-dim"):

@@ -26,16 +26,20 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
+from matplotlib.figure import Figure
 
-from sims.lab.arrays import read_arrays
-from sims.lab.command import command
-from svtheory import BernoulliUniform, Conditions, Gaussian, Law, Scenario, chance_alignment, conditions, single_pair
 from svtheory.checks import InputError
-from svtheory.reports.plotting import COLOURS, chance_line, panels
-from svtheory.reports.runs import Exhibit, Outcome
-from svtheory.spectra import READINGS
+from svtheory.criteria.criteria import conditions
+from svtheory.criteria.verdicts import Conditions
+from svtheory.instruments.arrays import read_arrays
+from svtheory.instruments.survey import places
+from svtheory.laws import BernoulliUniform, Gaussian, Law
+from svtheory.reports.plotting import COLOURS, chance_line, panels_or
+from svtheory.scenarios import Scenario
+from svtheory.spectra.alignments import chance_alignment
+from svtheory.spectra.readings import READINGS
+from svtheory.targets import single_pair
 
-THEOREMS = ()  # it says what theory predicts, and measures nothing
 REQUIRED = ("query_features", "key_features", "target")
 OF_A_LAW = ("probabilities", "mean", "covariance")
 LABELS = 30  # pairs named below the figure, at most
@@ -43,11 +47,22 @@ KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in 
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of the experiment."""
+class File:
+    """The file of a scenario."""
 
     file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[FILE]")]] = ""
     """Arrays, .npz or .safetensors; without it an example."""
+
+    @property
+    def label(self) -> str:
+        """What the file is called."""
+        return Path(self.file).stem if self.file else "example"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The head beside its features and target."""
+
     objective: Literal["square", "softmax"] = "square"
     """What the head is trained with."""
     head_dim: int | None = None
@@ -64,16 +79,21 @@ class Config:
     """Floating-point numbers of the run."""
 
 
-SCALES = {"quick": Config(), "paper": Config(), "full": Config()}
+DEFAULTS = Settings()
 
 
-def run(config: Config, folder: Path) -> Outcome:
-    """Read the file as a Scenario and list its conditions."""
-    arrays = loaded(Path(config.file)) if config.file else example(config.seed)
-    found = conditions(scenario(config, arrays))
-    print(str(found).partition("\n\n")[0])
-    results = dataset(found)
-    return Outcome(summary(found, results), results, figures(found, results), found.table())
+def requested(source: File, settings: Settings) -> xr.Dataset:
+    """What the command asks for; it prints the verdict."""
+    with jax.enable_x64(settings.dtype == "float64"):
+        arrays = loaded(Path(source.file)) if source.file else example(settings.seed)
+        results = survey(scenario(settings, arrays))
+    print(results.attrs["told"])
+    return results
+
+
+def survey(scenario: Scenario) -> xr.Dataset:
+    """The conditions of a scenario and what theory predicts for each pair."""
+    return dataset(conditions(scenario))
 
 
 def loaded(path: Path) -> Mapping[str, np.ndarray]:
@@ -100,16 +120,16 @@ def example(seed: int) -> Mapping[str, np.ndarray]:
     return {"query_features": X, "key_features": X, "target": pair, **laws}
 
 
-def scenario(config: Config, arrays: Mapping[str, np.ndarray]) -> Scenario:
+def scenario(settings: Settings, arrays: Mapping[str, np.ndarray]) -> Scenario:
     """The Scenario that the arrays and options describe, in the run's precision."""
-    given = {name: jnp.asarray(array, config.dtype) for name, array in arrays.items()}
+    given = {name: jnp.asarray(array, settings.dtype) for name, array in arrays.items()}
     laws = [law(given, side) for side in ("query", "key")]
-    if config.objective == "softmax" and None in laws:
+    if settings.objective == "softmax" and None in laws:
         raise InputError(
             "FILE must hold the laws of query and key activations for --objective softmax, got one without"
         )
     options = ("objective", "head_dim", "weight_decay", "n_keys", "query_bias")
-    return Scenario(*(given[name] for name in REQUIRED), *laws, **{name: getattr(config, name) for name in options})
+    return Scenario(*(given[name] for name in REQUIRED), *laws, **{name: getattr(settings, name) for name in options})
 
 
 def law(given: Mapping[str, jax.Array], side: str) -> Law | None:
@@ -137,49 +157,57 @@ def dataset(found: Conditions) -> xr.Dataset:
         for side in ("query", "key"):
             at_end[f"cosine_{side}_{name}"] = "pair", np.asarray(getattr(of_reading, side))[i, j]
     features = {"query_feature": ("pair", i), "key_feature": ("pair", j)}
-    return xr.Dataset({**columns, **at_end}, {"condition": [row["condition"] for row in rows], **features})
+    told = {
+        "verdict": found.verdict(),
+        "read_back": found.read_back(),
+        "chance_cosine": chance_alignment(found.dim) if found.dim > 1 else 1.0,  # in one dimension
+        "told": str(found).partition("\n\n")[0],
+    }
+    named = {"condition": [row["condition"] for row in rows], **features}
+    return xr.Dataset({**columns, **at_end}, named, told)
 
 
-def summary(found: Conditions, results: xr.Dataset) -> dict[str, Any]:
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """A row a condition."""
+    kept = ("margin", "promise", "theorem", "side", "reading")
+    return [
+        {"condition": str(here.condition.item())} | {name: here[name].item() for name in kept}
+        for here in places(results, "condition")
+    ]
+
+
+def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures: the verdict, the lowest cosines, and how many conditions hold."""
     columns = [f"{side}{name}" for name in ("", *(f"_{x}" for x in READINGS[1:])) for side in ("query", "key")]
     lowest = {f"cosine_{column}_lowest": results[f"cosine_{column}"].values.min(initial=1.0) for column in columns}
     return {
-        "verdict": found.verdict(),
-        "read_back": found.read_back(),
+        **{name: results.attrs[name] for name in ("verdict", "read_back")},
         "pairs": results.sizes["pair"],
         **lowest,
-        "chance_cosine": chance(found),
+        "chance_cosine": results.attrs["chance_cosine"],
         "conditions": results.sizes["condition"],
         "conditions_that_hold": int((results.margin == 0).sum()),
     }
 
 
-def figures(found: Conditions, results: xr.Dataset) -> dict[str, Exhibit]:
-    """The predicted cosines of each pair."""
+def figure(results: xr.Dataset, axes: Any = None) -> Figure:
+    """The predicted cosines of each pair, on `axes` where they are given."""
     x = np.arange(results.sizes["pair"])
-    figure, ((ax,),) = panels(width=max(6.0, 0.35 * min(x.size, LABELS)))
+    drawn, (ax,) = panels_or(axes, width=max(6.0, 0.35 * min(x.size, LABELS)))
     for side, label, colour in (("query", "|cos(u, x)|", COLOURS[0]), ("key", "|cos(v, y)|", COLOURS[1])):
         ax.plot(x, results[f"cosine_{side}"], "_", color=colour, markersize=14, markeredgewidth=2.5, label=label)
     for name, shape, colour in zip(READINGS[1:], "^o", COLOURS[2:], strict=False):
         lesser = np.minimum(results[f"cosine_query_{name}"], results[f"cosine_key_{name}"])
         ax.plot(x, lesser, shape, color=colour, markersize=5, label=f"{name}, lesser side")
-    chance_line(ax, chance(found))
+    chance_line(ax, results.attrs["chance_cosine"])
     names = [f"x_{int(i)} → y_{int(j)}" for i, j in zip(results.query_feature, results.key_feature, strict=True)]
     ax.set(ylim=(0, 1.05), ylabel="predicted cosine, fully trained")
     some = slice(None, None, max(1, -(-x.size // LABELS)))
     ax.set_xticks(x[some], names[some], rotation=45, ha="right")
-    figure.legend(loc="outside upper center", ncols=3)
-    caption = "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."
-    return {"conditions": Exhibit(figure, caption)}
+    drawn.legend(loc="outside upper center", ncols=3)
+    return drawn
 
 
-def chance(found: Conditions) -> float:
-    """The expected |cos| of a random direction; 1 in one dimension."""
-    return chance_alignment(found.dim) if found.dim > 1 else 1.0
-
-
-main = command(run, SCALES)
-
-if __name__ == "__main__":
-    main()
+def caption(results: xr.Dataset) -> str:
+    """What to see in the figure."""
+    return "Cosines of singular vectors with features that theory predicts for each matched pair, fully trained."

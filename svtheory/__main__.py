@@ -1,0 +1,30 @@
+"""`svtheory` lists the instruments; `svtheory NAME SOURCE ...` runs one on the heads of a model."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from svtheory.instruments import INSTRUMENTS, first_line
+
+USAGE = "usage: svtheory NAME SOURCE [--text FILE] [options] [--out DIR]; svtheory NAME --help; svtheory --version"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """List the instruments, or run the one that the first argument names with the arguments after it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, INSTRUMENTS))
+        print(f"{USAGE}\n")
+        print("\n".join(f"  {name:{width}}  {first_line(name)}" for name in INSTRUMENTS))
+        print("\nSOURCE: a bundle (a safetensors file, or its name in $SVTHEORY_REAL_MODELS) or the folder of a model.")
+        return
+    if arguments[0] == "--version":
+        print(metadata.version("svtheory"))
+        return
+    # this loads jax, which a list of instruments does without
+    importlib.import_module("svtheory.instruments.command").run(arguments[0], arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

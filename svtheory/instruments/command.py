@@ -1,0 +1,57 @@
+"""The command line of an instrument: what `svtheory NAME SOURCE` does, and leaves behind."""
+
+import importlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from svtheory.checks import InputError
+from svtheory.instruments import INSTRUMENTS
+from svtheory.reports.command import parsed, perform, sentence_errors
+from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.tables import show
+
+# keys of jax keep 32 bits of a seed
+LARGEST_SEED = 2**31 - 1
+
+
+def run(name: str, arguments: Sequence[str]) -> Outcome:
+    """Run an instrument as its command does; a wrong argument exits with code 2 after one sentence on stderr."""
+    with sentence_errors():
+        if name not in INSTRUMENTS:
+            raise InputError(f"the instrument must be one of {', '.join(INSTRUMENTS)}, got {name!r}")
+        instrument = importlib.import_module(f"svtheory.instruments.{name}")
+        source, settings, out = asked(instrument, name, arguments)
+        folder = out / name / "-".join(x for x in (source.label, getattr(settings, "label", "")) if x)
+        line = shlex.join(["svtheory", name, *arguments])
+
+        def survey(_: Path) -> Outcome:
+            found = instrument.requested(source, settings)
+            figures = {name: Exhibit(instrument.figure(found), instrument.caption(found))}
+            return Outcome(instrument.summary(found), found, figures, instrument.rows(found))
+
+        outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
+        show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
+    return outcome
+
+
+def asked(instrument: Any, name: str, arguments: Sequence[str]) -> tuple[Any, Any, Path]:
+    """Source, settings and folder of runs that `arguments` ask for; raises InputError for what they may not be."""
+    kinds = get_type_hints(instrument.requested)
+    folder = Annotated[Path, tyro.conf.arg(help="Folder of the run folders.")]
+    request = make_dataclass(
+        "Request",
+        [
+            ("source", kinds["source"], field(default_factory=kinds["source"])),
+            ("settings", kinds["settings"], field(default_factory=kinds["settings"])),
+            ("out", folder, field(default=Path("runs"))),
+        ],
+    )
+    chosen = parsed(request, f"svtheory {name}", str(instrument.__doc__), arguments)
+    if not 0 <= getattr(chosen.settings, "seed", 0) <= LARGEST_SEED:
+        raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {chosen.settings.seed}")
+    return chosen.source, chosen.settings, chosen.out

@@ -1,0 +1,42 @@
+import re
+
+import pytest
+
+from svtheory import progress
+from svtheory.progress import track
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass as the test says."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_short_work_says_nothing(capsys):
+    assert list(track([1, 2, 3], "reading heads")) == [1, 2, 3]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_says_how_long_it_will_take(clock, capsys):
+    for _ in track(range(8), "reading heads"):
+        clock[0] += 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "reading heads: 1 of 8, some 21 s left"
+    assert lines[-1] == "reading heads: 5 of 8, some 9 s left"
+    assert len(lines) == 2
+
+
+def test_work_of_unknown_length_is_counted(clock, capsys):
+    for _ in track(iter("abc"), "drawing"):
+        clock[0] += 20
+    assert re.findall(r"drawing: (\d)\n", capsys.readouterr().err) == ["1", "2", "3"]
+
+
+def test_within_tracked_work_nothing_is_shown(clock, capsys):
+    for _ in track(range(2), "checkpoints"):
+        for _ in track(range(3), "heads"):
+            clock[0] += 20
+    assert "heads" not in capsys.readouterr().err
+    list(track([], "nothing"))

@@ -20,7 +20,9 @@ def permuted_templates(key: Array, draws: int, O: Array, given: Templates, asked
     O, given, asked = lax.stop_gradient((O, given, asked))
     rows, share = O.reshape(len(O), -1), asked.share
     of_orders, of_codes = jax.random.split(key)
-    orders = _orders(of_orders, draws, jnp.array(layout.widths), given.key.shape[2])
+    keys, size = jax.random.split(of_orders, len(layout.widths)), given.key.shape[2]
+    widths = jnp.array(layout.widths, jnp.uint32)
+    orders = lax.map(lambda of: derangements(of[0], draws, of[1], size), (keys, widths))
     new = new_templates(of_codes, given.templates, orders, layout)
     left, right = readouts(asked.query, asked.key, given, layout)
 
@@ -28,43 +30,33 @@ def permuted_templates(key: Array, draws: int, O: Array, given: Templates, asked
         asking, right, orders, new = member
 
         def rivals(orders):
-            cores = asking[:, orders].swapaxes(0, 1) @ right.T[None]
+            cores = asking[orders].swapaxes(1, 2) @ right.T[None]
             return of_many_cores(cores.reshape(len(cores), -1), rows, share)
 
         some = in_batches(orders, 1 + 2**21 // rows.shape[1])
         found = lax.map(rivals, some).swapaxes(0, 1).reshape(len(rows), -1)
         return jnp.where(new[None], found[:, : len(new)], -jnp.inf)
 
-    cosines = lax.map(of_member, (left @ given.templates, right, orders[layout.owner], new))
+    cosines = lax.map(of_member, ((left @ given.templates).swapaxes(1, 2), right, orders[layout.owner], new))
     best = layout.best(cosines.transpose(1, 2, 0))  # (h, draws, A)
     return jnp.where(jnp.isfinite(best), best, jnp.nan).swapaxes(1, 2)
 
 
-def _orders(key: Array, draws: int, widths: Array, size: int) -> Array:
-    """Derangements of the first columns of `size`, as many as `widths` (A,) says, (A, draws, size)."""
-    keys = jax.random.split(key, (len(widths), draws))
-    return lax.map(lambda given: jax.vmap(lambda key: derangement(key, given[1], size))(given[0]), (keys, widths))
+def derangements(key: Array, draws: int, n: Array | int, size: int) -> Array:
+    """Uniform permutations of `size` things that leave none of the first n in its place, and all others, (draws, size).
 
-
-def derangement(key: Array, n: Array | int, size: int) -> Array:
-    """A uniform permutation of `size` things that leaves none of the first n in its place, and all others.
-
-    Of fewer than two there is none: all stay.
+    Of fewer than two there is none: all stay. A third of permutations or more are derangements, so that of four times
+    as many, and 64, enough are: one sort, where trying again would sort all as often as the unluckiest needs.
     """
-    places = jnp.arange(size)
-    last = jnp.uint32(2**31) + places.astype(jnp.uint32)
-
-    def again(state):
-        key, _ = state
-        key, draw = jax.random.split(key)
-        # those that stay come last, in their order
-        drawn = jnp.where(places < n, jax.random.bits(draw, (size,), jnp.uint32) >> 1, last)
-        return key, jnp.argsort(drawn)
-
-    def fixed(state):
-        return ((state[1] == places) & (places < n)).any() & (n >= 2)
-
-    return lax.while_loop(fixed, again, (key, places))[1]
+    places, n = jnp.arange(size, dtype=jnp.uint32)[None], jnp.asarray(n, jnp.uint32)
+    room = jnp.uint32((1 << (size - 1).bit_length()) - 1)
+    bits = jax.random.bits(key, (4 * draws + 64, size), jnp.uint32)
+    # numbers that bring their place with them; those that stay come last, in their order
+    drawn = jnp.where(places < n, ((bits >> 1) & ~room) | places, jnp.uint32(1 << 31) | places)
+    orders = jnp.sort(drawn, axis=1) & room
+    fixed = ((orders == places) & (places < n)).any(axis=1)
+    deranged = orders[jnp.argsort(fixed, stable=True)[:draws]].astype(int)
+    return jnp.where(n < 2, places.astype(int), deranged)
 
 
 def new_templates(key: Array, T: Array, orders: Array, layout: Layout) -> Array:

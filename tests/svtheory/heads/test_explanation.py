@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, ortho_group
 
 from svtheory import InputError, compare, explain, load_heads
-from svtheory.heads.permuted import derangement
+from svtheory.heads.permuted import derangements
 from svtheory.heads.turned_heads import haar_frames
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
@@ -246,13 +246,15 @@ def test_where_chance_leaves_two_heads_no_p_value_is_small():
 
 
 def test_derangements_are_uniform_and_fix_nothing():
-    derangements = jax.jit(jax.vmap(lambda key: derangement(key, 4, 4)))
-    draws = np.asarray(derangements(jax.random.split(jax.random.key(0), 4000)))
+    drawn = np.asarray(derangements(jax.random.key(0), 4000, 4, 6))
+    draws = drawn[:, :4]
+    assert (drawn[:, 4:] == [4, 5]).all()
     assert (np.sort(draws, axis=1) == np.arange(4)).all()
     assert (draws != np.arange(4)).all()
     _, counts = np.unique(draws, axis=0, return_counts=True)
     assert len(counts) == 9
     assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 30  # chi-squared, 8 degrees of freedom
+    assert (np.asarray(derangements(jax.random.key(0), 3, 1, 2)) == [0, 1]).all()
 
 
 @given(st.integers(0, 2**31 - 1))

@@ -36,8 +36,8 @@ from .heads.counting import count_vectors as count_vectors
 from .heads.decomposition import Decomposition as Decomposition
 from .heads.decomposition import decompose as decompose
 from .heads.decomposition import relative_attention as relative_attention
-from .heads.hypothesis import Explanation as Explanation
-from .heads.hypothesis import explain as explain
+from .heads.explanation import Explanation as Explanation
+from .heads.explanation import explain as explain
 from .heads.random_heads import SparsenessTest as SparsenessTest
 from .heads.random_heads import sparseness_test as sparseness_test
 from .heads.rotations import RotationNull as RotationNull

@@ -2,6 +2,7 @@ from .bundles import HeadBundle as HeadBundle
 from .bundles import load_heads as load_heads
 from .bundles import read_bundle as read_bundle
 from .bundles import save_heads as save_heads
+from .contrast import contrastive_covariance as contrastive_covariance
 from .counting import RULES as RULES
 from .counting import count_vectors as count_vectors
 from .decomposition import CONVENTIONS as CONVENTIONS
@@ -10,8 +11,11 @@ from .decomposition import attention as attention
 from .decomposition import decompose as decompose
 from .decomposition import relative_attention as relative_attention
 from .decomposition import without_padding as without_padding
-from .hypothesis import Explanation as Explanation
-from .hypothesis import explain as explain
+from .explanation import Explanation as Explanation
+from .explanation import explain as explain
+from .hypotheses import Hypothesis as Hypothesis
+from .hypotheses import feature_hypotheses as feature_hypotheses
+from .hypotheses import token_hypotheses as token_hypotheses
 from .random_heads import SparsenessTest as SparsenessTest
 from .random_heads import sparseness_test as sparseness_test
 from .rotations import RotationNull as RotationNull

@@ -6,7 +6,7 @@ Features of a position that has none, such as the token before the first, are 0.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,14 @@ class Hypothesis:
                 f"{members.shape}"
             )
         object.__setattr__(self, "members", members)
+
+    def of_samples(self, queries: np.ndarray, keys: np.ndarray) -> "Hypothesis":
+        """The same of those queries and keys that are True, (n,) and (n',); as it is where it has other samples."""
+        features = {}
+        for name, held in (("query_features", queries), ("key_features", keys)):
+            given = getattr(self, name)
+            features[name] = given[held] if len(given) == len(held) else given
+        return replace(self, **features)
 
     @property
     def family(self) -> np.ndarray:

@@ -127,7 +127,8 @@ def survey(
 ) -> xr.Dataset:
     """Hold heads against hypotheses; without any, against those that can be said of the bundle's tokens.
 
-    Samples are what attn_in has at the settings' queries and keys, sequence after sequence; or `inputs`, what W_Q and
+    Samples are what attn_in has at the settings' queries and keys, sequence after sequence, padding left out (of
+    hypotheses too, which have rows for it); or `inputs`, what W_Q and
     W_K of one layer read, (n, D) and (n', D'), by default the last one's.
     Raises InputError for a bundle without tokens or attn_in where they are needed, hypotheses of the same name or about
     other samples, and for heads or positions that are not there.
@@ -142,7 +143,12 @@ def survey(
         layers = {_layer(bundle, settings): inputs}
     else:
         read, chosen = _read(bundle), range(len(bundle.W_Q)) if settings.layer is None else [_layer(bundle, settings)]
-        layers = {layer: (read_at(read[layer], queries), read_at(read[layer], keys)) for layer in chosen}
+        real = [read_at(bundle.real, at) for at in (queries, keys)]
+        layers = {
+            layer: tuple(read_at(read[layer], at)[held] for at, held in zip((queries, keys), real, strict=True))
+            for layer in chosen
+        }
+        hypotheses = [hypothesis.of_samples(*real) for hypothesis in hypotheses]
     count = bundle.W_Q.shape[1]
     heads = range(count) if settings.head is None else [index("head", settings.head, count)]
     centre = (

@@ -87,7 +87,7 @@ def test_a_beginning_that_is_not_there(tmp_path):
 
 def test_rows_of_different_lengths_are_padded():
     tokens, mask = padded([[5, 6], [7], [8, 9, 1]])
-    assert tokens[mask].tolist() == [5, 6, 7, 8, 9, 1]
+    assert tokens.tolist() == [[5, 6, 6], [7, 7, 7], [8, 9, 1]]
     assert mask.tolist() == [[True, True, False], [True, False, False], [True] * 3]
     assert padded([[5, 6], [7, 8]])[1] is None
     for rows in ([], [[1], []], [1, 2], 5):

@@ -213,8 +213,8 @@ def raw_directions(head: TrainedHead, truth: Explanation) -> dict[str, float]:
     for side, (vectors, feature, first) in sides.items():
         values = one_hot(head.sampled.features[feature][first:], hypothesis.template.shape[side == "key"])
         x = tokens[first:] - (tokens[first:].mean(axis=(0, 1)) if values.shape[-1] > 1 else 0)
-        directions = np.einsum("nbd,nbf->df", x, values)
-        cosines = np.asarray(alignment(np.asarray(vectors)[:, :rank], directions))
+        directions = jnp.asarray(np.einsum("nbd,nbf->df", x, values))
+        cosines = np.asarray(alignment(vectors, directions))[:rank]
         found[f"raw_{side}"] = cosines.max(axis=1).mean().item()
     return found
 

@@ -117,6 +117,10 @@ def survey(
     W_K of one layer read, (n, D) and (n', D'), by default the last one's.
     Raises InputError for a bundle without tokens or attn_in where they are needed, hypotheses of the same name or about
     other samples, and for heads or positions that are not there.
+
+    >>> from svtheory import load_heads
+    >>> results = survey(load_heads("induction_ft000.safetensors"), settings=Settings(queries="-1:"))  # doctest: +SKIP
+    >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
     bundle.check_bilinear()
     hypotheses = of_tokens(bundle, settings) if hypotheses is None else list(hypotheses)

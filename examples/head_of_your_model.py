@@ -10,6 +10,7 @@
 # induction head, that finds "the token before this one is the current token".
 
 # %%
+# %matplotlib inline
 import dataclasses
 from pathlib import Path
 
@@ -46,4 +47,6 @@ spectra.figure(found)
 # %%
 decomposed = sad.survey(heads)
 sad.figure(decomposed)
+
+# %%
 pd.DataFrame(sad.rows(decomposed))

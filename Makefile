@@ -19,7 +19,7 @@ calibration: .venv/installed
 # against Hugging Face's own implementation: installs torch and transformers, the extra `bench`
 parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py
+	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py tests/svtheory/export
 
 # speed beside PyTorch: installs the extra `bench`; on a quiet machine
 bench: .venv/installed

@@ -32,10 +32,11 @@ docs: examples
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site/html
 
-# the notebooks, run from clean where their source has changed, into docs/examples/
+# the notebooks, run where their source has changed, into docs/examples/
 examples: .venv/examples $(patsubst examples/%.py,docs/examples/%.ipynb,$(wildcard examples/*.py))
 
 docs/examples/%.ipynb: examples/%.py
+	mkdir -p $(@D)
 	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --run-path . --execute --output $@ $<
 
 .venv/examples: .venv/installed

@@ -38,7 +38,7 @@ class Texts(Options):
 class Source(Texts):
     """A bundle, or the folder of a model."""
 
-    source: tyro.conf.Positional[str] = ""
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]] = ""
     """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a model."""
 
     @property

@@ -34,12 +34,12 @@ from safetensors import SafetensorError, safe_open
 from svtheory.checks import InputError, index, one_of
 from svtheory.criteria.criteria import conditions
 from svtheory.criteria.verdicts import Conditions
-from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.bundles import HeadBundle, bundle_file
 from svtheory.heads.hypotheses import Hypothesis
 from svtheory.instruments.arrays import read_arrays
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, read_as, samples_of
 from svtheory.instruments.head_scenarios import scenario_of_head
-from svtheory.instruments.sources import Source, bundle_file
+from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.laws import BernoulliUniform, Gaussian, Law
 from svtheory.reports.options import Options, at_least

@@ -95,13 +95,14 @@ class Reader:
         return before, found.ids[first:last]
 
 
-def padded(rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def padded(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of tokens as one array (sequences, positions), and where it holds tokens; None if all are of one length.
 
     Shorter rows are padded with their last token. Raises InputError for rows that are none, or empty.
     """
-    if not np.iterable(rows) or not len(rows) or not all(np.ndim(row) == 1 and len(row) for row in rows):
-        raise InputError(f"tokens must be rows of at least one token, got {rows!r:.60}")
+    rows = list(given) if np.iterable(given) else []
+    if not rows or not all(np.ndim(row) == 1 and len(row) for row in rows):
+        raise InputError(f"tokens must be rows of at least one token, got {given!r:.60}")
     lengths, held = np.array([len(row) for row in rows]), np.concatenate([np.asarray(row) for row in rows])
     mask = np.arange(lengths.max())[None] < lengths[:, None]
     # no token sees the padding behind it; the last one again adds none that is not there

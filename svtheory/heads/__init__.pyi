@@ -1,13 +1,16 @@
 from .bundles import HeadBundle as HeadBundle
 from .bundles import load_heads as load_heads
+from .bundles import read_bundle as read_bundle
 from .bundles import save_heads as save_heads
 from .contrast import contrastive_covariance as contrastive_covariance
 from .counting import RULES as RULES
 from .counting import count_vectors as count_vectors
 from .decomposition import CONVENTIONS as CONVENTIONS
 from .decomposition import Decomposition as Decomposition
+from .decomposition import attention as attention
 from .decomposition import decompose as decompose
 from .decomposition import relative_attention as relative_attention
+from .decomposition import without_padding as without_padding
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .hypotheses import Hypothesis as Hypothesis

@@ -91,15 +91,16 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     """The terms of every head's decisions, by layer and head: counts, ranks, and how well scores are reproduced."""
     axes = {"count": ("rule", "sequence", "query"), "score_error": ("rule",), "attention_error": ()}
     axes |= dict.fromkeys(("contribution", "largest", "named", "singular_value"), ("pair",))
-    found = over_heads(_head, bundle, axes, (sparser.tokens_read(bundle),))
+    found = over_heads(_head, bundle, axes, (sparser.tokens_read(bundle),), shared=(sparser.real_tokens(bundle),))
     check_values_held(found.singular_value.values)
     return found.assign_coords(rule=list(PUBLISHED), pair=range(1, found.sizes["pair"] + 1))
 
 
-def _head(head: Head, tokens: Array) -> dict[str, Array]:
-    """One head on tokens (sequences, positions, D)."""
-    d = decompose(head, tokens, tokens, None)
+def _head(head: Head, tokens: Array, real: Array | None) -> dict[str, Array]:
+    """One head on tokens (sequences, positions, D), of which some may not be `real`."""
+    d = sparser.decisions(head, tokens, real)
     first = sparser.first_decision(head)
+    decided = jnp.ones(d.index.shape, bool) if real is None else real
     terms = jnp.abs(relative_attention(d))[:, first:]
     total = terms.sum(axis=-1, keepdims=True)
     largest_score = jnp.where(d.visible, jnp.abs(d.scores), 0).max(axis=-1)
@@ -108,13 +109,14 @@ def _head(head: Head, tokens: Array) -> dict[str, Array]:
         same = convention == "plain" or (head.b_Q is None and head.b_K is None)
         read = d if same else decompose(head, tokens, tokens, d.index, convention)
         error = read.error / positive(largest_score)
-        counts.append(jnp.where(error <= MISSED, count_vectors(read, rule), jnp.nan))
-        errors.append(error.max())
+        counts.append(jnp.where(decided & (error <= MISSED), count_vectors(read, rule), jnp.nan))
+        errors.append(error.max(where=decided, initial=0))
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
+    over = {"axis": (0, 1), "where": decided[:, first:, None]}
     return {
         "count": jnp.stack(counts)[..., first:],
-        "contribution": (terms / positive(total)).mean(axis=(0, 1)),
-        "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
+        "contribution": (terms / positive(total)).mean(**over),
+        "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(**over),
         "named": d.named,
         "singular_value": d.spectrum.values,
         "score_error": jnp.stack(errors),

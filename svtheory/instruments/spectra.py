@@ -90,7 +90,9 @@ def _spectra(bundle: HeadBundle) -> xr.Dataset:
     rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
     found = over_heads(_spectrum, bundle, axes, shared=(rounding,))
     check_values_held(found.singular_value.values)
-    norms = 1.0 if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2)).astype(float)
+    norms = 1.0
+    if bundle.attn_in is not None:
+        norms = np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2), where=bundle.real, initial=0).astype(float)
     scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
     found["largest_score"] = (found.singular_value[..., 0] * scale).drop_vars("pair", errors="ignore")
     zero = found["numerically_zero"] = found.largest_score < EPSILON

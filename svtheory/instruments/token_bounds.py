@@ -24,40 +24,44 @@ AXES = {"condition": SIDE, "bound": SIDE, "bound_at_time": (*SIDE, "time"), "fas
 def token_bounds(bundle: HeadBundle, key: Array, resamples: int) -> xr.Dataset:
     """Condition numbers of token moments by layer and side, the bounds they imply (T3, T17), and bootstrap errors."""
     assert bundle.attn_in is not None
-    _, sequences, positions, d_model = bundle.attn_in.shape
-    check_tokens_differ(bundle.attn_in)
+    _, sequences, _, d_model = bundle.attn_in.shape
+    check_tokens_differ(bundle)
     # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
     centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
     chosen = jax.random.randint(key, (resamples, sequences), 0, sequences)
-    found, resampled = _of_layers(jnp.asarray(bundle.attn_in, jnp.float32), jnp.asarray(centred), chosen)
+    tokens, real = (jnp.asarray(x, jnp.float32) for x in (bundle.attn_in, bundle.real))
+    found, resampled = _of_layers(tokens, real, jnp.asarray(centred), chosen)
     data: dict[str, Any] = {
         f"{name}{suffix}": (dims, np.asarray(x))
         for given, suffix in ((found, ""), (resampled, "_standard_error"))
         for (name, dims), x in zip(AXES.items(), given, strict=True)
     }
-    data |= {"tokens": sequences * positions, "chance_cosine": chance_alignment(d_model)}
+    data |= {"tokens": int(bundle.real.sum()), "chance_cosine": chance_alignment(d_model)}
     data |= {"query_bias": (PLACE, bundle.query_bias), "centred": (SIDE, centred)}
     return xr.Dataset(data, {"side": ["query", "key"], "time": TIMES})
 
 
 @jax.jit
-def _of_layers(tokens: Array, centred: Array, chosen: Array) -> tuple[tuple[Array, ...], list[Array]]:
+def _of_layers(tokens: Array, real: Array, centred: Array, chosen: Array) -> tuple[tuple[Array, ...], list[Array]]:
     """What AXES names of each layer, and standard deviations over the chosen sequences."""
     everything = jnp.arange(tokens.shape[1])
 
     def of_layer(layer):
         read, middle = layer
-        resampled = jax.lax.map(lambda some: _bounds(read, middle, some), chosen)
-        return _bounds(read, middle, everything), [x.std(axis=0, ddof=1) for x in resampled]
+        resampled = jax.lax.map(lambda some: _bounds(read, real, middle, some), chosen)
+        return _bounds(read, real, middle, everything), [x.std(axis=0, ddof=1) for x in resampled]
 
     return jax.lax.map(of_layer, (tokens, centred))
 
 
-def _bounds(tokens: Array, centred: Array, chosen: Array) -> tuple[Array, ...]:
-    """Of the chosen sequences of tokens (sequences, positions, D): condition numbers and bounds by side."""
-    rows = tokens[chosen].reshape(-1, tokens.shape[-1])
-    moments = [rows - jnp.where(middle, rows.mean(axis=0, keepdims=True), 0) for middle in centred]
-    extremes = [jnp.stack(frame_bounds(moment.T / jnp.sqrt(len(rows)))) for moment in moments]
+def _bounds(tokens: Array, real: Array, centred: Array, chosen: Array) -> tuple[Array, ...]:
+    """Of the chosen sequences of tokens (sequences, positions, D), 1 where they are `real`: condition numbers and
+    bounds by side.
+    """
+    rows, counted = tokens[chosen].reshape(-1, tokens.shape[-1]), real[chosen].reshape(-1, 1)
+    mean = (counted * rows).sum(axis=0, keepdims=True) / counted.sum()
+    moments = [counted * (rows - jnp.where(middle, mean, 0)) for middle in centred]
+    extremes = [jnp.stack(frame_bounds(moment.T / jnp.sqrt(counted.sum()))) for moment in moments]
     m, L = jnp.stack(extremes).T
     kappa = L / m
     # in units of the fastest mode only kappa is left of m and L

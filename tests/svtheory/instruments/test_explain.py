@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from svtheory import HeadBundle, load_heads, save_heads
 from svtheory import explain as explain_head
+from svtheory.heads.bundles import MODELS
 from svtheory.heads.hypotheses import read_at, token_hypotheses
 from svtheory.instruments import explain
 from svtheory.instruments.command import run as command
 from svtheory.instruments.explained import Question
-from svtheory.instruments.sources import MODELS
 
 D, V, SEQUENCES, POSITIONS = 12, 5, 40, 8
 FEW = explain.Settings(draws=99, resamples=9)

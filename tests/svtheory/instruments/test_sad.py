@@ -16,9 +16,9 @@ from svtheory import (
     sparseness_test,
     treves_rolls,
 )
+from svtheory.heads.bundles import MODELS
 from svtheory.instruments import sad
 from svtheory.instruments.command import run as command
-from svtheory.instruments.sources import MODELS
 
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
@@ -78,7 +78,9 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     W_Q, W_K, b_Q, b_K = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 2), (3,), (3,)))
     head = Head(W_Q, W_K, b_Q, b_K, frequencies=np.array([0.7]))
     tokens = rng.normal(size=(2, 6, 2)).astype(np.float32)
-    found, scores = jax.jit(lambda head: (sad._head(head, tokens), decompose(head, tokens, tokens, None)))(head)
+    found, scores = jax.jit(
+        lambda head: (sad._head(head, tokens, np.ones((2, 6), bool)), decompose(head, tokens, tokens, None))
+    )(head)
     missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"]) > 0.01, strict=True))
     assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}
     plain = list(sad.PUBLISHED).index("accpp2026")

@@ -7,7 +7,7 @@ import numpy as np
 
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.hypotheses import LARGEST, Hypothesis, read_at, token_hypotheses
+from svtheory.heads.hypotheses import Hypothesis, read_at, token_hypotheses
 from svtheory.instruments.hypothesis_files import Inputs
 from svtheory.reports.options import Options, at_least
 
@@ -31,8 +31,6 @@ class Asking(Options):
     """Positions of keys; none is all."""
     numbers: Annotated[int | None, at_least(2)] = None
     """How many tokens, from 0, are the numbers that they are called; none means that tokens are no numbers."""
-    largest: Annotated[int, at_least(1)] = LARGEST
-    """Most features of a hypothesis: the commonest tokens, the first positions, the most varied features."""
 
 
 def read_as(label: str, settings: Asking) -> dict[str, Any]:
@@ -40,11 +38,11 @@ def read_as(label: str, settings: Asking) -> dict[str, Any]:
     return {name: x for name, x in PUBLIC.get(label, {}).items() if getattr(settings, name) is None}
 
 
-def of_tokens(bundle: HeadBundle, settings: Asking) -> list[Hypothesis]:
-    """What can be asked of a bundle's tokens; raises InputError for a bundle without."""
+def of_tokens(bundle: HeadBundle, settings: Asking, largest: int) -> list[Hypothesis]:
+    """What can be asked of a bundle's tokens, with so many features at most; raises InputError for one without."""
     tokens = _tokens(bundle)
     numbers = _numbers(tokens, settings.numbers)
-    return token_hypotheses(tokens, *positions(settings), numbers, settings.largest, bundle.mask)
+    return token_hypotheses(tokens, *positions(settings), numbers, largest, bundle.mask)
 
 
 def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:

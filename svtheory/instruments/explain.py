@@ -66,6 +66,8 @@ class Settings(Asking):
 
     head: int | None = None
     """The head; none is all of a layer."""
+    largest: Annotated[int, at_least(1)] = 256
+    """Most features of a hypothesis: the commonest tokens, the first positions, the most varied features."""
     centre_query: bool | None = None
     """Whether heads can centre their queries; none: those that have a query bias that is not zero."""
     draws: Annotated[int, at_least(19)] = 999
@@ -124,7 +126,7 @@ def survey(
     >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
     bundle.check_bilinear()
-    hypotheses = of_tokens(bundle, settings) if hypotheses is None else list(hypotheses)
+    hypotheses = of_tokens(bundle, settings, settings.largest) if hypotheses is None else list(hypotheses)
     if not hypotheses:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")
     if inputs is not None:

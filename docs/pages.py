@@ -91,14 +91,24 @@ def instrument_page(name: str) -> str:
     return "\n\n".join([heading(name), directive, "**Options**", *asked]) + "\n"
 
 
-def options(file: Path) -> Iterator[str]:
-    """The options of an instrument: the fields of its dataclasses, each with what stands below it."""
-    classes = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
-    for field, below in (pair for node in classes for pair in pairwise(node.body)):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and field.value:
-            name = ast.unparse(field.target).replace("_", "-")
-            given = "" if "Positional" in ast.unparse(field.annotation) else f" (``{ast.unparse(field.value)}``)"
-            yield f"- ``{'--' * bool(given)}{name}``{given}: {restructured(ast.literal_eval(below.value))}"
+def options(file: Path, of: str | None = None) -> Iterator[str]:
+    """The options of an instrument: the fields of its dataclasses, or of one, each with what stands below it.
+
+    Those that it shares with other instruments come first.
+    """
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    modules = {alias.name: node.module for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for node in body:
+        if not isinstance(node, ast.ClassDef) or of not in (None, node.name):
+            continue
+        for base in map(ast.unparse, node.bases):
+            if (module := modules.get(base) or "").startswith("svtheory.instruments."):
+                yield from options(file.with_name(f"{module.rpartition('.')[2]}.py"), base)
+        for field, below in pairwise(node.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and field.value:
+                name = ast.unparse(field.target).replace("_", "-")
+                given = "" if "Positional" in ast.unparse(field.annotation) else f" (``{ast.unparse(field.value)}``)"
+                yield f"- ``{'--' * bool(given)}{name}``{given}: {restructured(ast.literal_eval(below.value))}"
 
 
 def home(name: Name, wing: Path) -> str:

@@ -1,6 +1,5 @@
 """Asking: at which positions hypotheses about tokens are asked, and what heads read there."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.hypotheses import LARGEST, Hypothesis, read_at, token_hypotheses
+from svtheory.heads.hypotheses import Hypothesis, read_at, token_hypotheses
 from svtheory.instruments.hypothesis_files import Inputs
 from svtheory.reports.options import Options, at_least
 
@@ -27,13 +26,11 @@ class Asking(Options):
     layer: int | None = None
     """Layer of the heads."""
     queries: str | None = None
-    """Positions of queries, first:end; none is all but the first."""
+    """Positions of queries, first:end, of each sequence's own tokens; none is all but the first."""
     keys: str | None = None
     """Positions of keys; none is all."""
     numbers: Annotated[int | None, at_least(2)] = None
     """How many tokens, from 0, are the numbers that they are called; none means that tokens are no numbers."""
-    largest: Annotated[int, at_least(1)] = LARGEST
-    """Most features of a hypothesis: the commonest tokens, the first positions, the most varied features."""
 
 
 def read_as(label: str, settings: Asking) -> dict[str, Any]:
@@ -41,23 +38,17 @@ def read_as(label: str, settings: Asking) -> dict[str, Any]:
     return {name: x for name, x in PUBLIC.get(label, {}).items() if getattr(settings, name) is None}
 
 
-def of_tokens(bundle: HeadBundle, settings: Asking) -> list[Hypothesis]:
-    """What can be asked of a bundle's tokens; raises InputError for a bundle without."""
+def of_tokens(bundle: HeadBundle, settings: Asking, largest: int) -> list[Hypothesis]:
+    """What can be asked of a bundle's tokens, with so many features at most; raises InputError for one without."""
     tokens = _tokens(bundle)
-    found = token_hypotheses(tokens, *positions(settings), _numbers(tokens, settings.numbers), settings.largest)
-    return without_padding(bundle, found, settings)
+    numbers = _numbers(tokens, settings.numbers)
+    return token_hypotheses(tokens, *positions(settings), numbers, largest, bundle.mask)
 
 
 def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:
-    """What the heads of a layer read at queries and at keys, (n, D) and (n', D), padding left out."""
-    queries, keys = (read_at(read(bundle)[layer], at)[read_at(bundle.real, at)] for at in positions(settings))
+    """What the heads of a layer read at queries and at keys, (n, D) and (n', D)."""
+    queries, keys = (read_at(read(bundle)[layer], at, bundle.mask) for at in positions(settings))
     return queries, keys
-
-
-def without_padding(bundle: HeadBundle, hypotheses: Sequence[Hypothesis], settings: Asking) -> list[Hypothesis]:
-    """Hypotheses about the samples that `samples_of` has, of those that have rows for padding too."""
-    real = [read_at(bundle.real, at) for at in positions(settings)]
-    return [hypothesis.of_samples(*real) for hypothesis in hypotheses]
 
 
 def positions(settings: Asking) -> tuple[slice, slice]:

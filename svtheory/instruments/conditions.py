@@ -118,9 +118,11 @@ def asked_for(source: Source, settings: Request) -> Scenario:
 
 def _is_model(name: str) -> bool:
     """Whether a source is a model's folder or a bundle, rather than a file of features and target."""
+    if Path(name).is_dir():
+        return True
     path = bundle_file(name)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return Path(name).is_dir()
+    if not path.is_file() or path.suffix != ".safetensors":
+        return False
     try:
         with safe_open(path, framework="np") as file:
             return "W_Q" in file.keys()  # noqa: SIM118 (not a dict)
@@ -130,7 +132,7 @@ def _is_model(name: str) -> bool:
 
 def of_head(bundle: HeadBundle, settings: Request) -> Scenario:
     """The Scenario of a head of a bundle, by a hypothesis about its tokens; raises InputError where there is none."""
-    made = {hypothesis.name: hypothesis for hypothesis in of_tokens(bundle, settings)}
+    made = {hypothesis.name: hypothesis for hypothesis in of_tokens(bundle, settings, settings.largest)}
     if not made:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")
     chosen = made[one_of("hypothesis", settings.hypothesis or next(iter(made)), tuple(made))]

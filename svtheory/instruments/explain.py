@@ -21,7 +21,8 @@ head itself, turned at random on both sides; the larger share counts, times the 
 adjusted over heads (Benjamini and Hochberg); random heads are drawn until it is settled which are at most 0.01. Is it
 this? Templates with their columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may
 share structure with the truth, so a hypothesis is preferred by its margin over every rival. Intervals are percentiles
-(95 %) over samples drawn again, queries and keys apart.
+(95 %) over samples drawn again, queries and keys apart; of these fewer are different ones, so that an interval may lie
+below the cosine where samples are few for their dimension.
 
 A grade says how far a hypothesis explains a head: "explained" if the lower end of its interval leaves at least 3/4 of
 the logits' variance (the cosine's square) accounted for, p is at most 0.01 and the margin at least 0.2; "partly" if it
@@ -44,16 +45,7 @@ from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
 from svtheory.instruments.align import dictionary
-from svtheory.instruments.asking import (
-    Asking,
-    chosen_layer,
-    of_tokens,
-    positions,
-    read,
-    read_as,
-    samples_of,
-    without_padding,
-)
+from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read, read_as, samples_of
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
@@ -74,6 +66,8 @@ class Settings(Asking):
 
     head: int | None = None
     """The head; none is all of a layer."""
+    largest: Annotated[int, at_least(1)] = 256
+    """Most features of a hypothesis: the commonest tokens, the first positions, the most varied features."""
     centre_query: bool | None = None
     """Whether heads can centre their queries; none: those that have a query bias that is not zero."""
     draws: Annotated[int, at_least(19)] = 999
@@ -122,9 +116,8 @@ def survey(
 ) -> xr.Dataset:
     """Hold heads against hypotheses; without any, against those that can be said of the bundle's tokens.
 
-    Samples are what attn_in has at the settings' queries and keys, sequence after sequence, padding left out (of
-    hypotheses too that have rows for it); or `inputs`, what W_Q and W_K of one layer read, (n, D) and (n', D'), by
-    default the last one's.
+    Samples are what attn_in has at the settings' queries and keys, sequence after sequence; or `inputs`, what W_Q and
+    W_K of one layer read, (n, D) and (n', D'), by default the last one's.
     Raises InputError for a bundle without tokens or attn_in where they are needed, hypotheses of the same name or about
     other samples, and for heads or positions that are not there.
 
@@ -133,7 +126,7 @@ def survey(
     >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
     bundle.check_bilinear()
-    hypotheses = of_tokens(bundle, settings) if hypotheses is None else list(hypotheses)
+    hypotheses = of_tokens(bundle, settings, settings.largest) if hypotheses is None else list(hypotheses)
     if not hypotheses:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")
     if inputs is not None:
@@ -142,7 +135,6 @@ def survey(
         all_layers = settings.layer is None
         chosen = range(len(bundle.W_Q)) if all_layers else [chosen_layer(bundle, settings)]
         layers = {layer: samples_of(bundle, layer, settings) for layer in chosen}
-        hypotheses = without_padding(bundle, hypotheses, settings)
     count = bundle.W_Q.shape[1]
     heads = range(count) if settings.head is None else [index("head", settings.head, count)]
     centre = (
@@ -156,7 +148,7 @@ def survey(
 def of_features(bundle: HeadBundle, X: np.ndarray, layer: int, settings: Settings) -> list[Hypothesis]:
     """Hypotheses about the features of a dictionary (D, N), by the least coefficients `X^+ x` of what a layer reads."""
     values = read(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
-    return feature_hypotheses(values, *positions(settings), settings.largest)
+    return feature_hypotheses(values, *positions(settings), settings.largest, bundle.mask)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

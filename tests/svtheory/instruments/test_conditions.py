@@ -167,7 +167,7 @@ def test_the_scenario_of_a_head_has_the_moments_of_what_it_reads(bundle, head):
         tokens = whiten(made)
         omega = np.asarray(optimal_omega(made))
     x, y = (read_at(bundle.attn_in[0], at).astype(float) for at in (slice(1, None), slice(None)))
-    hypothesis = next(h for h in of_tokens(bundle, settings) if h.name == "previous token")
+    hypothesis = next(h for h in of_tokens(bundle, settings, 24) if h.name == "previous token")
     f, g = hypothesis.query_features.astype(float), hypothesis.key_features.astype(float)
     X, mean = np.asarray(made.query_features), np.asarray(made.query_law.mean())
     np.testing.assert_allclose(X @ mean, x.mean(axis=0), atol=1e-7)

@@ -50,7 +50,7 @@ WITHIN, VISIBLE, FROM = 0.15, 0.1, 2.0  # of T19's threshold; of a state's g; of
 BEYOND = 30.0, 4.0  # the end of superposition, at N = 2D, or the largest p, couplings go as far as this
 SOME = 4  # of the couplings at N = 2D - 2 every fourth is searched
 AWAY = 0.02  # of a start from its state, each coordinate
-SAMPLES, TOKENS = 8, 8192
+SAMPLES = 8  # of tokens
 RARE = 0.3, 0.1, 0.03, 0.01, 0.003
 COARSE = RARE[:3]
 FRACTION = Limit(" above 0 and below 1", lambda p: 0 < p < 1)
@@ -75,6 +75,8 @@ class Config(Precise):
     """Steps of Adam."""
     batch: Annotated[int, at_least(1)] = 128
     """Tokens a step."""
+    tokens: Annotated[int, at_least(1)] = 8192
+    """Tokens of each sample on which trained toys are compared."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the toys."""
 
@@ -86,9 +88,25 @@ class Config(Precise):
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(dims=(4, 6, 10), probabilities=RARE, couplings=48, searches=48, starts=2, steps=1500, batch=256),
+    "paper": Config(
+        dims=(4, 6, 10),
+        probabilities=RARE,
+        couplings=48,
+        searches=48,
+        starts=2,
+        steps=1500,
+        batch=256,
+        tokens=65536,
+    ),
     "full": Config(
-        dims=(4, 6, 10, 16), probabilities=RARE, couplings=96, searches=200, starts=16, steps=6000, batch=1024
+        dims=(4, 6, 10, 16),
+        probabilities=RARE,
+        couplings=96,
+        searches=200,
+        starts=16,
+        steps=6000,
+        batch=1024,
+        tokens=65536,
     ),
 }
 
@@ -135,7 +153,7 @@ def trained(config: Config, at: np.ndarray, near: np.ndarray, checkpoint: Path) 
     given = {"key": key, "batch": config.batch, "steps": config.steps, "checkpoint": checkpoint}
     W, b = train_tied(jnp.asarray(start, float), jnp.asarray(labels["coupling"], float), p, **given)
     samples = jax.random.split(jax.random.fold_in(key, 1), SAMPLES)
-    reconstruction, leakage = each(partial(lines, samples, TOKENS), W, b, p)
+    reconstruction, leakage = each(partial(lines, samples, config.tokens), W, b, p)
     found = {"reconstruction": reconstruction, "leakage": leakage}
     table = labelled(found, labels | {"random": labels["start"] >= kinds}, "toy", "sample")
     return table.assign(s=(("toy", "side"), crowding(np.asarray(W))))

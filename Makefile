@@ -3,7 +3,7 @@ BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
 .PHONY: run test slow calibration parity bench docs examples lint clean
 
-run: .venv/installed
+run: .venv/sims
 	$(BIN)/python -m sims ledger --scale quick
 
 test: .venv/installed
@@ -39,7 +39,7 @@ docs/examples/%.ipynb: examples/%.py
 	mkdir -p $(@D)
 	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --run-path . --execute --output $@ $<
 
-.venv/examples: .venv/installed
+.venv/examples: .venv/sims
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]"
 	touch $@
 
@@ -48,8 +48,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-.venv/installed: pyproject.toml
+# what experiments need, and beside it what tests need
+.venv/sims: pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[sims]"
+	touch $@
+
+.venv/installed: .venv/sims
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 

@@ -7,6 +7,7 @@ one; the model answers at the last position.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -314,6 +315,7 @@ TASKS: Mapping[str, Callable[[], Task]] = {
 }
 
 
+@cache
 def task(name: str) -> Task:
     """The task of this name at its usual size; raises InputError for another name."""
     every = {**TASKS, "many_attributes": many_attributes, "next_larger": next_larger}

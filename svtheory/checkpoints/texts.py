@@ -100,7 +100,7 @@ def padded(rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
 
     Raises InputError for rows that are none, or empty.
     """
-    if not len(rows) or not all(np.ndim(row) == 1 and len(row) for row in rows):
+    if not np.iterable(rows) or not len(rows) or not all(np.ndim(row) == 1 and len(row) for row in rows):
         raise InputError(f"tokens must be rows of at least one token, got {rows!r:.60}")
     lengths, held = np.array([len(row) for row in rows]), np.concatenate([np.asarray(row) for row in rows])
     mask = np.arange(lengths.max())[None] < lengths[:, None]

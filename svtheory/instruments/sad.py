@@ -96,7 +96,7 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     return found.assign_coords(rule=list(PUBLISHED), pair=range(1, found.sizes["pair"] + 1))
 
 
-def _head(head: Head, tokens: Array, real: Array | None) -> dict[str, Array]:
+def _head(head: Head, tokens: Array, real: Array | None = None) -> dict[str, Array]:
     """One head on tokens (sequences, positions, D), of which some may not be `real`."""
     d = sparser.decisions(head, tokens, real)
     first = sparser.first_decision(head)

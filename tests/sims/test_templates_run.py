@@ -19,7 +19,7 @@ def outcome(tmp_path_factory):
 def test_heads_have_the_basis_of_their_template(outcome):
     """And those of orthonormal features have it in closed form."""
     assert [row for row in outcome.rows if row["holds"] is False] == []
-    assert outcome.summary["rules"] == 2 * 4 * 4 + 2
+    assert outcome.summary["rules"] == 2 * 4 * 4 + 2 + 9
     assert outcome.summary["highest_cosine_with_a_feature_order_square"] < 0.46 < 0.6
     assert outcome.summary["random_direction_cosine_with_the_nearest_feature"] > 0.6
 

@@ -26,7 +26,7 @@ class Asking(Options):
     layer: int | None = None
     """Layer of the heads."""
     queries: str | None = None
-    """Positions of queries, first:end; none is all but the first."""
+    """Positions of queries, first:end, of each sequence's own tokens; none is all but the first."""
     keys: str | None = None
     """Positions of keys; none is all."""
     numbers: Annotated[int | None, at_least(2)] = None
@@ -43,13 +43,14 @@ def read_as(label: str, settings: Asking) -> dict[str, Any]:
 def of_tokens(bundle: HeadBundle, settings: Asking) -> list[Hypothesis]:
     """What can be asked of a bundle's tokens; raises InputError for a bundle without."""
     tokens = _tokens(bundle)
-    return token_hypotheses(tokens, *positions(settings), _numbers(tokens, settings.numbers), settings.largest)
+    numbers = _numbers(tokens, settings.numbers)
+    return token_hypotheses(tokens, *positions(settings), numbers, settings.largest, bundle.mask)
 
 
 def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:
     """What the heads of a layer read at queries and at keys, (n, D) and (n', D)."""
-    queries, keys = positions(settings)
-    return read_at(read(bundle)[layer], queries), read_at(read(bundle)[layer], keys)
+    queries, keys = (read_at(read(bundle)[layer], at, bundle.mask) for at in positions(settings))
+    return queries, keys
 
 
 def positions(settings: Asking) -> tuple[slice, slice]:

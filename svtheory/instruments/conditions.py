@@ -34,12 +34,12 @@ from safetensors import SafetensorError, safe_open
 from svtheory.checks import InputError, index, one_of
 from svtheory.criteria.criteria import conditions
 from svtheory.criteria.verdicts import Conditions
-from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.bundles import MODELS, HeadBundle
 from svtheory.heads.hypotheses import Hypothesis
 from svtheory.instruments.arrays import read_arrays
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, read_as, samples_of
 from svtheory.instruments.head_scenarios import scenario_of_head
-from svtheory.instruments.sources import Source, bundle_file
+from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.laws import BernoulliUniform, Gaussian, Law
 from svtheory.reports.options import Options, at_least
@@ -118,9 +118,11 @@ def asked_for(source: Source, settings: Request) -> Scenario:
 
 def _is_model(name: str) -> bool:
     """Whether a source is a model's folder or a bundle, rather than a file of features and target."""
-    path = bundle_file(name)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return Path(name).is_dir()
+    if Path(name).is_dir():
+        return True
+    path = next((path for path in (Path(name), MODELS / f"{name}.safetensors") if path.is_file()), None)
+    if path is None or path.suffix != ".safetensors":
+        return False
     try:
         with safe_open(path, framework="np") as file:
             return "W_Q" in file.keys()  # noqa: SIM118 (not a dict)

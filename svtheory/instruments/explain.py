@@ -21,7 +21,8 @@ head itself, turned at random on both sides; the larger share counts, times the 
 adjusted over heads (Benjamini and Hochberg); random heads are drawn until it is settled which are at most 0.01. Is it
 this? Templates with their columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may
 share structure with the truth, so a hypothesis is preferred by its margin over every rival. Intervals are percentiles
-(95 %) over samples drawn again, queries and keys apart.
+(95 %) over samples drawn again, queries and keys apart; of these fewer are different ones, so that an interval may lie
+below the cosine where samples are few for their dimension.
 
 A grade says how far a hypothesis explains a head: "explained" if the lower end of its interval leaves at least 3/4 of
 the logits' variance (the cosine's square) accounted for, p is at most 0.01 and the margin at least 0.2; "partly" if it
@@ -145,7 +146,7 @@ def survey(
 def of_features(bundle: HeadBundle, X: np.ndarray, layer: int, settings: Settings) -> list[Hypothesis]:
     """Hypotheses about the features of a dictionary (D, N), by the least coefficients `X^+ x` of what a layer reads."""
     values = read(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
-    return feature_hypotheses(values, *positions(settings), settings.largest)
+    return feature_hypotheses(values, *positions(settings), settings.largest, bundle.mask)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

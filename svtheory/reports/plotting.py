@@ -81,6 +81,20 @@ def chance_line(ax: Axes, level: float) -> None:
     ax.axhline(level, color=GREY, linestyle=":", label=f"chance, {level:.2f}")
 
 
+def legend_below(ax: Axes, columns: int = 3, **style: Any) -> None:
+    """The legend beneath the axes and their labels, where it covers no point."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, columnspacing=1.2, **style)
+
+
+def thinned(number: int, most: int = 6) -> range:
+    """Which of `number` things are labelled: at most as many as `most`, evenly spaced.
+
+    >>> list(thinned(12)), list(thinned(3))
+    ([0, 2, 4, 6, 8, 10], [0, 1, 2])
+    """
+    return range(0, number, -(-number // most))
+
+
 def predicted_against_measured(
     ax: Axes, predicted: ArrayLike, values: ArrayLike, yerr: ArrayLike | None = None, **style: Any
 ) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.weights import Head
 from svtheory.instruments.sources import check_tokens_differ
 from svtheory.progress import track
 from svtheory.spectra.balanced import Root
@@ -73,10 +74,18 @@ def _root(moment: np.ndarray, least: float) -> Root:
     return Root(axes[:, ::-1], np.where(lengths > least * lengths[0], lengths, 0))
 
 
-def seen_by(biased: Any, moments: Moments) -> tuple[Root, Root]:
-    """Moments that queries and keys of a head are read in: centred for keys, and for queries with a bias (T6)."""
-    query = jax.tree.map(lambda centred, not_: jnp.where(biased, centred, not_), moments.centred, moments.uncentred)
-    return query, moments.centred
+def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:
+    """The moments that queries and keys of a head are read in (T6).
+
+    Centred where a constant is free, on a side with a bias that is not 0, and where it makes no difference, on the key
+    side without rotary positions.
+    """
+
+    def side(b, free):
+        centred = jnp.asarray(free) if b is None else free | (b != 0).any()
+        return jax.tree.map(lambda x, y: jnp.where(centred, x, y), moments.centred, moments.uncentred)
+
+    return side(head.b_Q, False), side(head.b_K, head.frequencies is None)
 
 
 def extremes(root: Root) -> tuple[np.ndarray, np.ndarray]:

@@ -10,12 +10,13 @@ the largest input norms (1 where no inputs are given) over the score divisor, is
 zero and has no directions. Rotary heads are read at offset 0.
 
 A and B are the moments of each layer's tokens: the covariance on the key side and for queries with a bias that is
-not zero, else the second moment (T6). Their condition number kappa, on their range (singular values of the tokens above
-min(D, tokens) eps of the largest), bounds the cosine of the leading singular vector of a single matched pair with
-E[r f_i], the feature itself where activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training
-to the end, and by more after shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). A bound
-below chance, the mean |cos| of random directions, promises nothing: table and summary say so. Time is counted in units
-of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those of a bootstrap over sequences, within
+not zero, else the second moment (T6); balanced, the latter too for keys without a bias that rotary positions turn.
+Their condition number kappa, on their range (singular values of the tokens above min(D, tokens) eps of the largest),
+bounds the cosine of the leading singular vector of a single matched pair with E[r f_i], the feature itself where
+activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training to the end, and by more after
+shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). A bound below chance, the mean |cos|
+of random directions, promises nothing: table and summary say so. Time is counted in units of 1/(L_r L_s), the time
+constant of the fastest mode. Standard errors are those of a bootstrap over sequences, within
 the 16 longest and 16 shortest principal axes.
 
 >>> import numpy as np
@@ -136,8 +137,7 @@ def _read(head: Head, moments: Moments | None, rounding: Array) -> dict[str, Arr
     s = spectrum(head.W_Q, head.W_K)
     found = [_described(BalancedSpectrum(s.values, s.left, s.left, s.right, s.right, s.gaps), rounding)]
     if moments is not None:
-        biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
-        found.append(_described(balanced(head.W_Q, head.W_K, *seen_by(biased, moments)), rounding))
+        found.append(_described(balanced(head.W_Q, head.W_K, *seen_by(head, moments)), rounding))
     return jax.tree.map(lambda *x: jnp.stack(x), *found)
 
 

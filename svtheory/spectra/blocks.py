@@ -5,7 +5,6 @@ So a block of near-equal values is read as one: its terms by their sum, its vect
 Neither knows which basis of the block a factorisation happened to return.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -38,7 +37,8 @@ def block_sums(terms: Array, labels: Array) -> Array:
     [1.0, -1.0, 0.0, 4.0]
     """
     terms, labels = _labelled("terms", terms, labels)
-    return terms @ _first_of(labels).astype(terms.dtype)
+    first = jnp.searchsorted(labels, labels)
+    return jnp.zeros_like(terms).at[..., first].add(terms)
 
 
 @exact_products
@@ -69,10 +69,9 @@ def _orthonormal(vectors: Array, labels: Array) -> Array:
     return vectors @ ((axes * root[None, :]) @ axes.T)
 
 
-def _first_of(labels: Array) -> Array:
-    """Entry (k, j) is 1 where j is the first of the block of k, shape (K, K)."""
-    first = jnp.searchsorted(labels, labels)
-    return jax.nn.one_hot(first, len(labels))
+def starts(labels: Array) -> Array:
+    """Whether each is the first of its block, shape (K,)."""
+    return jnp.concatenate([jnp.ones(1, bool), labels[1:] != labels[:-1]])
 
 
 def _labelled(name: str, x: Array, labels: Array) -> tuple[Array, Array]:

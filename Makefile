@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
-.PHONY: run test slow calibration parity bench lint clean
+.PHONY: run test slow calibration parity bench docs examples lint clean
 
 run: .venv/installed
 	$(BIN)/python -m sims ledger --scale quick
@@ -19,13 +19,28 @@ calibration: .venv/installed
 # against Hugging Face's own implementation: installs torch and transformers, the extra `bench`
 parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py
+	$(BIN)/python -m pytest -n 0 -s tests/svtheory/checkpoints/test_parity.py tests/svtheory/export
 
 # speed beside PyTorch: installs the extra `bench`; on a quiet machine
 bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -m benchmarks --json benchmarks/results/cpu.json
+
+# the site, into site/html: its pages show the notebooks as they ran
+docs: examples
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site/html
+
+# the notebooks, run from clean where their source has changed, into docs/examples/
+examples: .venv/examples $(patsubst examples/%.py,docs/examples/%.ipynb,$(wildcard examples/*.py))
+
+docs/examples/%.ipynb: examples/%.py
+	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --run-path . --execute --output $@ $<
+
+.venv/examples: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]"
+	touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -38,4 +53,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site docs/examples docs/reference docs/instruments

@@ -34,7 +34,7 @@ from sims.lab.null_heads import CHOICES, PLANTED, Case, D, H, Size, aligned, cos
 from sims.lab.worlds import HEADS, TOKENS, world
 from svtheory import single_pair
 from svtheory.checks import InputError
-from svtheory.instruments.sorting import decaying
+from svtheory.heads.hypotheses import decaying_orders
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, panels
@@ -48,7 +48,7 @@ FOUND = {("explain", "planted, 50 % noise"), ("sparseness_test, head", "planted"
 LABELS = ("p-value", "asked", "tokens", "heads")
 STATISTICS = ("rate", "low", "high")
 BLOCKS = np.kron(np.eye(2), np.ones((4, 4)))
-ORDERS = decaying(np.arange(8)[None, :] - np.arange(8)[:, None], np.geomspace(0.5, 20, 12))
+ORDERS = decaying_orders(np.arange(8)[None, :] - np.arange(8)[:, None], np.geomspace(0.5, 20, 12))
 ROUND = 25  # repetitions between two looks at the progress bar
 
 

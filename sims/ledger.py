@@ -17,8 +17,7 @@ Conditions that are not about the vectors of one head on given features have exp
 `phase` (T10), `sad_toy` (T11), `rotary` (T13) and `explain` (T16).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,10 +32,10 @@ from matplotlib.figure import Figure
 
 from sims.engines.flow import flow, rates, steps_enough
 from sims.engines.simulation import Training, simulate_ensemble
-from sims.lab import knobs
 from sims.lab.command import command
 from sims.lab.curves import by_label
-from sims.lab.knobs import D, N
+from sims.lab.knobs import D
+from sims.lab.ledger_rows import ROWS, TARGET, TARGETS, Row
 from sims.lab.shortfall import foreseen, is_sampling, mean_z, z_cell, z_values
 from sims.lab.sizes import Precise
 from sims.lab.sweep import Batch, each, grid, sweep
@@ -47,13 +46,10 @@ from svtheory import (
     alignment,
     chance_alignment,
     compare,
-    conditioned_frame,
     filtered_optimum,
     predict,
     spectrum,
-    tight_frame,
     unwhiten,
-    worst_case_frame,
 )
 from svtheory.prediction import predict_drift
 from svtheory.reports.options import at_least
@@ -93,23 +89,6 @@ SCALES = {
     "paper": Config(square_seeds=14, softmax_seeds=4, contexts=65536),
     "full": Config(square_seeds=200, softmax_seeds=100, contexts=65536),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One knob of one theorem: `build(value, key)` is a scenario that matches query feature 0 with key feature 0.
-
-    Heads are trained to the optimum, or, where the knob is `timed`, by gradient flow for so long; their singular
-    vectors are compared with the features as they are, or `unwhitened`.
-    """
-
-    theorem: str
-    knob: str
-    values: tuple[float, ...]
-    build: Callable[[Array, Array], Scenario]
-    objective: str = "square"
-    timed: bool = False
-    unwhitened: bool = False
 
 
 class Timed(NamedTuple):
@@ -163,56 +142,6 @@ def run(config: Config, folder: Path) -> Outcome:
         ),
     }
     return Outcome(_summary(results), results, figures, rows)
-
-
-TARGET = 20.0  # logit asked for while density is turned
-TARGETS = {0.2: (0.1, 1, 5, 20, 80), 0.9: (1, 5, 20, 80)}  # logits, by density
-
-
-def _softmax_rows(bias: bool) -> list[Row]:
-    """Tight frames, on which only a mean can turn the vectors away, and random frames, on which all are turned."""
-    tight, suffix = partial(tight_frame, dim=D, n_features=N), ", query bias" if bias else ""
-    density = Row(
-        "T18",
-        f"density p at t = {TARGET:g}{suffix}",
-        (0.1, 0.2, 0.4, 0.6, 0.9),
-        lambda p, key: knobs.softmax(tight, p, TARGET, bias, key),
-    )
-    sizes = [
-        Row(
-            "T18",
-            f"target t at p = {p:g}{suffix}",
-            values,
-            lambda t, key, p=p: knobs.softmax(knobs.unit_frame, p, t, bias, key),
-        )
-        for p, values in TARGETS.items()
-    ]
-    return [replace(row, objective="softmax") for row in (density, *sizes)]
-
-
-ROWS = [
-    Row("T1", "missing rank of X and Y", (0, 2, 4, 6), knobs.rank_deficient),
-    Row("T1", "N/D", (0.5, 1, 1.5, 2, 3, 4), knobs.crowded),
-    Row("T2", "angle off an eigenvector / worst", (0, 0.2, 0.4, 0.6, 0.8, 1), knobs.off_eigenvector),
-    Row("T3", "condition number, random", (1, 3, 10, 30, 100, 300), partial(knobs.conditioned, conditioned_frame)),
-    Row("T3", "condition number, worst case", (1, 3, 10, 30, 100, 300), partial(knobs.conditioned, worst_case_frame)),
-    Row("T4", "overlap of two pairs' features", (0, 0.2, 0.4, 0.6, 0.8, 0.9), knobs.overlapping),
-    Row("T5", "correlation", (0, 0.3, 0.6, 0.8, 0.9, 0.97), partial(knobs.correlated, tight_frame)),
-    Row("T5", "mean / standard deviation", (0, 0.25, 0.5, 1, 2, 4), knobs.with_mean),
-    *_softmax_rows(bias=False),
-    *_softmax_rows(bias=True),
-    Row("T7", "second pair / first, H = 1", (0, 0.3, 0.6, 0.8, 1.2, 2, 4), knobs.narrow),
-    Row("T8", "weight decay / threshold", (0, 0.2, 0.4, 0.6, 0.8, 0.95), knobs.decaying),
-    Row("T14", "gap / disturbance", (3, 1, 0.3, 0.1, 0.03, 0.01), knobs.near_gap),
-    Row(
-        "T15",
-        "correlation, unwhitened",
-        (0, 0.3, 0.6, 0.8, 0.9, 0.97),
-        partial(knobs.correlated, partial(conditioned_frame, condition=10.0)),
-        unwhitened=True,
-    ),
-    Row("T17", "time / slowest", (0.001, 0.01, 0.1, 0.3, 1, 3, 10), knobs.aged, timed=True),
-]
 
 
 def _batch(config: Config, index: int, key: Array) -> Batch:

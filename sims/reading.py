@@ -38,53 +38,38 @@ import xarray as xr
 from jax import Array
 
 from sims.engines.simulation import Training, simulate_ensemble
+from sims.lab import three_pairs
+from sims.lab.bases import moved
 from sims.lab.command import command
 from sims.lab.courses import PROGRESS, at_progress, filtered, followed
 from sims.lab.curves import by_label, with_error
-from sims.lab.knobs import padded_frame
+from sims.lab.normalised import NORMALISED, normalised
 from sims.lab.rules import Rule, judged
+from sims.lab.shown import factors_of, random_heads, shown
 from sims.lab.sizes import Precise
 from sims.lab.sweep import Batch, each, grid, labelled, sweep
+from sims.lab.three_pairs import PAIRS, SOFTMAX, SQUARE
 from svtheory import (
-    BernoulliUniform,
-    Gaussian,
-    Head,
     Scenario,
     Spectrum,
-    alignment,
-    balanced_spectrum,
-    matching,
     predict,
     predict_finite,
 )
 from svtheory.checks import InputError
-from svtheory.geometry.columns import lengths, sine
-from svtheory.heads import Norm, bilinear
-from svtheory.instruments.directions import random_factor
-from svtheory.prediction.whitened import Whitened, whiten
+from svtheory.geometry.columns import sine
+from svtheory.prediction.whitened import whiten
 from svtheory.reports.options import PROBABILITY, above, at_least
 from svtheory.reports.plotting import COLOURS, GREY, curve, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
-from svtheory.spectra import READINGS, Root, Tokens, readings
+from svtheory.spectra import READINGS, readings
 
 THEOREMS = ("T7", "T15", "T17", "T18", "T22", "T23")
-PAIRS, SIZES = 3, (1.0, 0.7, 0.5)
-KAPPA = 10.0  # condition number wherever that is not what varies
-N_KEYS, DENSITY, STRENGTH = 8, 0.3, 5.0  # of softmax heads, wherever these are not what varies
 RANDOM = 39  # random heads of each kind behind a p-value
-TURNED = 100.0  # condition number of a change of basis
-EPSILON, SAMPLED = 1e-6, 100  # of a query-key norm, and the tokens that it is tried on
 EXACT = (1.0, 10.0, 100.0, 1e3, 1e4)
 RECOVERED, BAR = 0.99, 100.0
 NEAR, CHANCE = Rule("mean", "<=", 0.02), Rule("highest", "<=", 0.05)
 SHOWN, HIDDEN = Rule("median", ">=", RECOVERED), Rule("median", "<", 0.6)
 STAYS, MOVES = Rule("highest", "<=", 1e-8), Rule("median", ">=", 0.1)
-NORMALISED = {
-    "normalised_scores": "scores from the sums of balanced terms",
-    "normalised_moments": "mean square of scores from values in rescaled tokens",
-    "unscaled_moments": "the same in tokens as they are",
-}
-SQUARE, SOFTMAX = "square", "softmax"
 KNOBS = {
     "condition number": "condition number of the features",
     "crowd": "features a dimension, N/D",
@@ -176,43 +161,12 @@ def _batches(config: Config, objective: str, key: Array) -> list[Batch]:
     columns = round(max(1, *config.crowds) * config.dim) if objective == SQUARE else config.dim
     batches = []
     for head_dim, places in of_shape.items():
-        settings = [_setting(objective, *cells[n]) for n in places]
+        settings = [three_pairs.setting(objective, *cells[n]) for n in places]
         given = jax.tree.map(lambda *x: jnp.array(x, float), *settings), keys[np.array(places)]
-        scenarios = each(partial(_scenario, objective, config.dim, columns, head_dim), *given)
+        scenarios = each(partial(three_pairs.scenario, objective, config.dim, columns, head_dim), *given)
         knob, value = zip(*(cells[n] for n in places), strict=True)
         batches.append(Batch(scenarios, given[1], {"knob": knob, "objective": objective, "value": value}))
     return batches
-
-
-def _setting(objective: str, knob: str, value: float) -> dict[str, float]:
-    """What a cell's scenario is made of: one of these is the knob's value."""
-    square = objective == SQUARE
-    usual = {
-        "crowd": 1.0,
-        "condition number": KAPPA,
-        "density": 0.0 if square else DENSITY,
-        "strength": 1.0 if square else STRENGTH,
-    }
-    return {name: value if name == knob else x for name, x in usual.items()}
-
-
-def _scenario(
-    objective: str, D: int, columns: int, head_dim: int | None, setting: dict[str, Array], key: Array
-) -> Scenario:
-    """Query features 0, 1, 2 matched with key features 0, 1, 2; columns beyond N are zero.
-
-    Under the square objective a density of 0 stands for centred activations of unit variance.
-    """
-    present, p = jnp.round(setting["crowd"] * D), setting["density"]
-    X, Y = (padded_frame(k, D, columns, present, setting["condition number"]) for k in jax.random.split(key))
-    target = matching(columns, columns, range(PAIRS), range(PAIRS), setting["strength"] * jnp.array(SIZES))
-    if objective == SOFTMAX:
-        law = BernoulliUniform(p, columns)
-        return Scenario(X, Y, target, law, law, SOFTMAX, n_keys=N_KEYS, query_bias=True)
-    # all that the square objective sees of sparse activations is their second moment
-    variance = jnp.where(p > 0, p / 3 - p**2 / 4, 1)
-    law = Gaussian(p / 2 * jnp.ones(columns), variance * jnp.eye(columns))
-    return Scenario(X, Y, target, law, law, head_dim=head_dim)
 
 
 def _trained(training: Training, scenarios: Scenario, keys: Array, **place: Any) -> tuple[Spectrum, Array]:
@@ -226,13 +180,13 @@ def _read(contexts: int, scenario: Scenario, trained: tuple[Spectrum, Array]) ->
     first, second, third, fourth = jax.random.split(key, 4)
     tokens = whiten(scenario)
     foreseen = predict_finite(scenario, first, contexts, PAIRS) if scenario.objective == SOFTMAX else predict(scenario)
-    W = [_factors(s, len(head.values)) for s in (foreseen, head)]
-    random = _random(tokens, *W[1], second)
+    W = [factors_of(s, len(head.values)) for s in (foreseen, head)]
+    random = random_heads(tokens, *W[1], second, RANDOM)
     heads = jax.tree.map(lambda *x: jnp.concatenate([jnp.stack(x[:2]), x[2]]), *W, random)
-    cosines, whitened = jax.lax.map(lambda W: _shown(scenario, tokens, *W), heads)
+    cosines, whitened = jax.lax.map(lambda W: shown(scenario, tokens, PAIRS, *W), heads)
     own, random = jnp.nanmean(cosines[1], axis=(1, 2)), jnp.nanmean(cosines[2:], axis=(2, 3))
     random = random.reshape(2, RANDOM, len(READINGS))
-    stays, moves = _turned(scenario, tokens, *W[1], third)
+    stays, moves = moved(tokens, min(PAIRS, scenario.rank), *W[1], third)
     return {
         "predicted": cosines[0],
         "measured": cosines[1],
@@ -240,118 +194,16 @@ def _read(contexts: int, scenario: Scenario, trained: tuple[Spectrum, Array]) ->
         "p_value": ((1 + (random >= own[None, None, :]).sum(axis=1)) / (1 + RANDOM)).max(axis=0),
         "balanced_change": stays,
         "raw_change": moves,
-        **_normalised(tokens, *W[1], fourth),
+        **normalised(tokens, *W[1], fourth),
         "whitened_cosine": whitened[1],
     }
-
-
-def _factors(s: Spectrum, rows: int) -> tuple[Array, Array]:
-    """W_Q and W_K of a head of this spectrum, with rows of zeros below."""
-    W_Q, W_K = (s.left * s.values[None, :]).T, s.right.T
-    below = jnp.zeros((rows - len(W_Q), W_Q.shape[1]))
-    return jnp.concatenate([W_Q, below]), jnp.concatenate([W_K, below])
-
-
-def _shown(scenario: Scenario, tokens: Whitened, W_Q: Array, W_K: Array) -> tuple[Array, Array]:
-    """|cos| of matched features with the patterns of their modes, (reading, side, pair), NaN for dropped pairs.
-
-    And of the whitened features with the balanced modes `u~`, which no change of basis changes, shape ().
-    """
-    room = min(PAIRS, scenario.rank)
-    found = readings(W_Q, W_K, tokens.query.moment, tokens.key.moment)
-    X, Y = scenario.query_features[:, :PAIRS], scenario.key_features[:, :PAIRS]
-    table = []
-    for reading in found.values():
-        cosines = alignment(reading.query_patterns[:, :room], X), alignment(reading.key_patterns[:, :room], Y)
-        at = (cosines[0] * cosines[1]).argmax(axis=0), jnp.arange(PAIRS)
-        table.append(jnp.stack([c[at] for c in cosines]))
-    # of the balanced reading, the last: u~ . A^{+1/2} x = probe . x
-    sides = (reading.query_probes, X, tokens.query), (reading.key_probes, Y, tokens.key)
-    whitened = [
-        jnp.abs((probes[:, at[0]] * features).sum(axis=0)) / lengths(side.inverse.T @ features)
-        for probes, features, side in sides
-    ]
-    kept = (jnp.arange(PAIRS) < scenario.rank)[None, None, :]
-    return jnp.where(kept, jnp.stack(table), jnp.nan), jnp.stack(whitened)[:, :room].mean()
-
-
-def _random(tokens: Whitened, W_Q: Array, W_K: Array, key: Array) -> tuple[Array, Array]:
-    """Factors (2 RANDOM, H, D) of random heads: first of the same raw, then of the same balanced spectrum."""
-    sides = tokens.query.moment, tokens.key.moment
-    found = readings(W_Q, W_K, *sides)
-    values = jnp.stack([found["raw"].values, found["balanced"].values])
-
-    def draw(given):
-        kind, key = given
-        raw = [Root(side.axes, jnp.where(kind == 0, jnp.sign(side.lengths), side.lengths)) for side in sides]
-        keys = jax.random.split(key)
-        return tuple(random_factor(k, values[kind], side) for k, side in zip(keys, raw, strict=True))
-
-    return jax.lax.map(draw, (jnp.repeat(jnp.arange(2), RANDOM), jax.random.split(key, 2 * RANDOM)))
-
-
-def _turned(scenario: Scenario, tokens: Whitened, W_Q: Array, W_K: Array, key: Array) -> tuple[Array, Array]:
-    """How far a change of basis moves balanced values and terms, and raw terms, of random tokens, over the largest."""
-    D, room = scenario.dim, min(PAIRS, scenario.rank)
-    draw, *keys = jax.random.split(key, 5)
-    U, V, P, Q = (jax.random.orthogonal(k, D) for k in keys)
-    stretch = jnp.geomspace(TURNED**-0.5, TURNED**0.5, D)
-    turns = (U * stretch[None, :]) @ V, (P * stretch[None, :]) @ Q
-    backs = V.T @ (U / stretch[None, :]).T, Q.T @ (P / stretch[None, :]).T
-    sides = tokens.query, tokens.key
-    roots = [side.basis * side.scale[None, :] for side in sides]
-    r, s = (Z @ g for Z, g in zip(roots, jax.random.normal(draw, (2, D, 20)), strict=True))
-
-    def terms(given):
-        W_Q, W_K, Z_r, Z_s, r, s = given
-        moments = [Root(*jnp.linalg.svd(Z, full_matrices=False)[:2]) for Z in (Z_r, Z_s)]
-        found = readings(W_Q, W_K, *moments)
-        return [
-            (x.values[:room], x.values[:room, None] * (x.query_probes.T @ r)[:room] * (x.key_probes.T @ s)[:room])
-            for x in (found["balanced"], found["raw"])
-        ]
-
-    turned = [turn @ x for x, turn in zip((*roots, r, s), 2 * turns, strict=True)]
-    after = W_Q @ backs[0], W_K @ backs[1], *turned
-    both = jax.tree.map(lambda *x: jnp.stack(x), (W_Q, W_K, *roots, r, s), after)
-    balanced, raw = jax.lax.map(terms, both)
-
-    def change(x):
-        return jnp.abs(x[1] - x[0]).max() / jnp.abs(x[0]).max()
-
-    return jnp.maximum(*map(change, balanced)), change(raw[1])
-
-
-def _normalised(tokens: Whitened, W_Q: Array, W_K: Array, key: Array) -> dict[str, Array]:
-    """The head with query-key norms of random gains: how far its scores are from what is read in rescaled tokens (T23).
-
-    Sums of balanced terms, over the largest score; and, over the mean square of the scores, the sum of squared balanced
-    values, in the moments of the rescaled tokens and in those of the tokens as they are.
-    """
-    draw, query, keys = jax.random.split(key, 3)
-    gains = [jax.random.uniform(k, (len(W_Q),), minval=0.5, maxval=2.0) for k in (query, keys)]
-    norms = [Norm(gain, EPSILON) for gain in gains]
-    head = Head(W_Q, W_K, query_norm=norms[0], key_norm=norms[1])
-    drawn = jax.random.normal(draw, (2, SAMPLED, W_Q.shape[1]))
-    r, s = (g @ (side.basis * side.scale[None, :]).T for g, side in zip(drawn, (tokens.query, tokens.key), strict=True))
-    scores = head.queries(r, 0) @ head.keys(s, 0).T
-    plain, x, y = bilinear(head, r, s)
-
-    def values(r, s):
-        return balanced_spectrum(plain.W_Q, plain.W_K, Tokens(r), Tokens(s))
-
-    found = values(x, y)
-    sums = ((x @ found.query_probes) * found.values[None, :]) @ (y @ found.key_probes).T
-    off = [(other.values**2).sum() / (scores**2).mean() - 1 for other in (found, values(r, s))]
-    worst = jnp.abs(sums - scores).max() / jnp.abs(scores).max()
-    return dict(zip(NORMALISED, (worst, *map(jnp.abs, off)), strict=True))
 
 
 def _course(config: Config, key: Array, folder: Path) -> xr.Dataset:
     """Heads of condition number KAPPA along gradient flow, by progress."""
     keys = jax.random.split(key, config.frames)
-    setting = {name: jnp.full(config.frames, x) for name, x in _setting(SQUARE, "training time", 0.0).items()}
-    scenarios = each(partial(_scenario, SQUARE, config.dim, config.dim, None), setting, keys)
+    usual = {name: jnp.full(config.frames, x) for name, x in three_pairs.setting(SQUARE, "training time", 0.0).items()}
+    scenarios = each(partial(three_pairs.scenario, SQUARE, config.dim, config.dim, None), usual, keys)
     axes, place = ("reading", "progress"), checkpoints(folder) / "time"
     follow = partial(followed, kinds=("Omega",))
     course = sweep([Batch(scenarios, keys, {})], follow, _read_course, place, axes, "followed")
@@ -362,11 +214,11 @@ def _read_course(scenario: Scenario, flows: dict[str, Array]) -> dict[str, Array
     """Mean |cos| over sides and pairs by reading and progress, filtered and along flows."""
     tokens, one = whiten(scenario), jnp.eye(scenario.dim)
 
-    def shown(omega):
-        return _shown(scenario, tokens, one, omega)[0].mean(axis=(1, 2))
+    def cosines(omega):
+        return shown(scenario, tokens, PAIRS, one, omega)[0].mean(axis=(1, 2))
 
     along = {"predicted": filtered(scenario), **flows}
-    every = jax.lax.map(shown, jnp.concatenate(list(along.values())))
+    every = jax.lax.map(cosines, jnp.concatenate(list(along.values())))
     ends = np.cumsum([len(omega) for omega in along.values()])
     return {
         f"cosine_{kind}": jnp.stack([at_progress(scenario, omega, x) for x in every[end - len(omega) : end].T])
@@ -380,11 +232,11 @@ def _exact(config: Config, key: Array) -> xr.Dataset:
     keys = jax.random.split(key, cells.size)
 
     def read(condition, key):
-        setting = {**_setting(SQUARE, "condition number", 0.0), "condition number": condition}
-        scenario = _scenario(SQUARE, config.dim, config.dim, None, setting, key)
-        tokens, s = whiten(scenario), predict(scenario)
-        found = readings(*_factors(s, config.dim), tokens.query.moment, tokens.key.moment)
-        sides = ("query_patterns", scenario.query_features), ("key_patterns", scenario.key_features)
+        made_of = {**three_pairs.setting(SQUARE, "condition number", 0.0), "condition number": condition}
+        independent = three_pairs.scenario(SQUARE, config.dim, config.dim, None, made_of, key)
+        tokens, s = whiten(independent), predict(independent)
+        found = readings(*factors_of(s, config.dim), tokens.query.moment, tokens.key.moment)
+        sides = ("query_patterns", independent.query_features), ("key_patterns", independent.key_features)
         return {
             f"sine_{name}": jnp.stack(
                 [sine(getattr(found[name], side)[:, :PAIRS], X[:, :PAIRS]).max() for side, X in sides]

@@ -46,6 +46,8 @@ from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T10", "T19")
 WITHIN, VISIBLE, FROM = 0.15, 0.1, 2.0  # of T19's threshold; of a state's g; of p
+BEYOND = 4.0  # T19's threshold, or the largest p, couplings go as far as this
+SOME = 4  # of the couplings at N = 2D - 2 every fourth is searched
 AWAY = 0.02  # of a start from its state, each coordinate
 SAMPLES, TOKENS = 8, 8192
 RARE = 0.3, 0.1, 0.03, 0.01, 0.003
@@ -95,7 +97,7 @@ def run(config: Config, folder: Path) -> Outcome:
     tables = []
     for N, D in [(2 * D, D) for D in config.dims] + [(2 * D - 2, D) for D in config.dims]:
         at, known = states(config, N, D)
-        toys = trained(config, at, known[-len(at) :], checkpoints(folder) / f"{N}-{D}")
+        toys = trained(config, at, lowest_of_each(known, at), checkpoints(folder) / f"{N}-{D}")
         tables.append(lowest(config, at, known, toys).assign_attrs(N=N, D=D, toys=toys.sizes["toy"]))
     rows = [row for table in tables for row in (_rows(table) if table.N == 2 * table.D else [_free_row(table)])]
     columns = [*COLUMNS[:2], *map(_column, sorted(config.probabilities)[::-1]), *COLUMNS[2:]]
@@ -106,18 +108,23 @@ def run(config: Config, folder: Path) -> Outcome:
 
 
 def states(config: Config, N: int, D: int) -> tuple[np.ndarray, list[ReluStates]]:
-    """Couplings at which toys are trained, and states of T19: for N = 2D those at its thresholds, then those there."""
+    """Couplings at which toys are trained, and states of T19: for N = 2D those at its thresholds, else those there."""
     if N == 2 * D:
-        leaves, _, known = relu_thresholds(N, D, config.searches, config.seed)
-        at = np.geomspace(leaves / 2, 30 * leaves, config.couplings)
-    else:
-        known, at = [], np.geomspace(min(config.probabilities) / 2, 4 * max(config.probabilities), config.couplings)
-    return at, [*known, *(relu_states(N, D, g, config.searches, config.seed) for g in at)]
+        leaves, arrives, known = relu_thresholds(N, D, config.searches, config.seed)
+        return np.geomspace(leaves / 2, BEYOND * arrives, config.couplings), known
+    at = np.geomspace(min(config.probabilities) / 2, BEYOND * max(config.probabilities), config.couplings)
+    return at, [relu_states(N, D, g, config.searches, config.seed) for g in at[::SOME]]
 
 
-def trained(config: Config, at: np.ndarray, known: list[ReluStates], checkpoint: Path) -> xr.Dataset:
-    """Toys of each p and coupling, from near each state that T19 has there and from random features."""
-    near = np.stack([some.features for some in known])
+def lowest_of_each(known: list[ReluStates], at: np.ndarray) -> np.ndarray:
+    """Features of the lowest state of each kind K that is known, at each coupling (G,), shape (G, K, D, N)."""
+    features = np.stack([some.features for some in known])
+    lowest = np.stack([some.energy(at) for some in known]).argmin(axis=0)
+    return features[lowest, np.arange(features.shape[1])]
+
+
+def trained(config: Config, at: np.ndarray, near: np.ndarray, checkpoint: Path) -> xr.Dataset:
+    """Toys of each p and coupling (G,), from near each of the states (G, K, D, N) there and from random features."""
     kinds = near.shape[1]
     labels = grid(probability=config.probabilities, coupling=at, start=range(kinds + config.starts))
     start = np.random.default_rng(config.seed).normal(size=(labels["start"].size, *near.shape[2:]))

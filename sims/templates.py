@@ -1,10 +1,10 @@
 """Templates that are no matching: which basis does a head have in place of features?
 
-Heads are trained on four templates of N = 9 things: the order `[i >= j]`, a cycle whose logit falls with the steps
-from i on to j, three categories of three, and a product of sizes. With orthonormal features T20 says their singular
-values and vectors in closed form, carried by the features: sines and cosines of the order, Fourier planes, indicators,
-one direction; under softmax the same centred over keys. In superposition, 9 features in 6 dimensions, they are mixed as
-T4 says, by `predict`. Values that are equal are compared as subspaces; all modes count, the smallest too.
+First part. Heads are trained on four templates of N = 9 things: the order `[i >= j]`, a cycle whose logit falls with
+the steps from i on to j, three categories of three, and a product of sizes. With orthonormal features T20 says their
+singular values and vectors in closed form, carried by the features: sines and cosines of the order, Fourier planes,
+indicators, one direction; under softmax the same centred over keys. In superposition, 9 features in 6 dimensions, they
+are mixed as T4 says, by `predict`. Values that are equal are compared as subspaces; all modes count, the smallest too.
 
 The squared objective is a polynomial. Softmax is averaged over all contexts of a query and two keys, one thing each:
 nothing is sampled, so that what is left between prediction and head is theory's and training's. T6 holds to leading
@@ -15,6 +15,15 @@ of predicted with trained vectors at least 0.999 and median |error| of values, o
 of orthonormal features that is asked for an order has a vector nearer to a feature, by more than 0.001, than T20
 allows: 2/sqrt(2N + 1) for the squared objective, sqrt(2/N) under softmax. Most random directions are nearer to the best
 of N features.
+
+Second part. One-layer transformers are trained to find the next larger number of a list, which takes a comparison. The
+hypothesis about their heads is the family of orders that decay with the distance, `[k > q] e^{-(k - q)/L}`; its best
+member predicts the head (T16), and the prediction's first two balanced patterns (T22) are held against the head's.
+
+Rules, set before the run, for every one of them: accuracy at least 0.99; functional cosine at least 0.9 and p at most
+0.01 by random heads; a lead of at least 0.2 over matching, over the sizes of both numbers and of the key's alone, and
+over every permuted family. |cos| of patterns is at least 0.9 in the median, and each is above 95 % of those that random
+modes in the same tokens have with the predicted one.
 """
 
 from dataclasses import dataclass
@@ -31,10 +40,12 @@ from matplotlib.axes import Axes
 
 from sims.engines.descent import descend
 from sims.engines.simulation import Weights, small_factors
+from sims.lab import comparing
 from sims.lab.command import command
 from sims.lab.rules import Rule, row
 from sims.lab.sizes import Precise
 from sims.lab.sweep import Batch, each, grid, sweep
+from sims.models.trained import Recipe, trained
 from svtheory import (
     Scenario,
     Spectrum,
@@ -53,7 +64,7 @@ from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 from svtheory.spectra.spectra import spectrum_of
 from svtheory.targets import categories, order
 
-THEOREMS = ("T4", "T6", "T20")
+THEOREMS = ("T4", "T6", "T16", "T20", "T22")
 N, DIM, CONDITION = 9, 6, 4.0
 TEMPLATES = ("order", "cycle", "categories", "product")
 OBJECTIVES = ("square", "softmax")
@@ -63,6 +74,7 @@ LABELS = "aaabbbccc"
 SIZES = np.arange(1, N + 1) / N, (np.arange(1, N + 1) / N) ** 2
 START = 1e-3  # what tokens never reach stays as it started
 COSINE, VALUE = Rule("median", ">=", 0.999), Rule("median", "<=", 0.001)
+RESAMPLES = 40  # behind an interval
 NEAREST = {"square": 2 / np.sqrt(2 * N + 1), "softmax": np.sqrt(2 / N)}
 SHOWN = 3  # vectors in the figure
 
@@ -77,17 +89,29 @@ class Config(Precise):
     """Softmax: the template's largest logit; the smallest is held to the rules."""
     steps: Annotated[int, at_least(1)] = 400
     """Steps of L-BFGS."""
+    transformers: Annotated[int, at_least(2)] = 2
+    """Transformers that compare."""
+    training: Annotated[int, at_least(100)] = 2000
+    """Their training steps, a multiple of 100."""
+    sequences: Annotated[int, at_least(64)] = 512
+    """Sequences on which their heads are read."""
+    draws: Annotated[int, at_least(99)] = 199
+    """Random heads, and permuted families."""
 
     def __post_init__(self):
         super().__post_init__()
         if len(set(self.strengths)) < len(self.strengths):
             raise InputError(f"--strengths must be distinct, got {self.strengths}")
+        if self.training % 100:
+            raise InputError(f"--training must be a multiple of 100, got {self.training}")
 
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(seeds=24, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
-    "full": Config(seeds=200, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
+    "paper": Config(seeds=24, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0), transformers=16, sequences=1024, draws=999),
+    "full": Config(
+        seeds=200, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), transformers=64, sequences=4096, draws=999
+    ),
 }
 
 
@@ -107,7 +131,17 @@ def run(config: Config, folder: Path) -> Outcome:
     results = sweep(batches, partial(_train, config), _read, checkpoints(folder), ("pair", "entry"))
     rows = [row for cell in _cells(config) for row in _rows(config, results, *cell)]
     rows += [_nearest_row(config, results, objective) for objective in OBJECTIVES]
-    return Outcome(_summary(config, results), results, {"templates": _exhibit(config, results)}, rows)
+    transformers = _transformers(config, folder)
+    figures = {"templates": _exhibit(config, results), "comparing": comparing.exhibit(transformers)}
+    summary = _summary(config, results) | comparing.summary(transformers)
+    return Outcome(summary, results.merge(transformers), figures, rows + comparing.rows(transformers))
+
+
+def _transformers(config: Config, folder: Path) -> xr.Dataset:
+    """What is read of the transformers that compare, in float32 as all transformers are."""
+    with jax.enable_x64(False):
+        models = trained(Recipe("next_larger", config.transformers, config.training, seed=config.seed), folder.parent)
+        return comparing.compared(models, config.seed + 1, config.sequences, config.draws, RESAMPLES)
 
 
 def _strengths(config: Config, objective: str) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ from jax import Array
 
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
+from sims.lab.knobs import independent
 from sims.lab.sizes import Precise
 from sims.lab.sweep import Batch, each, grid, sweep
 from svtheory import (
@@ -134,7 +135,7 @@ def _scenario(
         )
         return jnp.where(kind == 0, digons, random)
 
-    X, Y = map(frame, jax.random.split(key))
+    X, Y = independent(frame, key)
     target = matching(N, N, PLACES, PLACES, jnp.where(jnp.arange(len(STRENGTHS)) < pairs, jnp.array(STRENGTHS), 0))
     decay = share * jnp.linalg.norm(_pull(Scenario(X, Y, target)), ord=2)
     return Scenario(X, Y, target, head_dim=room, weight_decay=decay)

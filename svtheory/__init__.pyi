@@ -1,6 +1,7 @@
 from . import checkpoints as checkpoints
 from . import checks as checks
 from . import criteria as criteria
+from . import export as export
 from . import geometry as geometry
 from . import heads as heads
 from . import instruments as instruments
@@ -10,6 +11,7 @@ from . import reports as reports
 from . import scenarios as scenarios
 from . import spectra as spectra
 from . import targets as targets
+from .checkpoints.exporting import read_model as read_model
 from .checks import InputError as InputError
 from .criteria.criteria import conditions as conditions
 from .criteria.verdicts import Conditions as Conditions
@@ -28,13 +30,14 @@ from .geometry.relu_phases import relu_energy as relu_energy
 from .geometry.shapes import polytopes as polytopes
 from .heads.bundles import HeadBundle as HeadBundle
 from .heads.bundles import load_heads as load_heads
+from .heads.bundles import read_bundle as read_bundle
 from .heads.bundles import save_heads as save_heads
 from .heads.counting import count_vectors as count_vectors
 from .heads.decomposition import Decomposition as Decomposition
 from .heads.decomposition import decompose as decompose
 from .heads.decomposition import relative_attention as relative_attention
-from .heads.hypothesis import Explanation as Explanation
-from .heads.hypothesis import explain as explain
+from .heads.explanation import Explanation as Explanation
+from .heads.explanation import explain as explain
 from .heads.random_heads import SparsenessTest as SparsenessTest
 from .heads.random_heads import sparseness_test as sparseness_test
 from .heads.rotations import RotationNull as RotationNull

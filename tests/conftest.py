@@ -11,10 +11,13 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests compile more than they compute.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Half the time of compilation goes into the newer emitters of loops, and into dividing a program among threads. XLA
-# aborts on a flag that it does not know, so they are given to the releases that are known to know them.
+# Half the time of compilation goes into the newer emitters of loops and into dividing a program among threads, a fifth
+# of what is left into passes over loops, which loops as short as the tests' do not pay back. XLA aborts on a flag that
+# it does not know, so they are given to the releases that are known to know them.
 if metadata.version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes="
+    passes = "simplify-while-loops,while-loop-invariant-code-motion,while-loop-constant-sinking"
+    os.environ.setdefault("XLA_FLAGS", quick + passes)
 # What one of the processes that share them has compiled, the others read. A folder of one's own that outlives the run,
 # given in this variable, makes the next run quicker too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

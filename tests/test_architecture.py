@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # a wing imports wings to its left, and what stands in no wing
-WINGS = ("geometry", "spectra", "prediction", "criteria", "heads", "checkpoints", "reports", "instruments")
+WINGS = ("geometry", "spectra", "prediction", "criteria", "heads", "checkpoints", "export", "reports", "instruments")
 BASE = ("checks", "progress", "pytrees", "numerics", "factorisations", "laws", "targets")
 
 
@@ -58,6 +58,19 @@ def test_a_wing_imports_only_wings_below_it(name):
     for other in IMPORTS[name]:
         assert other.startswith("svtheory."), f"{name} imports {other}"
         assert other.split(".")[1] in allowed, f"{name} imports {other}"
+
+
+# for sims alone, which is not in the wheel
+TRAINING = {"flax", "optax", "orbax"}
+
+
+def test_the_wheel_needs_nothing_that_trains():
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            used = {n.partition(".")[0] for n in names} & TRAINING
+            assert name.startswith("sims") or not used, f"{name} imports {used}"
 
 
 # the command prints a table, the book's pdf is drawn

@@ -1,5 +1,8 @@
 import re
+import runpy
 from pathlib import Path
+
+import pytest
 
 import svtheory
 from proofs import theorems
@@ -7,6 +10,7 @@ from proofs.experiments import experiments_of
 from sims.__main__ import experiments
 
 README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = sorted((README.parent / "examples").glob("*.py"))
 
 
 def test_the_example_runs(capsys):
@@ -33,3 +37,19 @@ def test_theorems_stand_in_the_table_with_their_functions_files_and_experiments(
         assert set(modules) <= set(files), name
         assert (README.parent / re.findall(r"\((.*?)\)", proof)[0]).exists()
         assert re.findall(r"`(\w+)`", tested) == experiments_of(name)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_opens_with_the_question_that_it_answers(path):
+    title, question = path.read_text(encoding="utf-8").split("\n#\n")[:2]
+    assert re.fullmatch(r"# %% \[markdown\]\n# # .+", title)
+    assert re.fullmatch(r"# \*\*.+\?\*\*", question, re.DOTALL)
+
+
+def test_the_first_prediction():
+    (path,) = (path for path in EXAMPLES if path.stem == "first_prediction")
+    seen = runpy.run_path(str(path))
+    for kappa, head in seen["trained"].items():
+        assert seen["cosine"](head.left[:, 0], seen["predicted"][kappa]) > 0.9999
+        assert seen["balanced"][kappa] > 0.9999
+        assert 2 * kappa**0.5 / (1 + kappa) < seen["raw"][kappa] < 0.9

@@ -9,7 +9,7 @@ unless given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import mul
 from typing import Any
 
@@ -35,7 +35,7 @@ def value(expression: Any, values: Values) -> Any:
         case sp.MatrixSymbol():
             raise ValueError(f"no value is given for {expression}")
         case PseudoInverse():
-            return at(expression.arg).pinv()
+            return _pinv(at(expression.arg).as_immutable())
         case sp.Transpose():
             return at(expression.arg).T
         case sp.Identity():
@@ -70,6 +70,11 @@ def value(expression: Any, values: Values) -> Any:
     if not expression.args:
         return expression
     return expression.func(*[at(arg) for arg in expression.args])
+
+
+@lru_cache(maxsize=4096)
+def _pinv(matrix: sp.ImmutableMatrix) -> sp.ImmutableMatrix:
+    return matrix.pinv()
 
 
 def _sum(expression: sp.Sum, values: Values) -> Any:

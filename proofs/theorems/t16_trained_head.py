@@ -115,6 +115,6 @@ theorem = Theorem(
         Control("roots that are not roots of A", orthogonal_Q),
     ),
     scope="general D, N, M", status="definition",
-    functions=("svtheory.heads.hypothesis.explain",),
+    functions=("svtheory.heads.explanation.explain",),
     examples=(example, {**example, P: example[F], Z: example[G]}), counterexamples=counterexamples,
 )  # fmt: skip

@@ -286,6 +286,5 @@ def _on_host(state: Any) -> Any:
 def _progress() -> Progress:
     """A bar, shown by the first of several processes."""
     done = TextColumn("{task.completed}/{task.total} steps, {task.fields[note]}")
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(12), done, console=Console(stderr=True), disable=not devices.leads()
-    )
+    console = Console(stderr=True, force_jupyter=False)  # a notebook would need ipywidgets
+    return Progress(TextColumn("{task.description}"), BarColumn(12), done, console=console, disable=not devices.leads())

@@ -35,8 +35,13 @@ def unit_frame(key: Array) -> Array:
 
 def matched(frame: Callable[[Array], Array], key: Array, strength: float | Array = 1.0, **options: Any) -> Scenario:
     """The scenario of two independent frames whose first features are matched."""
-    X, Y = map(frame, jax.random.split(key))
+    X, Y = independent(frame, key)
     return Scenario(X, Y, single_pair(X.shape[1], Y.shape[1], 0, 0, strength), **options)
+
+
+def independent(frame: Callable[[Array], Array], key: Array, number: int = 2) -> Array:
+    """Independent frames, (number, D, N)."""
+    return jax.lax.map(frame, jax.random.split(key, number))  # compiled once for all
 
 
 def fading(n_features: int, correlation: Array | float) -> Gaussian:
@@ -111,13 +116,13 @@ def overlapping(cosine: Array, key: Array) -> Scenario:
         X = jnp.eye(D, N).at[:, 1].set(0).at[0, 1].set(cosine).at[1, 1].set(jnp.sqrt(1 - cosine**2))
         return jax.random.orthogonal(key, D) @ X
 
-    X, Y = map(frame, jax.random.split(key))
+    X, Y = independent(frame, key)
     return Scenario(X, Y, matching(N, N, (0, 1), (0, 1), jnp.array([1.0, 0.6])))
 
 
 def near_gap(ratio: Array, key: Array) -> Scenario:
     """Two pairs of orthogonal features whose strengths differ by `ratio` times a fixed disturbance of the target."""
-    X, Y, E = (jax.random.orthogonal(k, D) for k in jax.random.split(key, 3))
+    X, Y, E = independent(lambda key: jax.random.orthogonal(key, D), key, 3)
     empty = jnp.zeros((D, N - D))
     target = jnp.zeros((N, N)).at[0, 0].set(1 + ratio * DISTURBANCE).at[1, 1].set(1.0).at[:D, :D].add(DISTURBANCE * E)
     return Scenario(jnp.column_stack([X, empty]), jnp.column_stack([Y, empty]), target)
@@ -125,14 +130,14 @@ def near_gap(ratio: Array, key: Array) -> Scenario:
 
 def narrow(strength: Array, key: Array) -> Scenario:
     """A head of dimension 1 and two pairs in tight frames: the first of strength 1, the second of the given one."""
-    X, Y = (tight_frame(k, D, N) for k in jax.random.split(key))
+    X, Y = independent(lambda key: tight_frame(key, D, N), key)
     target = matching(N, N, (0, 1), (0, 1), jnp.stack([jnp.ones(()), strength]))
     return Scenario(X, Y, target, head_dim=1)
 
 
 def decaying(share: Array, key: Array) -> Scenario:
     """Tight frames and two pairs; weight decay takes the given share of what would remove the first."""
-    X, Y = (tight_frame(k, D, N) for k in jax.random.split(key))
+    X, Y = independent(lambda key: tight_frame(key, D, N), key)
     bare = Scenario(X, Y, matching(N, N, (0, 1), (0, 1), jnp.array([1.0, 0.6])))
     return replace(bare, weight_decay=share * predict(bare).values[0] * (N / D) ** 2)
 

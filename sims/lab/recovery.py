@@ -1,5 +1,7 @@
 """Recovery: how much of a feature a singular vector shows, before and after unwhitening (T15)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -19,7 +21,7 @@ def compared(contexts: int, key: Array, scenario: Scenario, trained: Spectrum) -
     NaN under the squared objective, which is trained without.
     """
     prediction = predict(scenario)
-    (predicted, predicted_share), (seen, share) = recoveries(prediction, scenario), recoveries(trained, scenario)
+    (predicted, seen), (predicted_share, share) = recoveries((prediction, trained), scenario)
     agreement, sin2 = compare(prediction, trained), jnp.full(2, jnp.nan)
     if scenario.objective == "softmax":
         sin2 = jnp.stack(
@@ -35,27 +37,28 @@ def compared(contexts: int, key: Array, scenario: Scenario, trained: Spectrum) -
     }
 
 
-def recoveries(spectrum: Spectrum, scenario: Scenario) -> tuple[Array, Array]:
-    """`recovery` of the first singular pair, on the query and the key side; shapes (2, 3) and (2,)."""
-    query = recovery(spectrum.left[:, 0], scenario.query_features, scenario.query_law)
-    key = recovery(spectrum.right[:, 0], scenario.key_features, scenario.key_law)
-    return jax.tree.map(lambda *sides: jnp.stack(sides), query, key)
+def recoveries(spectra: Sequence[Spectrum], scenario: Scenario) -> tuple[Array, Array]:
+    """`recovery` of the first singular pair of S spectra, on the query and the key side; shapes (S, 2, 3), (S, 2)."""
+    left, right = (jnp.stack([getattr(s, side)[:, 0] for s in spectra], axis=1) for side in ("left", "right"))
+    query = recovery(left, scenario.query_features, scenario.query_law)
+    key = recovery(right, scenario.key_features, scenario.key_law)
+    return jax.tree.map(lambda *sides: jnp.stack(sides, axis=1), query, key)
 
 
-def recovery(vector: Array, features: Array, law: Law) -> tuple[Array, Array]:
-    """|cos| of feature 0 with a singular vector (D,), read in the three `READINGS`, shape (3,), and the removed share.
+def recovery(vectors: Array, features: Array, law: Law) -> tuple[Array, Array]:
+    """|cos| of feature 0 with singular vectors (D, K), read in the three `READINGS`, (K, 3), and removed shares (K,).
 
     As it is; unwhitened by the covariance of the tokens; and with the mean token projected out of both. Features
     (D, N); the share is that of squared length which the mean token took.
     """
-    vectors, feature = vector[:, None], features[:, :1]
+    feature = features[:, :1]
     with jax.default_matmul_precision("highest"):
         covariance, mean = features @ law.covariance() @ features.T, features @ law.mean()
-    pattern, _ = unwhiten(vectors, covariance)
-    cleaned, share = unwhiten(vectors, covariance, mean)
+    patterns, _ = unwhiten(vectors, covariance)
+    cleaned, shares = unwhiten(vectors, covariance, mean)
     cosines = [
         alignment(vectors, feature),
-        alignment(pattern, feature),
+        alignment(patterns, feature),
         alignment(cleaned, remove_direction(feature, mean)),
     ]
-    return jnp.stack(cosines)[:, 0, 0], share[0]
+    return jnp.concatenate(cosines, axis=1), shares

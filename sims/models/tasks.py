@@ -33,7 +33,10 @@ class Batch(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """What a head may be for: `T_ab` is the logit asked for query feature value a and key feature value b."""
+    """What a head may be for: `T_ab` is the logit asked for query feature value a and key feature value b.
+
+    template  T (N, M), or a family of P such templates (P, N, M), of which the head may choose the best
+    """
 
     query: str
     key: str
@@ -219,6 +222,44 @@ def largest(numbers: int = 16, items: int = 6) -> Task:
     )
 
 
+def next_larger(numbers: int = 16, items: int = 6) -> Task:
+    """Distinct numbers, then one of them again, not the largest; the answer is the next larger one that is listed.
+
+    How much nearer numbers are preferred is left open: the true hypothesis is a family, `[k > q] e^{-(k - q)/L}` of
+    several reaches L, from one step to all numbers.
+    """
+    length = items + 1
+
+    def sample(key: Array, batch: int) -> Batch:
+        first, second = jax.random.split(key)
+        listed = _permutations(first, numbers, batch)[:items]
+        rank, places = jax.random.randint(second, (batch,), 0, items - 1), jnp.argsort(listed, axis=0)
+        where = _take(places, rank + 1)
+        tokens = jnp.concatenate([listed, _take(listed, _take(places, rank))[None]])
+        features = {"number": tokens, "position": _positions(length, batch)}
+        return Batch(tokens[None], _take(listed, where)[None], features, {"next larger": _at_the_end(where, length)})
+
+    number = np.arange(numbers)
+    further, size = number[None, :] - number[:, None], number / (numbers - 1) - 0.5
+    nearest = np.where(further > 0, np.exp(-np.maximum(further, 0) / reaches(numbers)[:, None, None]), 0)
+    return Task(
+        sample,
+        numbers,
+        length,
+        {
+            "next larger": Hypothesis("number", "number", nearest),
+            "same number": _same("number", "number", numbers),
+            "both sizes": Hypothesis("number", "number", np.outer(size, size)),
+            "size of the key": Hypothesis("number", "number", np.tile(size, (numbers, 1))),
+        },
+    )
+
+
+def reaches(numbers: int) -> np.ndarray:
+    """The members of the family of `next_larger`: from 1 to all numbers, evenly in their logarithm."""
+    return np.geomspace(1, numbers, 9)
+
+
 def indirect_object(names: int = 6, fillers: int = 4, mentions: int = 3, length: int = 7) -> Task:
     """Two names among filler words, one of them mentioned again and again, then once more; the answer is the other.
 
@@ -275,5 +316,5 @@ TASKS: Mapping[str, Callable[[], Task]] = {
 
 def task(name: str) -> Task:
     """The task of this name at its usual size; raises InputError for another name."""
-    every = {**TASKS, "many_attributes": many_attributes}
+    every = {**TASKS, "many_attributes": many_attributes, "next_larger": next_larger}
     return every[one_of("task", name, tuple(every))]()

@@ -127,7 +127,9 @@ def run_on(models: Trained, member: int, sampled: Batch, snapshot: int = -1) -> 
     return Run(np.asarray(accuracy(trace.logits, sampled.answers)), heads, trace.reads, loss)
 
 
-def explanation(head: TrainedHead, hypothesis: Hypothesis, match: str, key: Array, draws: int) -> Explanation:
+def explanation(
+    head: TrainedHead, hypothesis: Hypothesis, match: str, key: Array, draws: int, resamples: int = 0
+) -> Explanation:
     """T16 for one head and hypothesis: queries where the match is decided, keys at all positions.
 
     Queries are centred iff the head has a query bias, and never where all are one constant token: nothing would be
@@ -135,26 +137,33 @@ def explanation(head: TrainedHead, hypothesis: Hypothesis, match: str, key: Arra
     """
     queries = len(head.pattern)
     decided = head.decided(match)
-    tokens = np.moveaxis(head.reads, 0, -1)
-    query_features = one_hot(head.sampled.features[hypothesis.query][-queries:], hypothesis.template.shape[0])
-    key_features = one_hot(head.sampled.features[hypothesis.key], hypothesis.template.shape[1])
+    query_inputs, key_inputs = inputs(head, match)
+    query_features = one_hot(head.sampled.features[hypothesis.query][-queries:], hypothesis.template.shape[-2])
+    key_features = one_hot(head.sampled.features[hypothesis.key], hypothesis.template.shape[-1])
     return explain(
         head.weights.W_Q,
         mean_key_factor(head),
-        jnp.asarray(tokens[-queries:][decided]),
+        jnp.asarray(query_inputs),
         jnp.asarray(query_features[decided]),
-        jnp.asarray(tokens.reshape(-1, tokens.shape[-1])),
+        jnp.asarray(key_inputs),
         jnp.asarray(key_features.reshape(-1, key_features.shape[-1])),
         jnp.asarray(hypothesis.template),
         key,
         centred(head, hypothesis),
         draws,
+        resamples,
     )
+
+
+def inputs(head: TrainedHead, match: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the head reads at queries where the match is decided, and at all keys, a token a row."""
+    tokens = np.moveaxis(head.reads, 0, -1)
+    return tokens[-len(head.pattern) :][head.decided(match)], tokens.reshape(-1, tokens.shape[-1])
 
 
 def centred(head: TrainedHead, hypothesis: Hypothesis) -> bool:
     """Whether the query side is centred."""
-    return head.biased and hypothesis.template.shape[0] > 1
+    return head.biased and hypothesis.template.shape[-2] > 1
 
 
 def explanations(head: TrainedHead, key: Array, draws: int) -> dict[str, Explanation]:

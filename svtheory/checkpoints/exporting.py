@@ -1,27 +1,106 @@
-"""Exporting: the heads of a checkpoint, and what they read, as a bundle."""
+"""Exporting: the heads of a model's folder, and what they read, as a bundle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from svtheory.checkpoints.architecture import Architecture
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint
 from svtheory.checkpoints.inference import read_layers
+from svtheory.checkpoints.texts import Reader, padded
+from svtheory.checks import InputError, whole
 from svtheory.heads.bundles import HeadBundle
+from svtheory.progress import track
 
 
-def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folded: bool = False) -> HeadBundle:
+def read_model(
+    folder: str | Path,
+    text: str | Sequence[str] | None = None,
+    *,
+    prompts: Sequence[str] | None = None,
+    tokens: Any = None,
+    positions: int = 64,
+    sequences: int = 40,
+    bos: bool | None = None,
+    folded: bool = True,
+    attention: bool = False,
+) -> HeadBundle:
+    """The heads of a GPT-2, GPT-NeoX or Llama folder as Hugging Face writes it, and what they read, as a bundle.
+
+    They read one of:
+
+    text     a text, or several, cut into rows of `positions` tokens, of which the first `sequences` are read
+    prompts  texts that are left as they are, a row each
+    tokens   rows of tokens, an array (sequences, positions) or rows of any lengths
+    nothing  the bundle then holds no `attn_in`
+
+    Rows of different lengths are padded, and the bundle's `mask` says where. Rows of text begin with the special tokens
+    that tokenizer.json puts first, as Llama's does and GPT-2's does not; `bos` True begins all with one, if need be the
+    bos_token_id of config.json, and False with none. `positions` counts them.
+    Weights are `folded` with the gain and bias of the normalisation before them (see Head), and `attention`, if asked
+    for, is kept among `others`, shape (layers, sequences, heads, positions, positions). The model is read a layer at a
+    time; arrays are float32, or float64 where JAX has x64 on.
+    Raises InputError for a folder that is no checkpoint (see Checkpoint), more than one thing to read, a text without a
+    whole row, and tokens outside the vocabulary or more of them than the model has positions.
+    """
+    given = {"text": text, "prompts": prompts, "tokens": tokens}
+    if len(named := [name for name, x in given.items() if x is not None]) > 1:
+        raise InputError(f"{named[0]} must be all that is read, got {named[1]} beside it")
+    checkpoint = Checkpoint(folder)
+    if not named:
+        return bundle_heads(checkpoint, folded=folded)
+    if tokens is None:
+        reader = Reader(checkpoint.folder, bos, checkpoint.config.get("bos_token_id"))
+        if text is None:
+            tokens = [reader.prompt(prompt) for prompt in _several("prompts", prompts)]
+        else:
+            parts = [text] if isinstance(text, str) else _several("text", text)
+            tokens = _rows(reader, checkpoint.architecture, parts, positions, sequences)
+    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention)
+
+
+def _several(name: str, texts: Any) -> Sequence[str]:
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise InputError(f"{name} must be several texts, got {texts!r:.60}")
+    return texts
+
+
+def _rows(reader: Reader, a: Architecture, texts: Sequence[str], positions: int, sequences: int) -> np.ndarray:
+    """The first rows of texts."""
+    positions, sequences = whole("positions", positions, 2), whole("sequences", sequences, 1)
+    if a.context is not None and positions > a.context:
+        raise InputError(f"positions must be at most {a.context}, the model's context, got {positions}")
+    rows = []
+    for text in texts:
+        rows += [*reader.rows(text, positions)[: sequences - len(rows)]]
+        if len(rows) == sequences:
+            break
+    if not rows:
+        longest = max((len(reader.prompt(text)) for text in texts), default=0)
+        raise InputError(f"text must hold at least {positions} tokens, one sequence, got {longest}")
+    return np.stack(rows)
+
+
+def bundle_heads(
+    checkpoint: Checkpoint,
+    tokens: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    *,
+    folded: bool = False,
+    attention: bool = False,
+) -> HeadBundle:
     """All heads of a checkpoint as a HeadBundle; with tokens (sequences, positions), also what they read as `attn_in`.
 
-    Every query head has its group's W_K. `folded` folds gain and bias of the normalisation into the weights. Rotary
-    frequencies stand among `others` as rope_frequencies, half-split; tokens as tokens.
-    Attention is not kept, nor are logits made: a base model or a classifier, without an unembedding, will do.
-    Raises InputError as `read_layers` does.
+    `mask` says where tokens are no padding, as in HeadBundle. Every query head has its group's W_K. `folded` folds gain
+    and bias of the normalisation into the weights. Rotary frequencies stand among `others` as rope_frequencies,
+    half-split; tokens as tokens; `attention`, where it is asked for, as attention.
+    No logits are made: a base model or a classifier, without an unembedding, will do.
+    Raises InputError as `read_layers` and HeadBundle do.
     """
     a = checkpoint.architecture
     weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
-    attn_in = None
-    if tokens is not None:
-        layers = read_layers(checkpoint, tokens, folded, attention=False)
-        attn_in = np.stack([np.asarray(layer.attn_in) for layer in layers])
-    others = {} if tokens is None else {"tokens": np.asarray(tokens)}
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
@@ -32,10 +111,24 @@ def bundle_heads(checkpoint: Checkpoint, tokens: np.ndarray | None = None, folde
         "weights_dtype": checkpoint.weights_dtype,
         "positional": "rope" if a.frequencies else "learned absolute",
     }
+    read = {} if tokens is None else _read(checkpoint, tokens, folded, attention)
     if a.frequencies:
-        others["rope_frequencies"] = np.array(a.frequencies, np.float32)
+        read["rope_frequencies"] = np.array(a.frequencies, np.float32)
         metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies))}
-    return HeadBundle(**weights, attn_in=attn_in, others=others, metadata=metadata)
+    return HeadBundle(**weights, attn_in=read.pop("attn_in", None), mask=mask, others=read, metadata=metadata)
+
+
+def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> dict[str, np.ndarray]:
+    """What a bundle holds of a forward pass, by name; each layer's part is written where it stays."""
+    kept: dict[str, np.ndarray] = {}
+    layers = checkpoint.architecture.layers
+    for i, layer in enumerate(track(read_layers(checkpoint, tokens, folded, attention), "layers read", layers)):
+        for name in ("attn_in", "attention") if attention else ("attn_in",):
+            part = np.asarray(getattr(layer, name))
+            if i == 0:
+                kept[name] = np.empty((layers, *part.shape), part.dtype)
+            kept[name][i] = part
+    return {**kept, "tokens": np.asarray(tokens)}
 
 
 def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.ndarray]:

@@ -73,7 +73,8 @@ def read_layers(
 ) -> Iterator[LayerPass]:
     """Run a checkpoint on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
 
-    Without `attention`, that of one sequence is in memory at a time. Raises InputError as `forward` does.
+    Beside a layer's weights and its tokens, what one sequence needs is in memory, and `attention` if it is asked for.
+    Raises InputError as `forward` does.
     """
     return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
 
@@ -106,13 +107,17 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
 def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerPass:
-    """One layer of x (sequences, positions, d_model)."""
-    normal = _standardised(a, x)
-    read = _scaled(w["attention_norm"], normal)
-    mixed, paid = lax.map(partial(_attend, a, attention, w, divisor), read)
-    after = x + mixed
-    after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
-    return LayerPass(normal if folded else read, paid, after)
+    """One layer of x (sequences, positions, d_model), sequence after sequence: hidden ones of all would be large."""
+
+    def read_one(x: Array) -> LayerPass:
+        normal = _standardised(a, x)
+        read = _scaled(w["attention_norm"], normal)
+        mixed, paid = _attend(a, attention, w, divisor, read)
+        after = x + mixed
+        after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
+        return LayerPass(normal if folded else read, paid, after)
+
+    return lax.map(read_one, x)
 
 
 def _attend(a: Architecture, keep: bool, w: Weights, divisor: Array, read: Array) -> tuple[Array, Array | None]:
@@ -150,8 +155,8 @@ def _standardised(a: Architecture, x: Array) -> Array:
 
 
 def _scaled(norm: Weights, x: Array) -> Array:
-    x = x * norm["gain"][None, None]
-    return x + norm["bias"][None, None] if "bias" in norm else x
+    parts = {name: part.reshape((1,) * (x.ndim - 1) + part.shape) for name, part in norm.items()}
+    return x * parts["gain"] + parts.get("bias", 0)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -31,12 +31,12 @@ TOLERANCE = 1e-3
 def conditions(scenario: Scenario) -> Conditions:
     """Every alignment condition that applies to a scenario, with its margin, its promise and its theorem.
 
-    Answers "will this head's singular vectors be features, and why (not)?", and which reading shows them where they
-    are not: singular vectors, unwhitened ones (T15), balanced patterns (T22); `print` shows it as a table. A promise
-    about the fully trained head is never above the alignment that `predict` gives, read in the way that the promise
-    names, and there is none for a pair whose vectors `predict` does not name: those that share their value, that the
-    head drops, or that rounding or the objective leaves open. Under jit and vmap the conditions that do not apply are
-    listed too, with `applies` false.
+    Answers "will this head's singular vectors be features, and why (not)?" (T2 to T4), and which reading shows them
+    where they are not: singular vectors, unwhitened ones (T15), balanced patterns (T22); `print` shows it as a table. A
+    promise about the fully trained head is never above the alignment that `predict` gives, read in the way that the
+    promise names, and there is none for a pair whose vectors `predict` does not name: those that share their value,
+    that the head drops, or that rounding or the objective leaves open. Under jit and vmap the conditions that do not
+    apply are listed too, with `applies` false.
     Raises what `predict` raises.
 
     >>> from svtheory import single_pair

@@ -1,5 +1,6 @@
 """Bundles: the heads of a model as one safetensors file, read without executing anything."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,27 +13,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svtheory.checks import InputError, index
+from svtheory.heads.description import described
 from svtheory.heads.scoring import VERSION, Scoring, check_version, read_scoring
 from svtheory.heads.weights import Head, Norm
 
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
+NAMED = (*AXES, "mask")
 REQUIRED = ("W_Q", "W_K")
+MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[2] / "../shared/real_models"))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadBundle:
-    """The heads of one model.
+    """The heads of one model; printed, it says on one screen what it holds.
 
     W_Q, W_K   shape (layers, heads, d_head, d_model), one W_K a query head: expand grouped keys first
     b_Q, b_K   shape (layers, heads, d_head), or None
     attn_in    what W_Q and W_K read, shape (layers, sequences, positions, d_model), or None
+    mask       True where a position holds a token, False where it is padding behind the last one of its sequence, shape
+               (sequences, positions); None is no padding
     others     any further arrays, by name
     metadata   text by name: source, licence, task, ..., and the keys of docs/bundles.md, whose values are checked
 
     Arrays in half precision become float32 (float64 where that is on); metadata then says in `weights_dtype` how the
     weights were stored. Arrays of PyTorch are taken as they are.
-    Raises InputError for arrays that are misshapen, empty, not floating-point or not finite, for others under the name
-    of one of these, and for metadata that is not text or has a value that is not allowed.
+    Raises InputError for arrays that are misshapen, empty, not floating-point or not finite, for a mask that does not
+    fit attn_in, hides more than ends or stands beside heads that are not causal, for others under the name of one of
+    these, and for metadata that is not text or has a value that is not allowed.
+
+    >>> W = np.ones((2, 3, 4, 5), np.float32)
+    >>> HeadBundle(W, W, metadata={"source": "here", "score_divisor": "2, 4"})
+    HeadBundle
+      sizes          layers 2, heads 3, d_head 4, d_model 5
+      biases         none
+      positions      not rotated
+      scores         divided by 2, 4; causal
+      weights        float32
+      attn_in        none: what heads read is not here
+      source         here
     """
 
     W_Q: np.ndarray
@@ -40,6 +58,7 @@ class HeadBundle:
     b_Q: np.ndarray | None = None
     b_K: np.ndarray | None = None
     attn_in: np.ndarray | None = None
+    mask: np.ndarray | None = field(default=None, kw_only=True)
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,7 +69,7 @@ class HeadBundle:
         for name, array in given.items():
             object.__setattr__(self, name, _checked(name, array, AXES[name]))
         self._check_shapes()
-        if taken := [name for name in self.others if name in AXES]:
+        if taken := [name for name in self.others if name in NAMED]:
             raise InputError(f"others must not hold {taken[0]}, which is an array of the bundle's own")
         object.__setattr__(self, "others", {name: host_array(name, x) for name, x in self.others.items()})
         if strange := [x for pair in self.metadata.items() for x in pair if not isinstance(x, str)]:
@@ -58,6 +77,8 @@ class HeadBundle:
         coarsest = max((given[name].dtype for name in REQUIRED), key=lambda dtype: float(jnp.finfo(dtype).eps))
         if jnp.finfo(coarsest).bits < 32:
             object.__setattr__(self, "metadata", {**self.metadata, "weights_dtype": coarsest.name})
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask, self.attn_in, self.scoring.causal))
         _ = self.scoring
 
     def _check_shapes(self) -> None:
@@ -74,6 +95,19 @@ class HeadBundle:
             raise InputError(
                 f"attn_in must have {layers} layers and d_model {d_model}, got shape {self.attn_in.shape}{turned}"
             )
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    @property
+    def real(self) -> np.ndarray:
+        """Which positions of `attn_in` hold tokens, shape (sequences, positions): all where there is no mask.
+
+        Raises InputError for a bundle without attn_in.
+        """
+        if self.attn_in is None:
+            raise InputError("bundle must hold attn_in, what its heads read, got one without")
+        return np.ones(self.attn_in.shape[1:3], bool) if self.mask is None else self.mask
 
     @cached_property
     def scoring(self) -> Scoring:
@@ -173,9 +207,23 @@ def _checked(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
         raise InputError(f"{name} must hold real floating-point numbers, got {array.dtype}")
     if jnp.finfo(array.dtype).bits < 32:
         array = array.astype(jnp.result_type(float))
-    if not np.isfinite(array).all():
-        raise InputError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} entries that are not")
+    # layer by layer: a truth value for each entry of a large array is large too
+    if lost := sum(int((~np.isfinite(layer)).sum()) for layer in array):
+        raise InputError(f"{name} must be finite, got {lost} entries that are not")
     return array
+
+
+def _checked_mask(given: Any, attn_in: np.ndarray | None, causal: bool) -> np.ndarray:
+    mask = host_array("mask", given)
+    shape = None if attn_in is None else attn_in.shape[1:3]
+    if shape is None or not causal:
+        beside = "attn_in" if shape is None else "heads that are causal: others see the padding"
+        raise InputError(f"mask must stand beside {beside}, got one without")
+    if mask.dtype != bool or mask.shape != shape:
+        raise InputError(f"mask must hold True or False, of shape {shape}, got {mask.dtype} of shape {mask.shape}")
+    if not mask[:, 0].all() or (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise InputError("mask must be True from the first position of each sequence to its last token, got gaps")
+    return mask
 
 
 def load_heads(path: str | Path) -> HeadBundle:
@@ -196,9 +244,18 @@ def load_heads(path: str | Path) -> HeadBundle:
         raise InputError(f"bundle must be a whole safetensors file, got {str(path)!r}: {error}") from error
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise InputError(f"bundle must hold W_Q and W_K, got {str(path)!r} without {' and '.join(missing)}")
-    named = {name: arrays.pop(name) for name in AXES if name in arrays}
+    named = {name: arrays.pop(name) for name in NAMED if name in arrays}
     check_version(metadata.pop("bundle_version", "1"))
     return HeadBundle(**named, others=arrays, metadata=metadata)
+
+
+def read_bundle(source: str | Path) -> HeadBundle:
+    """The bundle in this file, or of this name in the folder `$SVTHEORY_REAL_MODELS`, by default ../shared/real_models.
+
+    Raises InputError as `load_heads` does.
+    """
+    named = MODELS / f"{source}.safetensors"
+    return load_heads(named if named.is_file() and not Path(source).is_file() else source)
 
 
 def save_heads(path: str | Path, bundle: HeadBundle) -> None:
@@ -206,7 +263,7 @@ def save_heads(path: str | Path, bundle: HeadBundle) -> None:
 
     Raises InputError for a path that cannot be written.
     """
-    named = {name: getattr(bundle, name) for name in AXES}
+    named = {name: getattr(bundle, name) for name in NAMED}
     given = dict(bundle.others) | {name: array for name, array in named.items() if array is not None}
     arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}  # safetensors ignores strides
     try:

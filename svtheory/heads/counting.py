@@ -12,6 +12,8 @@ from svtheory.numerics import exact_products, positive
 from svtheory.spectra.blocks import block_sums, starts
 
 RULES = ("sad2024", "acc2025", "accpp2026")
+"""Published rules of counting the singular vectors that a score needs."""
+
 STEPS = 64  # of the trapezoid behind accpp2026
 DIGITS = 5  # to which acc2025 rounds
 EXCESS = 2.5  # times the uniform weight: where accpp2026 stops

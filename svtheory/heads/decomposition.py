@@ -121,6 +121,18 @@ class Decomposition:
         return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
 
 
+def without_padding(decomposition: Decomposition, real: Array) -> Decomposition:
+    """The decomposition of causal contexts (..., T, D) in which padding decides nothing: it sees its own key alone.
+
+    real (..., T) is False where a context has ended; no token before that sees what stands there.
+    """
+    T = real.shape[-1]
+    own = jnp.broadcast_to(jnp.eye(T, dtype=bool), decomposition.visible.shape)
+    visible = jnp.where(real[..., None], decomposition.visible, own)
+    index = jnp.where(real, decomposition.index, jnp.arange(T).reshape((1,) * (real.ndim - 1) + (-1,)))
+    return dataclasses.replace(decomposition, visible=visible, index=index)
+
+
 @exact_products
 def read_balanced(
     decomposition: Decomposition, head: Head, q: Array, k: Array, modes: BalancedSpectrum
@@ -150,6 +162,14 @@ def capped(logits: Array, cap: float | None) -> Array:
 def attention_weights(logits: Array, visible: Array) -> Array:
     """Softmax over the last axis, exactly 0 where a key is not visible."""
     return jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
+
+
+@exact_products
+def attention(head: Head, tokens: Array) -> Array:
+    """The attention that tokens (..., T, D), at positions 0 to T-1, pay each other by one head, shape (..., T, T)."""
+    at = jnp.arange(tokens.shape[-2])
+    logits = capped(_products(head.queries(tokens, at), head.keys(tokens, at)) / head.divisor, head.cap)
+    return attention_weights(logits, jnp.broadcast_to(_visible(head, at, len(at)), logits.shape))
 
 
 def relative_attention(decomposition: Decomposition) -> Array:

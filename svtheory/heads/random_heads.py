@@ -35,6 +35,7 @@ from svtheory.heads.decomposition import (
     _whole_below,
     decompose,
     relative_attention,
+    without_padding,
 )
 from svtheory.heads.sparsity import decision_sparseness
 from svtheory.heads.weights import Head, affine, bilinear
@@ -167,12 +168,14 @@ def read_together(
     choose: Literal["attended"] | Array = "attended",
     position: Array | int | None = None,
     readings: int = 1,
+    real: Array | None = None,
 ) -> ReadTogether:
     """What `compare_with_random_heads` needs of heads that read the same tokens, arguments as for `sparseness_test`.
 
     Of the READINGS the first `readings`. `heads` is a Head whose arrays are stacked on a first axis. The tokens are
-    factorised once, each head once a side.
-    Raises InputError as `sparseness_test` does.
+    factorised once, each head once a side. Of causal contexts, whose keys are their queries, `real` (..., T) is False
+    where there is padding behind the last token: it has no part in moments, and decides nothing. Raises InputError as
+    `sparseness_test` does.
     """
     if not (heads.query_norm is heads.key_norm is None):
         raise InputError("heads must have no query-key norm to be read together: each rescales the tokens for itself")
@@ -185,7 +188,7 @@ def read_together(
         given = None
     else:
         given = _whole_below("choose", choose, r.shape[:-1], m)
-    together = _read_together(heads, r, s, positions, given, readings)
+    together = _read_together(heads, r, s, positions, given, readings, real)
     if given is not None:
         seen = jnp.take_along_axis(together.like.visible, given[..., None], axis=-1)
         if concrete(seen) and not np.asarray(seen).all():
@@ -196,17 +199,19 @@ def read_together(
 @partial(jax.jit, static_argnames=("readings",))
 @exact_products
 def _read_together(
-    heads: Head, r: Array, s: Array, positions: Array, given: Array | None, readings: int
+    heads: Head, r: Array, s: Array, positions: Array, given: Array | None, readings: int, real: Array | None
 ) -> ReadTogether:
     found = lax.map(lambda head: decompose(head, r, s, given, position=positions), heads)
+    if real is not None:
+        found = jax.vmap(without_padding, in_axes=(0, None))(found, real)
     root = jnp.sqrt(found.spectrum.values)[:, None, :]
     x, y = r.reshape(-1, r.shape[-1]), s.reshape(-1, s.shape[-1])
     rotary = heads.frequencies is not None
     b_K = heads.b_K if rotary else None  # without positions it gives all keys alike
     query_frame, raw_query = _factored(heads.W_Q, heads.b_Q)
     key_frame, raw_key = _factored(heads.W_K, b_K)
-    raw_q, balanced_q, own_query, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, True)
-    raw_k, balanced_k, own_key, balanced_key = _whitened(heads.W_K, b_K, y, rotary)
+    raw_q, balanced_q, own_query, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, real, True)
+    raw_k, balanced_k, own_key, balanced_key = _whitened(heads.W_K, b_K, y, real, rotary)
     to_query, to_key = (
         E.swapaxes(-1, -2) @ (vectors * root)
         for E, vectors in ((query_frame, found.spectrum.left), (key_frame, found.spectrum.right))
@@ -247,26 +252,30 @@ def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
     return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse(s, kept)[:, :, None] * Lt, shift)
 
 
-def _whitened(W: Array, b: Array | None, x: Array, positioned: bool) -> tuple[_Tokens, _Tokens, Array, _Factor]:
+def _whitened(
+    W: Array, b: Array | None, x: Array, real: Array | None, positioned: bool
+) -> tuple[_Tokens, _Tokens, Array, _Factor]:
     """Tokens as they are, tokens whitened by their moment A, and of every head E and L of `W A^{1/2} = L E^T`.
 
-    Centred where a constant is free or drops out.
+    Centred where a constant is free or drops out. Whitened, tokens that are not `real` become 0.
 
     `positioned`: whether a constant that all tokens of the side have in common changes anything.
     """
-    # of tokens all alike centring would leave nothing; seen from one of them their mean is exact
-    away = x - x[:1]
-    centre = jnp.abs(away).max() > 16 * jnp.finfo(x.dtype).eps * jnp.abs(x).max()
+    real = jnp.ones((len(x), 1), bool) if real is None else real.reshape(-1, 1)
+    n = real.sum().astype(x.dtype)
+    # of tokens all alike centring would leave nothing; seen from one of them, here the first, their mean is exact
+    away = jnp.where(real, x - x[:1], 0)
+    centre = jnp.abs(away).max() > 16 * jnp.finfo(x.dtype).eps * jnp.where(real, jnp.abs(x), 0).max()
     if positioned:
         centre = centre & (False if b is None else (b != 0).any())
-    mean = away.mean(axis=0)
-    P, s, Et = tall_svd(jnp.where(centre, away - mean[None, :], x))
+    mean = away.sum(axis=0) / n
+    P, s, Et = tall_svd(jnp.where(real, jnp.where(centre, away - mean[None, :], x), 0))
     # more samples do not make the rounding of each larger, so the smaller size counts
     present = s > numerical_rank_tolerance(s, min(x.shape))
-    root = jnp.where(present, s, 0) / len(x) ** 0.5
+    root = jnp.where(present, s, 0) / jnp.sqrt(n)
     shift = None if b is None else b + W @ jnp.where(centre, x[0] + mean, 0)
     E, factor = _factored((W @ Et.T) * root[None, None, :], shift)
-    whitened = jnp.where(present[None, :], P, 0) * len(x) ** 0.5
+    whitened = jnp.where(present[None, :], P, 0) * jnp.sqrt(n)
     return _Tokens(x, root[:, None] * Et), _Tokens(whitened, inverse(root)), E, factor
 
 

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from svtheory.checks import one_of, whole
 from svtheory.factorisations import tall_svd
-from svtheory.heads.decomposition import Decomposition, relative_attention
+from svtheory.heads.decomposition import Decomposition, relative_attention, without_padding
 from svtheory.heads.sparsity import decision_sparseness
 from svtheory.numerics import exact_products, positive
 
@@ -47,6 +47,7 @@ def rotation_null(
     key: Array,
     draws: int,
     kind: Literal["common", "independent", "gaussian"] = "common",
+    real: Array | None = None,
 ) -> RotationNull:
     """Compare a head's decisions with one of three nulls, by Monte Carlo (T11): a diagnostic, not a test of alignment.
 
@@ -61,20 +62,23 @@ def rotation_null(
     together). It tells tokens of features from Gaussian ones; it says nothing about singular vectors, for tokens that
     are not Gaussian are so in every basis, and it does not keep the same token's being query and key.
 
+    Of causal contexts `real` (..., T) is False where there is padding, which decides nothing and has no moments.
     One draw serves all decisions, so that the p-value of the head allows for their dependence; those of decisions are
     not corrected for their number. Queries that see no other key, or whose terms are all 0, are left out. Memory is
     that of one draw.
     Raises InputError for fewer than one draw or an unknown kind.
     """
     whole("draws", draws, 1)
-    return _rotation_null(decomposition, key, draws, one_of("kind", kind, KINDS))
+    return _rotation_null(decomposition, key, draws, one_of("kind", kind, KINDS), real)
 
 
 @partial(jax.jit, static_argnames=("draws", "kind"))
 @exact_products
-def _rotation_null(decomposition: Decomposition, key: Array, draws: int, kind: str) -> RotationNull:
+def _rotation_null(decomposition: Decomposition, key: Array, draws: int, kind: str, real: Array | None) -> RotationNull:
+    if real is not None:
+        decomposition = without_padding(decomposition, real)
     terms = relative_attention(decomposition)
-    drawn = _gaussian(decomposition) if kind == "gaussian" else _rotated(decomposition, kind == "common")
+    drawn = _gaussian(decomposition, real) if kind == "gaussian" else _rotated(decomposition, kind == "common")
     found = decision_sparseness(terms, decomposition.size)
 
     def draw(sums, key):
@@ -113,9 +117,9 @@ def _rotated(decomposition: Decomposition, common: bool) -> Callable[[Array], Ar
     return draw
 
 
-def _gaussian(decomposition: Decomposition) -> Callable[[Array], Array]:
+def _gaussian(decomposition: Decomposition, real: Array | None) -> Callable[[Array], Array]:
     """Draws of relative terms of Gaussian inputs, `a` and `b` being linear in them."""
-    sides = [(x.shape, *_moments(x)) for x in (decomposition.query, decomposition.keys)]
+    sides = [(x.shape, *_moments(x, real)) for x in (decomposition.query, decomposition.keys)]
 
     def draw(key):
         a, b = (
@@ -128,9 +132,10 @@ def _gaussian(decomposition: Decomposition) -> Callable[[Array], Array]:
     return draw
 
 
-def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean (K,) of rows x (..., K), and a root R of their covariance, `R^T R`."""
+def _moments(x: Array, real: Array | None) -> tuple[Array, Array]:
+    """Mean (K,) of those rows of x (..., K) that are `real`, and a root R of their covariance, `R^T R`."""
     rows = x.reshape(-1, x.shape[-1])
-    mean = rows.mean(axis=0)
-    _, s, Vt = tall_svd(rows - mean[None, :])
-    return mean, s[:, None] * Vt / len(rows) ** 0.5
+    counted = jnp.ones((len(rows), 1), bool) if real is None else real.reshape(-1, 1)
+    mean = rows.mean(axis=0, where=counted)
+    _, s, Vt = tall_svd(jnp.where(counted, rows - mean[None, :], 0))
+    return mean, s[:, None] * Vt / jnp.sqrt(counted.sum().astype(rows.dtype))

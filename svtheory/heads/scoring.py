@@ -9,7 +9,7 @@ import numpy as np
 from svtheory.checks import InputError
 from svtheory.prediction.rotary import PAIRINGS
 
-VERSION = 2
+VERSION = 3
 POSITIONAL = ("rope", "rotary", "learned absolute", "learned", "absolute", "sinusoidal", "none")
 """Positional schemes whose score is `q^T k` of what W_Q and W_K read, rotated in the first two."""
 NORMS = ("none", "per head", "all heads")

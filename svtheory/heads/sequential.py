@@ -58,9 +58,10 @@ class Tally:
         """Which tests have not ended, shape (tests,): neither null was reached often enough, and draws are left."""
         return np.all((self.reached < self.enough) & (self.draws < self.most), axis=1)
 
-    def settled(self, level: float) -> bool:
-        """Whether no further draw can change which tests Benjamini and Hochberg reject at `level`."""
-        return bool((rejected(self.lower, level) == rejected(self.p_value, level)).all())
+    def settled(self, level: float, judged: Callable[[np.ndarray, float], np.ndarray] | None = None) -> bool:
+        """Whether no further draw can change which tests Benjamini and Hochberg, or `judged`, reject at `level`."""
+        judge = judged or rejected
+        return bool((judge(self.lower, level) == judge(self.p_value, level)).all())
 
     def counted(self, reached: np.ndarray) -> "Tally":
         """The tally after another round: whether each draw's null reaches the statistic, shape (tests, nulls, round).
@@ -93,6 +94,7 @@ def sequential_p_values(
     level: float,
     most: int,
     enough: int = ENOUGH,
+    judged: Callable[[np.ndarray, float], np.ndarray] | None = None,
 ) -> Tally:
     """Draw rounds until Benjamini and Hochberg's verdicts at `level` are settled, or for `most` draws at the latest.
 
@@ -100,7 +102,8 @@ def sequential_p_values(
     reaches the statistic, that is speaks at least as strongly. Rounds may differ in length; every test sees the draws
     of a round in the same order. `wanted`, shape (tests,), says which tests are still open: rows of others are free.
     A test against several nulls has the largest of their p-values, and ends as soon as one has been reached often
-    enough: the others' can then not be larger.
+    enough: the others' can then not be larger. Verdicts of another rule than Benjamini and Hochberg's over all tests,
+    as monotone in the p-values (tests,), are `judged(p_values, level)`.
     Raises InputError for fewer than one test, null or draw, or a level outside (0, 1).
 
     >>> never = lambda round, wanted: np.zeros((1, 1, 50), bool)
@@ -113,7 +116,7 @@ def sequential_p_values(
         raise InputError(f"level must lie between 0 and 1, got {level!r}")
     tally = Tally(np.zeros((tests, nulls), int), np.zeros((tests, nulls), int), most, enough)
     number = 0
-    while tally.open.any() and not tally.settled(level):
+    while tally.open.any() and not tally.settled(level, judged):
         tally = tally.counted(np.asarray(draw(number, tally.open)))
         number += 1
     return tally

@@ -44,8 +44,8 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     """
     (D, N), moments = features.shape, None
     if bundle.attn_in is not None:
-        check_tokens_differ(bundle.attn_in)
-        tokens = jnp.asarray(unit(bundle.attn_in, (1, 2, 3)), jnp.float32).reshape(len(bundle.W_Q), -1, D)
+        check_tokens_differ(bundle)
+        tokens = jnp.asarray(unit(bundle.attn_in[:, bundle.real], (1, 2)), jnp.float32)
         moments = moments_of_layers(tokens)
     of_pairs = ("best_cosine", "best_feature", "mean_removed", "block_cosine", "block_feature")
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named", "block"), ("reading", "pair"))

@@ -44,8 +44,8 @@ def layer_moments(bundle: HeadBundle) -> Moments | None:
     """
     if bundle.attn_in is None:
         return None
-    check_tokens_differ(bundle.attn_in)
-    found = in_threads(token_moments, bundle.attn_in)
+    check_tokens_differ(bundle)
+    found = in_threads(lambda tokens: token_moments(tokens[bundle.real]), bundle.attn_in)
     return jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *found)
 
 
@@ -55,9 +55,8 @@ def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:
         return list(track(pool.map(read, *layers), "token moments", len(layers[0])))
 
 
-def token_moments(tokens: np.ndarray) -> Moments:
-    """The moments of tokens (sequences, positions, D) in float64."""
-    rows = tokens.reshape(-1, tokens.shape[-1])
+def token_moments(rows: np.ndarray) -> Moments:
+    """The moments of tokens (n, D) in float64."""
     mean = rows.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((mean.size, mean.size))
     for some in np.array_split(rows, max(1, len(rows) // 4096)):  # of which a copy in float64 is small
@@ -95,23 +94,25 @@ def extremes(root: Root) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resampled_extremes(
-    tokens: np.ndarray, chosen: np.ndarray, root: Root, mean: np.ndarray | None
+    tokens: np.ndarray, real: np.ndarray, chosen: np.ndarray, root: Root, mean: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`extremes` of the moments of chosen sequences of tokens (sequences, positions, D), chosen (resamples, sequences).
 
-    `root` is that of all tokens, `mean` theirs where moments are to be centred.
+    `real` says which positions hold tokens, `root` is that of all, `mean` theirs where moments are to be centred.
     Within the EXTREMES longest and shortest axes of all tokens (Rayleigh and Ritz): exact for D of at most twice as
     many; else the axes between may only lend to the extremes what they have in common with them in a resample.
     """
     inside = np.flatnonzero(root.lengths > 0)
     axes = root.axes[:, np.unique(np.concatenate([inside[:EXTREMES], inside[-EXTREMES:]]))]
     along = ((tokens if mean is None else tokens - mean.astype(tokens.dtype)) @ axes).astype(np.float64)
-    number, positions, r = along.shape
-    counts = np.stack([np.bincount(some, minlength=number) for some in chosen]) / (number * positions)
+    along[~real] = 0
+    number, _, r = along.shape
+    counts = np.stack([np.bincount(some, minlength=number) for some in chosen])
+    counts = counts / (counts @ real.sum(axis=1))[:, None]
     moments = (counts @ (along.swapaxes(1, 2) @ along).reshape(number, -1)).reshape(-1, r, r)
     if mean is not None:
         means = counts @ along.sum(axis=1)
         moments = moments - means[:, :, None] * means[:, None, :]
     values = np.linalg.eigvalsh(moments)
-    least = values[:, -1:] * (min(root.axes.shape[0], number * positions) * np.finfo(np.float32).eps) ** 2
+    least = values[:, -1:] * (min(root.axes.shape[0], real.sum()) * np.finfo(np.float32).eps) ** 2
     return np.where(values > least, values, np.inf).min(axis=1), values[:, -1]

@@ -106,28 +106,31 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     axes |= dict.fromkeys(("contribution", "largest", "named", "block", "singular_value"), (*of, "pair"))
     rounding = bundle.W_Q.shape[-1] * max(sparser.EPSILON, bundle.epsilon)
     given = sparser.tokens_read(bundle), layer_moments(bundle)
-    found = over_heads(_head, bundle, axes, given, shared=(rounding,), doing="terms")
+    found = over_heads(_head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding), doing="terms")
     check_values_held(found.singular_value.sel(reading=0).values)
     coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
     return found.assign_coords(coordinates)
 
 
-def _head(head: Head, tokens: Array, moments: Moments, rounding: Array) -> dict[str, Array]:
-    """One head on tokens (sequences, positions, D)."""
-    d, at = decompose(head, tokens, tokens, None), jnp.arange(tokens.shape[1])
+def _head(head: Head, tokens: Array, moments: Moments, real: Array | None, rounding: Array) -> dict[str, Array]:
+    """One head on tokens (sequences, positions, D), of which some may not be `real`."""
+    d, at = sparser.decisions(head, tokens, real), jnp.arange(tokens.shape[1])
+    decided = jnp.ones(d.index.shape, bool) if real is None else real
     modes = balanced(head.W_Q, head.W_K, *seen_by(head, moments))
     seen = read_balanced(d, head, head.queries(tokens, at), head.keys(tokens, at), modes)
     # of a head without biases all conventions are one
     same = head.b_Q is None and head.b_K is None
     raw = {c: d if same or c == "plain" else decompose(head, tokens, tokens, d.index, c) for _, c in PUBLISHED.values()}
     readings = (raw["plain"], raw), (seen, dict.fromkeys(raw, seen))
-    found = [_described(*reading, sparser.first_decision(head), rounding) for reading in readings]
+    found = [_described(*reading, decided, sparser.first_decision(head), rounding) for reading in readings]
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     return {**jax.tree.map(lambda *x: jnp.stack(x), *found), "attention_error": off.max()}
 
 
-def _described(d: Decomposition, by: Mapping[str, Decomposition], first: int, rounding: Array) -> dict[str, Array]:
-    """One reading of one head, decomposed plainly and in each convention."""
+def _described(
+    d: Decomposition, by: Mapping[str, Decomposition], decided: Array, first: int, rounding: Array
+) -> dict[str, Array]:
+    """One reading of one head, decomposed plainly and in each convention, where something is `decided`."""
     values = d.spectrum.values
     labels = block_labels(values, rounding * values[0])
     terms = jnp.abs(block_sums(relative_attention(d), labels))[:, first:]
@@ -138,12 +141,13 @@ def _described(d: Decomposition, by: Mapping[str, Decomposition], first: int, ro
         read = by[convention]
         error = read.error / positive(largest_score)
         own = labels if read is d else block_labels(read.spectrum.values, rounding * read.spectrum.values[0])
-        counts.append(jnp.where(error <= MISSED, count_vectors(read, rule, labels=own), jnp.nan))
-        errors.append(error.max())
+        counts.append(jnp.where(decided & (error <= MISSED), count_vectors(read, rule, labels=own), jnp.nan))
+        errors.append(error.max(where=decided, initial=0))
+    over = {"axis": (0, 1), "where": decided[:, first:, None]}
     return {
         "count": jnp.stack(counts)[..., first:],
-        "contribution": (terms / positive(total)).mean(axis=(0, 1)),
-        "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(axis=(0, 1)),
+        "contribution": (terms / positive(total)).mean(**over),
+        "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(**over),
         "named": d.named,
         "block": 1 + jnp.searchsorted(labels, labels),
         "singular_value": values,

@@ -1,23 +1,18 @@
 """Sources: what an instrument is pointed at, a bundle or a model's folder, and how their heads are read."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from svtheory.checkpoints.checkpoint import Checkpoint
-from svtheory.checkpoints.exporting import bundle_heads
-from svtheory.checkpoints.hub import tokenize
+from svtheory.checkpoints.exporting import read_model
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
-from svtheory.heads.bundles import HeadBundle, load_heads
+from svtheory.heads.bundles import HeadBundle, read_bundle
 from svtheory.reports.options import Options, at_least
-
-MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[2] / "../shared/real_models"))
 
 SEQUENCES = 40  # of a text, and of a bundle whose decisions are compared with random heads
 
@@ -32,6 +27,10 @@ class Texts(Options):
     """Sequences read, at most; none: 40 of a text, all of a bundle where that is no long work."""
     positions: Annotated[int, at_least(2)] = 64
     """Tokens a sequence of the text."""
+    prompts: str = ""
+    """File of prompts that the model reads in place of a text, one a line, left as they are."""
+    bos: bool | None = None
+    """Whether sequences begin with the model's BOS token; none: as its tokenizer has it."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +73,31 @@ def named(source: str) -> str:
     return Path(source).resolve().name.removesuffix(".safetensors") if source else "example"
 
 
-def bundle_file(name: str) -> Path:
-    """The path `name`, or the bundle of that name among the models of others."""
-    return next((path for path in (Path(name), MODELS / f"{name}.safetensors") if path.is_file()), Path(name))
-
-
 def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
-    """The heads of a bundle, or of a model's folder reading a text file, normalisation folded.
+    """The heads of a bundle, or of a model's folder reading a text or prompts, normalisation folded.
 
     A bundle's first `sequences` are kept; a text is cut into as many sequences of `positions` tokens. Raises
     InputError where `reads` asks for what heads read and there is nothing.
     """
     if Path(name).is_dir():
-        checkpoint = Checkpoint(name)
-        return bundle_heads(checkpoint, _tokens(name, texts) if texts.text or reads else None, folded=True)
-    bundle = load_heads(bundle_file(name))
+        return read_model(name, **_given(texts, reads))
+    bundle = read_bundle(name)
     if bundle.attn_in is None:
         if reads:
             raise InputError(f"bundle must hold attn_in, what its heads read, got {name!r} without")
         return bundle
     read, tokens = bundle.attn_in[:, : texts.sequences], bundle.others.get("tokens")
+    mask = None if bundle.mask is None else bundle.mask[: texts.sequences]
     cut = {} if tokens is None or len(tokens) != bundle.attn_in.shape[1] else {"tokens": tokens[: texts.sequences]}
-    return dataclasses.replace(bundle, attn_in=read, others={**bundle.others, **cut})
+    return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut})
 
 
-def check_tokens_differ(attn_in: np.ndarray) -> None:
-    """Raise InputError where a layer's tokens, of (layers, sequences, positions, D), are all equal: nothing varies."""
-    constant = np.ptp(attn_in, axis=(1, 2)).max(axis=1) == 0
-    if constant.any():
-        raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {constant.argmax()}")
+def check_tokens_differ(bundle: HeadBundle) -> None:
+    """Raise InputError where all tokens of a layer are equal: nothing varies."""
+    assert bundle.attn_in is not None
+    for i, layer in enumerate(bundle.attn_in):
+        if np.ptp(layer[bundle.real], axis=0).max() == 0:
+            raise InputError(f"attn_in must hold tokens that differ, got equal ones in layer {i}")
 
 
 def check_values_held(values: np.ndarray) -> None:
@@ -113,11 +108,21 @@ def check_values_held(values: np.ndarray) -> None:
         raise InputError(f"W_Q and W_K must have singular values that float32 holds, got larger ones in head {where}")
 
 
-def _tokens(folder: str, texts: Texts) -> np.ndarray:
-    if not Path(texts.text).is_file():
-        raise InputError(f"--text must be a text file for the checkpoint to read, got {texts.text!r}")
-    tokens = np.array(tokenize(folder, read_text(Path(texts.text))))
-    if len(tokens) < texts.positions:
-        raise InputError(f"--text must hold at least {texts.positions} tokens, one sequence, got {len(tokens)}")
-    rows = min(texts.sequences or SEQUENCES, len(tokens) // texts.positions)
-    return tokens[: rows * texts.positions].reshape(rows, texts.positions)
+def _given(texts: Texts, reads: bool) -> dict[str, Any]:
+    """What `read_model` is told to read."""
+    if texts.prompts and texts.text:
+        raise InputError(f"--prompts must stand in place of --text, got {texts.prompts!r} beside {texts.text!r}")
+    if texts.prompts:
+        prompts = [line for line in _content("--prompts", texts.prompts).splitlines() if line.strip()]
+        return {"prompts": prompts[: texts.sequences], "bos": texts.bos}
+    if not texts.text and not reads:
+        return {}
+    text = _content("--text", texts.text)
+    sequences = texts.sequences or SEQUENCES
+    return {"text": text, "positions": texts.positions, "sequences": sequences, "bos": texts.bos}
+
+
+def _content(option: str, file: str) -> str:
+    if not Path(file).is_file():
+        raise InputError(f"{option} must be a text file for the model to read, got {file!r}")
+    return read_text(Path(file))

@@ -10,7 +10,7 @@ from jax import Array
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.decomposition import decompose
+from svtheory.heads.decomposition import Decomposition, decompose, without_padding
 from svtheory.heads.random_heads import NULLS, READINGS, compare_with_random_heads, read_together
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
@@ -36,6 +36,17 @@ def tokens_read(bundle: HeadBundle) -> Array:
     return jnp.asarray(bundle.attn_in, jnp.float32)
 
 
+def real_tokens(bundle: HeadBundle) -> Array | None:
+    """Which positions hold tokens, (sequences, positions); None where all do."""
+    return None if bundle.mask is None else jnp.asarray(bundle.mask)
+
+
+def decisions(head: Head, tokens: Array, real: Array | None) -> Decomposition:
+    """The decomposition of contexts (sequences, positions, D), in which padding decides nothing."""
+    d = decompose(head, tokens, tokens, None)
+    return d if real is None else without_padding(d, real)
+
+
 def first_decision(heads: Head) -> int:
     """The first position whose query sees a key besides its own."""
     return int(heads.causal)
@@ -49,12 +60,12 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     first round alone, and not corrected for their number.
     """
     first, second = jax.random.split(key)
-    read, stacked = tokens_read(bundle), stacked_heads(bundle)
-    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,)).score
+    read, stacked, real = tokens_read(bundle), stacked_heads(bundle), real_tokens(bundle)
+    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,), shared=(real,)).score
     if not np.isfinite(largest).all():
         raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
     both = list(zip(stacked, read, strict=True))
-    together = [read_together(heads, x, x, readings=readings) for heads, x in track(both, "reading heads")]
+    together = [read_together(heads, x, x, readings=readings, real=real) for heads, x in track(both, "reading heads")]
     length = min(ROUND, most)
 
     def compared(layer: int, number: int, wanted: np.ndarray):
@@ -82,15 +93,8 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
-    kinds = over_heads(
-        _diagnostics,
-        bundle,
-        dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",)),
-        (read,),
-        (keys,),
-        (),
-        "rotations",
-    )
+    of_kinds = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
+    kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (keys,), (real,), "rotations")
     null = start["head_null"]
     random = {
         "mean": null.mean(axis=-1),
@@ -126,17 +130,20 @@ def _of_raw(diagnostic: np.ndarray, like: np.ndarray) -> np.ndarray:
     return found
 
 
-def _largest_score(head: Head, tokens: Array) -> dict[str, Array]:
+def _largest_score(head: Head, tokens: Array, real: Array | None) -> dict[str, Array]:
     """The largest score of a head over its divisor."""
     at = jnp.arange(tokens.shape[1])
-    scores = jnp.einsum("sqh,skh->sqk", head.queries(tokens, at), head.keys(tokens, at))
+    queries, keys = head.queries(tokens, at), head.keys(tokens, at)
+    if real is not None:
+        queries, keys = (jnp.where(real[..., None], x, 0) for x in (queries, keys))
+    scores = jnp.einsum("sqh,skh->sqk", queries, keys)
     return {"score": jnp.abs(scores).max() / head.divisor}
 
 
-def _diagnostics(head: Head, tokens: Array, key: Array) -> dict[str, Array]:
+def _diagnostics(head: Head, tokens: Array, key: Array, real: Array | None) -> dict[str, Array]:
     """Mean, 95 % range and p-value of the diagnostic nulls of a head, (kinds,)."""
     d = decompose(head, tokens, tokens, None)
-    nulls = [rotation_null(d, key, DIAGNOSTIC, kind) for kind in KINDS]
+    nulls = [rotation_null(d, key, DIAGNOSTIC, kind, real) for kind in KINDS]
     drawn = jnp.stack([null.head_null for null in nulls])
     return {
         "mean": drawn.mean(axis=-1),
@@ -168,7 +175,7 @@ def verdicts(results: xr.Dataset) -> xr.DataArray:
 def mean_sparseness(results: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """Mean S of each head and its standard error, over sequences."""
     by_sequence = results.sparseness.mean("query")
-    error = by_sequence.std("sequence", ddof=1) / by_sequence.sizes["sequence"] ** 0.5
+    error = by_sequence.std("sequence", ddof=1) / by_sequence.count("sequence") ** 0.5
     return by_sequence.mean("sequence"), error
 
 

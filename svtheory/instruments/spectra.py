@@ -118,7 +118,9 @@ def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
         reading=list(READINGS[: found.sizes["reading"]]), pair=range(1, found.sizes["pair"] + 1)
     )
     check_values_held(found.singular_value.sel(reading="raw").values)
-    norms = 1.0 if bundle.attn_in is None else np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2)).astype(float)
+    norms = 1.0
+    if bundle.attn_in is not None:
+        norms = np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2), where=bundle.real, initial=0).astype(float)
     scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
     largest = found.singular_value.sel(reading="raw").isel(pair=0, drop=True)
     found["largest_score"] = (largest * scale).drop_vars("reading")

@@ -23,7 +23,7 @@ AXES = {"condition": SIDE, "bound": SIDE, "bound_at_time": (*SIDE, "time"), "fas
 def token_bounds(bundle: HeadBundle, moments: Moments, seed: int, resamples: int) -> xr.Dataset:
     """Condition numbers of token moments by layer and side, the bounds they imply (T3, T17), and bootstrap errors."""
     assert bundle.attn_in is not None
-    _, sequences, positions, d_model = bundle.attn_in.shape
+    _, sequences, _, d_model = bundle.attn_in.shape
     # of a layer where some heads have a query bias, the others' second moment: theirs is that of the keys
     centred = np.stack([bundle.query_bias.all(axis=1), np.ones(len(bundle.W_Q), bool)], axis=1)
     chosen = np.random.default_rng(seed).integers(0, sequences, (resamples, sequences))
@@ -32,7 +32,7 @@ def token_bounds(bundle: HeadBundle, moments: Moments, seed: int, resamples: int
         """Of all sequences, and of every resample, (1 + resamples, side, 2)."""
         sides = [(here.centred, here.mean) if of_side else (here.uncentred, None) for of_side in centred]
         found = [np.stack(extremes(root)) for root, _ in sides]
-        resampled = [np.stack(resampled_extremes(tokens, chosen, *side), axis=-1) for side in sides]
+        resampled = [np.stack(resampled_extremes(tokens, bundle.real, chosen, *side), axis=-1) for side in sides]
         return np.concatenate([np.stack(found)[None], np.stack(resampled, axis=1)])
 
     by_layer = [jax.tree.map(lambda x, layer=layer: x[layer], moments) for layer in range(len(centred))]
@@ -41,7 +41,7 @@ def token_bounds(bundle: HeadBundle, moments: Moments, seed: int, resamples: int
     for (name, dims), x in zip(AXES.items(), _promised(jnp.asarray(everything, jnp.float32)), strict=True):
         data[name] = dims, np.asarray(x[0])
         data[f"{name}_standard_error"] = dims, np.asarray(x[1:]).std(axis=0, ddof=1)
-    data |= {"tokens": sequences * positions, "chance_cosine": chance_alignment(d_model)}
+    data |= {"tokens": int(bundle.real.sum()), "chance_cosine": chance_alignment(d_model)}
     data |= {"query_bias": (PLACE, bundle.query_bias), "centred": (SIDE, centred)}
     return xr.Dataset(data, {"side": ["query", "key"], "time": TIMES})
 

@@ -122,13 +122,13 @@ def held_at_size(result: Array, unit: Array) -> Array:
 def predict(scenario: Scenario) -> Spectrum:
     """The spectrum that theory predicts for a scenario's trained head: the SVD of `optimal_omega`.
 
-    K = min(head_dim or D, D) pairs, zero-padded; values to leading order in the logits (T6). Weight decay g, divided by
-    `1 - 1/m` for softmax, lowers each value by `g / (alpha beta)`, not below 0, where the token moments are `alpha I`
-    and `beta I` on their ranges (T8). For any other moments A and B the optimum is that of the convex problem
-    `min (1/2) tr(Omega^T A Omega B) - tr(M^T Omega) + g |Omega|_*`, solved to a certificate (T24): vectors turn from
-    duals towards features as g rises, and nothing is left from `g = |M|_2` on. InputError, or NaN while JAX traces,
-    where the certificate is not reached, where head_dim is below the rank of the result, and where a query bias meets a
-    head_dim below D.
+    Singular vectors are duals (T1, T4), with laws probes (T5, T6). K = min(head_dim or D, D) pairs, zero-padded; values
+    to leading order in the logits (T6). Weight decay g, divided by `1 - 1/m` for softmax, lowers each value by `g /
+    (alpha beta)`, not below 0, where the token moments are `alpha I` and `beta I` on their ranges (T8). For any other
+    moments A and B the optimum is that of the convex problem `min (1/2) tr(Omega^T A Omega B) - tr(M^T Omega) + g
+    |Omega|_*`, solved to a certificate (T24): vectors turn from duals towards features as g rises, and nothing is left
+    from `g = |M|_2` on. InputError, or NaN while JAX traces, where the certificate is not reached, where head_dim is
+    below the rank of the result, and where a query bias meets a head_dim below D.
     Works under jit, vmap and grad; `vmap(predict)` reads stacked scenarios.
 
     The gap of a pair is 0, and `nameable` refuses it, where rounding may have made its vectors (features or moments

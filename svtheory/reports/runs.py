@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from svtheory.checks import InputError
 
 REMEDY = "give another --out or remove it"
+# what trains heads need not be there
 PACKAGES = ("svtheory", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 
 
@@ -171,9 +172,18 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """The version of each of PACKAGES that is installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _git_commit() -> str | None:

@@ -7,6 +7,7 @@ from svtheory.spectra.balanced import BalancedSpectrum, Moment, Root, balanced, 
 from svtheory.spectra.spectra import spectrum
 
 READINGS = ("raw", "unwhitened", "balanced")
+"""Ways to read the modes of a head."""
 
 
 @exact_products

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from proofs.theorems import t16_trained_head as t16
-from svtheory.heads.hypothesis import explain
+from svtheory.heads.explanation import explain
 from tests.agreement.claims import function
 
 

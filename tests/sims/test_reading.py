@@ -3,6 +3,7 @@ import pytest
 import xarray as xr
 
 from sims import reading
+from sims.lab.three_pairs import setting
 from svtheory.spectra import READINGS
 
 SMALL = ["--dim", "5", "--conditions", "100", "--crowds", "1", "--densities", "0.6", "--strengths", "5"]
@@ -68,9 +69,9 @@ def test_a_prediction_that_is_off_is_told():
 
 
 def test_one_setting_a_cell_is_the_knob():
-    assert reading._setting("softmax", "strength", 40.0)["strength"] == 40
-    assert reading._setting("square", "density", 0.9)["density"] == 0.9
-    assert reading._setting("square", "crowd", 2.0)["crowd"] == 2
+    assert setting("softmax", "strength", 40.0)["strength"] == 40
+    assert setting("square", "density", 0.9)["density"] == 0.9
+    assert setting("square", "crowd", 2.0)["crowd"] == 2
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ TAKE_NONE = {
     *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
     *("mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold", "relu_states", "relu_thresholds"),
     *("predict_finite", "predict_drift", "finite_error", "sampling_error", "order_spectrum"),
-    *("order", "shift", "categories"),
+    *("order", "shift", "categories", "read_model"),
     *("orthogonalization_threshold", "polytope_name", "antipodal", "orthonormal", "polygon", "simplex", "tight_frame"),
 }
 

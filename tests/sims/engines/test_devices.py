@@ -21,7 +21,7 @@ from sims.engines.devices import (
 from sims.engines.ensemble import train
 from svtheory.checks import InputError
 
-# trains five toys, an odd number, in the folder and on the machine that the arguments ask for
+# trains five toys, an odd number, of each dtype, in the folder and on the machine that the arguments ask for
 TOYS = """
 import sys, jax, numpy as np
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from sims.engines import ensemble
 from sims.models.toy import Problem, Toy, start_and_update
 from svtheory import BernoulliUniform, single_pair
 
-out, folder, dtype, chunks, machine = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), eval(sys.argv[5])
+out, folder, dtypes, chunks, machine = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), eval(sys.argv[5])
 M, N = 5, 4
 advance, calls = ensemble._advance, []
 def dies(*arguments):
@@ -39,16 +39,22 @@ def dies(*arguments):
         sys.exit(7)
     return advance(*arguments)
 ensemble._advance = dies
-with jax.enable_x64(dtype == "float64"), using(Machine(**machine)):
-    build = lambda rngs: Toy(N, 2, 2, rngs=rngs)
-    start, update = start_and_update(build, objective="softmax", n_keys=3, batch=32, rate=1e-2, steps=100)
-    keys = jax.random.split(jax.random.key(0), M)
-    problems = Problem(jax.vmap(lambda p: BernoulliUniform(p, N))(jnp.full(M, 0.3)),
-                       jnp.broadcast_to(single_pair(N, N, 0, 1, 3.0), (M, N, N)), jnp.ones(M))
-    members, history = ensemble.train(update, jax.vmap(start)(keys), keys, 100, problems, every=10, chunk=50,
-                                      checkpoint=None if folder == "-" else __import__("pathlib").Path(folder))
-if leads():
-    np.savez(out, **members["parameters"], **history, devices=jax.device_count())
+def trained(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        build = lambda rngs: Toy(N, 2, 2, rngs=rngs)
+        start, update = start_and_update(build, objective="softmax", n_keys=3, batch=32, rate=1e-2, steps=100)
+        keys = jax.random.split(jax.random.key(0), M)
+        problems = Problem(jax.vmap(lambda p: BernoulliUniform(p, N))(np.full(M, 0.3)),
+                           np.broadcast_to(single_pair(N, N, 0, 1, 3.0), (M, N, N)), np.ones(M))
+        problems = jax.tree.map(lambda x: jnp.asarray(x, dtype), problems)
+        members, history = ensemble.train(update, jax.vmap(start)(keys), keys, 100, problems, every=10, chunk=50,
+                                          checkpoint=None if folder == "-" else __import__("pathlib").Path(folder))
+    return {**members["parameters"], **history}
+with using(Machine(**machine)):
+    for dtype in dtypes.split():
+        found = trained(dtype)
+        if leads():
+            np.savez(out.replace("DTYPE", dtype), **found, devices=jax.device_count())
 """
 TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 
@@ -62,7 +68,8 @@ def descent(member, key):
 
 
 def spawn(out, folder="-", dtype="float32", chunks=9, devices=1, **machine):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     arguments = [str(out), str(folder), dtype, str(chunks), repr(machine)]
     return subprocess.Popen([sys.executable, "-c", TOYS, *arguments], env=environment)
 
@@ -89,8 +96,7 @@ def assert_same(a, b, dtype):
 def alone(tmp_path_factory):
     """The toys of one device, by dtype."""
     folder = tmp_path_factory.mktemp("alone")
-    for dtype in TOLERANCE:
-        toys(folder / f"{dtype}.npz", dtype=dtype)
+    toys(folder / "DTYPE.npz", dtype=" ".join(TOLERANCE))
     return {dtype: folder / f"{dtype}.npz" for dtype in TOLERANCE}
 
 

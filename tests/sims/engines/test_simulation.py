@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +10,7 @@ from sims.engines.simulation import (
     sample_contexts,
     simulate_ensemble,
 )
-from svtheory import BernoulliUniform, Gaussian, Scenario, compare, matching, predict, single_pair, tight_frame
+from svtheory import BernoulliUniform, Gaussian, Scenario, compare, matching, predict, tight_frame
 
 D, N, M = 4, 6, 7
 
@@ -22,67 +21,82 @@ def double():
         yield
 
 
-def frames(key):
-    q, k = jax.random.split(key)
-    return jax.random.normal(q, (D, N)), jax.random.normal(k, (D, M))
+def frames():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(D, N)), rng.normal(size=(D, M))
+
+
+def target(rows, columns, i, j, strength):
+    T = np.zeros((rows, columns))
+    T[i, j] = strength
+    return T
 
 
 def laws():
-    key = jax.random.key(5)
-    A = jax.random.normal(key, (N, N))
-    return Gaussian(jnp.linspace(0, 1, N), A @ A.T), BernoulliUniform(0.3, M)
+    A = np.random.default_rng(5).normal(size=(N, N))
+    return Gaussian(np.linspace(0, 1, N), A @ A.T), BernoulliUniform(0.3, M)
 
 
 def test_square_loss_is_the_mean_over_samples():
-    X, Y = frames(jax.random.key(0))
-    scenario = Scenario(X, Y, jax.random.normal(jax.random.key(1), (N, M)), *laws())
-    W_Q, W_K = jax.random.normal(jax.random.key(2), (2, 3, D))
-    f = np.asarray(scenario.query_law.sample(jax.random.key(3), (200_000,)))
-    g = np.asarray(scenario.key_law.sample(jax.random.key(4), (200_000,)))
+    X, Y = frames()
+    rng = np.random.default_rng(1)
+    scenario = Scenario(X, Y, rng.normal(size=(N, M)), *laws())
+    W_Q, W_K = rng.normal(size=(2, 3, D))
+
+    @jax.jit
+    def read(scenario):
+        laws = scenario.query_law, scenario.key_law
+        drawn = [
+            law.sample(key, (200_000,)) for law, key in zip(laws, jax.random.split(jax.random.key(3)), strict=True)
+        ]
+        data = population(scenario)
+        factored = head_loss({"W_Q": W_Q, "W_K": W_K}, data)
+        moments = [law.second_moment() for law in laws]
+        return drawn, moments, data.core, factored, head_loss({"Omega": W_Q.T @ W_K}, data)
+
+    (f, g), (C_r, C_s), core, loss, of_product = jax.tree.map(np.asarray, read(scenario))
     asked = np.einsum("ni,ij,nj->n", f, scenario.target, g)
     given = np.einsum("ni,ij,nj->n", f @ X.T, W_Q.T @ W_K, g @ Y.T)
     squares = (given - asked) ** 2 / 2
     error = squares.std() / np.sqrt(len(squares))
-    data = population(scenario)
-    C_r, C_s = scenario.query_law.second_moment(), scenario.key_law.second_moment()
-    unchanged = (np.trace(C_r @ scenario.target @ C_s @ scenario.target.T) - (data.core**2).sum()) / 2
-    loss = head_loss({"W_Q": W_Q, "W_K": W_K}, data)
-    assert abs(float(loss + unchanged) - squares.mean()) < 5 * error
-    assert np.isclose(loss, head_loss({"Omega": W_Q.T @ W_K}, data), rtol=1e-12)
+    T = np.asarray(scenario.target)
+    unchanged = (np.trace(C_r @ T @ C_s @ T.T) - (core**2).sum()) / 2
+    assert abs(loss + unchanged - squares.mean()) < 5 * error
+    assert np.isclose(loss, of_product, rtol=1e-12)
 
 
 def test_softmax_loss_by_loops():
-    X, Y = frames(jax.random.key(0))
+    X, Y = frames()
     law = BernoulliUniform(0.5, N), BernoulliUniform(0.3, M)
-    scenario = Scenario(
-        X, Y, single_pair(N, M, 0, 1, 3.0), *law, "softmax", n_keys=3, query_bias=True, weight_decay=0.1
-    )
-    contexts = sample_contexts(5, scenario, jax.random.key(1))
-    W_Q, W_K = jax.random.normal(jax.random.key(2), (2, 3, D))
-    b_Q = jnp.arange(3.0)
+    T = target(N, M, 0, 1, 3.0)
+    scenario = Scenario(X, Y, T, *law, "softmax", n_keys=3, query_bias=True, weight_decay=0.1)
+    contexts = jax.jit(sample_contexts, static_argnums=0)(5, scenario, jax.random.key(1))
+    W_Q, W_K = np.random.default_rng(2).normal(size=(2, 3, D))
+    b_Q = np.arange(3.0)
     total = 0
     for r, s, asked in zip(*map(np.asarray, contexts), strict=True):
         logits = np.array([(W_Q @ r + b_Q) @ (W_K @ key) for key in s])
         p = np.exp(asked) / np.exp(asked).sum()
         total -= p @ (logits - np.log(np.exp(logits).sum())) / 5
     total += 0.1 / 2 * ((W_Q**2).sum() + (W_K**2).sum())
-    assert np.isclose(head_loss({"W_Q": W_Q, "W_K": W_K, "b_Q": b_Q}, contexts, 0.1), total, rtol=1e-12)
+    loss = jax.jit(head_loss)({"W_Q": W_Q, "W_K": W_K, "b_Q": b_Q}, contexts, 0.1)
+    assert np.isclose(loss, total, rtol=1e-12)
 
 
 @pytest.mark.parametrize("with_laws", [False, True])
 def test_the_squared_objective_ends_at_the_prediction(with_laws):
-    X, Y = frames(jax.random.key(0))
-    scenario = Scenario(X, Y, single_pair(N, M, 0, 1, 3.0), *(laws() if with_laws else ()))
-    agreement = compare(predict(scenario), simulate(scenario, jax.random.key(1)))
+    X, Y = frames()
+    scenario = Scenario(X, Y, target(N, M, 0, 1, 3.0), *(laws() if with_laws else ()))
+    agreement = jax.tree.map(np.asarray, compare(predict(scenario), simulate(scenario, jax.random.key(1))))
     assert agreement.left[0] > 1 - 1e-6
     assert agreement.right[0] > 1 - 1e-6
     assert abs(agreement.value_error[0]) < 1e-4
 
 
 def test_softmax_ends_near_the_prediction():
-    X = tight_frame(jax.random.key(0), D, 2 * D)
+    X = jax.jit(tight_frame, static_argnums=(1, 2))(jax.random.key(0), D, 2 * D)
     law = BernoulliUniform(0.3, 2 * D)
-    scenario = Scenario(X, X, single_pair(2 * D, 2 * D, 0, 1), law, law, "softmax", n_keys=4)
+    scenario = Scenario(X, X, target(2 * D, 2 * D, 0, 1, 1.0), law, law, "softmax", n_keys=4)
     trained = simulate(scenario, jax.random.key(1), Training(steps=40, contexts=4096, start=0.1))
     agreement = compare(predict(scenario), trained)
     assert min(agreement.left[0], agreement.right[0]) > 0.99
@@ -90,9 +104,9 @@ def test_softmax_ends_near_the_prediction():
 
 def test_whitened_training_reaches_the_same_optimum_in_fewer_steps():
     """Dense tokens, which share a mean: a tenth of the steps, beside a head trained as it is."""
-    X, _ = frames(jax.random.key(0))
-    law, target = BernoulliUniform(0.9, N), single_pair(N, N, 0, 1, 5.0)
-    scenario = Scenario(X, X, target, law, law, "softmax", n_keys=3, query_bias=True)
+    X, _ = frames()
+    law, T = BernoulliUniform(0.9, N), target(N, N, 0, 1, 5.0)
+    scenario = Scenario(X, X, T, law, law, "softmax", n_keys=3, query_bias=True)
     few, many = Training(steps=30, contexts=500, whitened=True), Training(steps=300, contexts=500)
     found, wanted = (simulate(scenario, jax.random.key(1), training) for training in (few, many))
     agreement = compare(wanted, found)
@@ -101,14 +115,15 @@ def test_whitened_training_reaches_the_same_optimum_in_fewer_steps():
 
 
 def test_a_narrow_head_has_as_many_values():
-    X, Y = frames(jax.random.key(0))
-    scenario = Scenario(X, Y, single_pair(N, M, 0, 1), head_dim=2)
+    X, Y = frames()
+    scenario = Scenario(X, Y, target(N, M, 0, 1, 1.0), head_dim=2)
     assert simulate(scenario, jax.random.key(1), Training(steps=3)).values.shape == (2,)
 
 
 def test_one_trace_for_an_ensemble(monkeypatch):
-    X, Y = frames(jax.random.key(0))
-    stacked = jax.vmap(lambda t: Scenario(X, Y, single_pair(N, M, 0, 1, t)))(jnp.arange(1.0, 5.0))
+    X, Y = frames()
+    alone = [Scenario(X, Y, target(N, M, 0, 1, t)) for t in (1.0, 2.0, 3.0, 4.0)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
     keys = jax.random.split(jax.random.key(1), 4)
     traces, original = [], simulation.head_loss
     monkeypatch.setattr(simulation, "head_loss", lambda *a, **k: traces.append(1) or original(*a, **k))
@@ -117,9 +132,8 @@ def test_one_trace_for_an_ensemble(monkeypatch):
     simulate_ensemble(stacked, jax.random.split(jax.random.key(2), 4), Training(steps=120))
     assert spectra.values.shape == (4, D)
     assert len(traces) - first <= first / 2  # the shapes of the metrics are asked for again
-    for strength in range(4):
-        alone = predict(jax.tree.map(lambda leaf, i=strength: leaf[i], stacked))
-        assert np.isclose(spectra.values[strength, 0], alone.values[0], rtol=1e-4)
+    for scenario, values in zip(alone, np.asarray(spectra.values), strict=True):
+        assert np.isclose(values[0], np.asarray(predict(scenario).values)[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +150,8 @@ def test_bad_training(options, message):
 
 
 def test_weight_decay_is_not_whitened():
-    X, _ = frames(jax.random.key(0))
-    decaying = Scenario(X, X, single_pair(N, N, 0, 1), weight_decay=0.1)
+    X, _ = frames()
+    decaying = Scenario(X, X, target(N, N, 0, 1, 1.0), weight_decay=0.1)
     with pytest.raises(ValueError, match="whitened training must be without weight_decay"):
         simulate(decaying, jax.random.key(1), Training(whitened=True))
 

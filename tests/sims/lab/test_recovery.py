@@ -13,7 +13,7 @@ def test_a_probe_turns_back_into_its_feature():
         X = jax.random.normal(jax.random.key(0), (4, 6))
         K = np.asarray(X @ law.covariance() @ X.T)
         probe = np.linalg.solve(K, X[:, :1])
-        cosines, share = recovery(probe[:, 0] / np.linalg.norm(probe), X, law)
+        (cosines,), (share,) = jax.jit(recovery)(probe / np.linalg.norm(probe), X, law)
         x, mean = np.asarray(X)[:, 0], np.asarray(X).sum(axis=1)
         assert cosines[0] == pytest.approx(abs(x @ probe[:, 0]) / np.linalg.norm(x) / np.linalg.norm(probe))
         assert cosines[1:] == pytest.approx(1)

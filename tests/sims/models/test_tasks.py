@@ -8,6 +8,7 @@ from sims.models.tasks import (
     TASKS,
     attributes,
     many_attributes,
+    next_larger,
     task,
 )
 from svtheory import InputError
@@ -94,6 +95,20 @@ def test_largest():
         assert right["larger"][-1] == tokens.index(answer)
         assert tokens[-1] == 16
         assert features["end"] == [0] * 7
+
+
+def test_next_larger():
+    """The right key has the largest value of those that the query can find, in every member of the family."""
+    family = next_larger().hypotheses["next larger"].template
+    for (tokens,), (answer,), features, right in sequences("next_larger"):
+        *listed, asked = tokens
+        assert len(set(listed)) == len(listed)
+        assert answer == min(number for number in listed if number > asked)
+        assert right["next larger"] == [-1] * 6 + [listed.index(answer)]
+        assert features["number"] == tokens
+        values = family[:, asked, tokens]
+        assert (values.argmax(axis=1) == listed.index(answer)).all()
+        assert (np.sort(values)[:, -1] > np.sort(values)[:, -2]).all()
 
 
 def test_indirect_object():

@@ -310,7 +310,7 @@ def test_a_saved_bundle_attends_as_the_model(small, tmp_path):
             same[f"transformer.h.1.attn.c_attn.{part}"][..., :D] /= 2
         exact = naive(config, same, TOKENS[0])[-1]
     for folded in (False, True):
-        save_heads(tmp_path / "heads.safetensors", bundle_heads(checkpoint, TOKENS, folded))
+        save_heads(tmp_path / "heads.safetensors", bundle_heads(checkpoint, TOKENS, folded=folded))
         bundle = load_heads(tmp_path / "heads.safetensors")
         for layer, head in np.ndindex(bundle.W_Q.shape[:2]):
             read = jnp.asarray(bundle.attn_in[layer, 0])

@@ -280,7 +280,7 @@ def test_half_precision_files_are_read_to_float32(tmp_path):
 def test_the_lines_of_the_documentation_that_use_hooks(tmp_path, monkeypatch, by_layer):
     """docs/bundles.md, "From PyTorch hooks": the bundle is that of the checkpoint, and attends as the model does."""
     page = (Path(__file__).parents[3] / "docs" / "bundles.md").read_text()
-    check, export = (part.split("```")[0] for part in page.split("```python\n")[1:3])
+    check, _, export = (part.split("```")[0] for part in page.split("```python\n")[1:4])
     model = reference("GPT2", {**GPT2, "scale_attn_by_inverse_layer_idx": by_layer})
     tokens = np.random.default_rng(0).integers(0, V, size=(2, 30))
     model.save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from svtheory import HeadBundle, InputError, decompose, load_heads, save_heads, spectrum
+from svtheory import HeadBundle, InputError, decompose, load_heads, read_bundle, save_heads, spectrum
 
 REAL = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared/real_models"))
 real_models = pytest.mark.skipif(not REAL.is_dir(), reason=f"no trained heads in {REAL} (set SVTHEORY_REAL_MODELS)")
@@ -232,7 +232,7 @@ def test_positions_that_are_read_turn_no_head(positional):
         ({"query_key_norm": "per head"}, "query_key_epsilon must be given for query_key_norm 'per head', got none"),
         ({"query_key_epsilon": "1e-6"}, "query_key_norm must be 'per head' or 'all heads' beside query_key_epsilon"),
         ({"weights_dtype": "int8"}, "weights_dtype must be one of 'bfloat16', 'float16', 'float32', 'float64'"),
-        ({"bundle_version": "3"}, "bundle_version must be at most 2, the newest known here, got '3'"),
+        ({"bundle_version": "4"}, "bundle_version must be at most 3, the newest known here, got '4'"),
         ({"bundle_version": "new"}, "bundle_version must be a positive whole number, got 'new'"),
     ],
 )
@@ -261,13 +261,13 @@ def test_a_file_says_its_version_and_newer_ones_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_heads(path, of(source="here"))
     with safe_open(path, framework="np") as file:
-        assert file.metadata() == {"source": "here", "bundle_version": "2"}
+        assert file.metadata() == {"source": "here", "bundle_version": "3"}
     assert load_heads(path).metadata == {"source": "here"}
     save_file({"W_Q": W_Q, "W_K": W_K}, path, {"format": "pt", "score_divisor": "8", "folded": "True"})
     first = load_heads(path).head(0, 0)  # of version 1, as PyTorch's safetensors mark their files
     assert (first.divisor, first.folded, first.causal) == (8, True, True)
-    save_file({"W_Q": W_Q, "W_K": W_K}, path, {"bundle_version": "3"})
-    with pytest.raises(InputError, match="bundle_version must be at most 2, the newest known here, got '3'"):
+    save_file({"W_Q": W_Q, "W_K": W_K}, path, {"bundle_version": "4"})
+    with pytest.raises(InputError, match="bundle_version must be at most 3, the newest known here, got '4'"):
         load_heads(path)
 
 
@@ -399,3 +399,72 @@ def test_biases_of_zeros_are_none_unless_a_head_has_one():
     one[0, 1] = 1
     heads = [HeadBundle(W, W, one, zeros).head(0, i) for i in range(2)]
     assert [head.b_Q.tolist() for head in heads] == [[0, 0, 0], [1, 1, 1]]  # heads of a layer stack
+
+
+REACHED = np.arange(7)[None] < np.array([7, 1, 3, 7, 2, 5])[:, None]
+
+
+def test_a_mask_says_where_tokens_end(tmp_path):
+    bundle = HeadBundle(W_Q, W_K, attn_in=TOKENS, mask=REACHED)
+    save_heads(tmp_path / "a.safetensors", bundle)
+    assert np.array_equal(load_heads(tmp_path / "a.safetensors").mask, REACHED)
+    assert np.array_equal(bundle.real, REACHED)
+    assert HeadBundle(W_Q, W_K, attn_in=TOKENS).real.tolist() == [[True] * 7] * 6
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"mask": REACHED}, "mask must stand beside attn_in, got one without"),
+        (
+            {"mask": REACHED, "attn_in": TOKENS, "metadata": {"causal": "False"}},
+            "mask must stand beside heads that are causal: others see the padding, got one without",
+        ),
+        (
+            {"mask": REACHED[:2], "attn_in": TOKENS},
+            r"mask must hold True or False, of shape \(6, 7\), got bool of shape",
+        ),
+        ({"mask": 1 * REACHED, "attn_in": TOKENS}, r"mask must hold True or False, of shape \(6, 7\), got int64 of"),
+        ({"mask": REACHED[:, ::-1], "attn_in": TOKENS}, "mask must be True from the first position of each sequence"),
+        ({"mask": REACHED & False, "attn_in": TOKENS}, "mask must be True from the first position of each sequence"),
+        ({"others": {"mask": REACHED}}, "others must not hold mask, which is an array of the bundle's own"),
+    ],
+)
+def test_a_mask_is_checked(given, sentence):
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        HeadBundle(W_Q, W_K, **given)
+
+
+def test_a_bundle_is_printed_on_a_screen():
+    theta = np.array([[0.5, 0.25], [0.0, 0.0]])
+    metadata = {"positional": "rope", "window": "3, none", "score_divisor": "2, 4", "score_cap": "50", "folded": "True"}
+    given = {"weights_dtype": "bfloat16", "source": "here", "task": "long " * 40}
+    others = {"rope_frequencies": theta, "tokens": np.zeros((6, 7), int)}
+    bundle = HeadBundle(W_Q, W_K, B, 0 * B, TOKENS, others, metadata | given, mask=REACHED)
+    lines = [" ".join(line.split()) for line in str(bundle).splitlines()]
+    assert lines[:11] == [
+        "HeadBundle",
+        "sizes layers 2, heads 3, d_head 4, d_model 5",
+        "biases queries",
+        "positions rotary, rows turned: 4, 0 of 4, half-split",
+        "scores divided by 2, 4; causal; keys seen: 3, all; capped at 50",
+        "normalisation folded into the weights",
+        "weights float32, from bfloat16",
+        "attn_in 6 sequences of 7 positions, padded: 25 tokens",
+        "others rope_frequencies (2, 2), tokens (6, 7)",
+        "source here",
+        "task " + " ".join(["long"] * 16),
+    ]
+    assert max(map(len, str(bundle).splitlines())) <= 100
+    least = repr(HeadBundle(W_Q, W_K, metadata={"query_key_norm": "per head", "query_key_epsilon": "1e-6"}))
+    for words in ("none: what heads read is not here", "not rotated", "queries and keys normalised: per head"):
+        assert words in least
+
+
+def test_a_bundle_by_its_file_or_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("svtheory.heads.bundles.MODELS", tmp_path)
+    save_heads(tmp_path / "named.safetensors", HeadBundle(W_Q, W_K))
+    for source in ("named", tmp_path / "named.safetensors"):
+        assert np.array_equal(read_bundle(source).W_Q, W_Q)
+    with pytest.raises(InputError, match="bundle must be a safetensors file, got 'other', which is no file"):
+        read_bundle("other")

@@ -16,7 +16,7 @@ from svtheory import (
     load_heads,
     relative_attention,
 )
-from svtheory.heads import CONVENTIONS
+from svtheory.heads import CONVENTIONS, attention, without_padding
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 H, D, T = 4, 6, 5
@@ -261,3 +261,21 @@ def test_biases_of_zeros_are_none(convention):
     )
     assert with_zeros.spectrum.left.shape == (4, 4)
     np.testing.assert_array_equal(with_zeros.terms, without.terms)
+
+
+def test_attention_of_a_head_and_padding_that_decides_nothing():
+    rng = np.random.default_rng(5)
+    W_Q, W_K = rng.normal(size=(2, 3, 4))
+    tokens = rng.normal(size=(2, 6, 4))
+    head = Head(W_Q, W_K, divisor=2.0, window=3, cap=1.5)
+    scores = 1.5 * np.tanh(tokens @ W_Q.T @ (tokens @ W_K.T).swapaxes(1, 2) / 2 / 1.5)
+    behind = np.arange(6)[:, None] - np.arange(6)
+    seen = (behind >= 0) & (behind < 3)
+    weights = np.where(seen, np.exp(scores), 0)
+    expected = weights / weights.sum(axis=-1, keepdims=True)
+    assert attention(head, jnp.asarray(tokens)) == pytest.approx(expected, abs=1e-5)
+    real = np.arange(6) < np.array([6, 4])[:, None]
+    d = without_padding(decompose(head, tokens, tokens, None), real)
+    assert np.asarray(d.attention)[real] == pytest.approx(expected[real], abs=1e-5)
+    assert (np.asarray(d.attention)[~real] == np.eye(6)[4:]).all()
+    assert not np.asarray(relative_attention(d))[~real].any()

@@ -335,3 +335,23 @@ def test_keys_that_are_all_alike_decide_nothing(where):
     assert np.isnan(found.head_p_value)
     rotated = rotation_null(decompose(head, tokens, tokens, None), jax.random.key(0), 9)
     assert np.isnan(rotated.head_p_value)
+
+
+def test_padding_has_no_part_in_what_heads_read_together():
+    """Its decisions are undefined, its tokens 0, and the moments are those of the tokens before it."""
+    rng = np.random.default_rng(7)
+    heads, tokens = jax.tree.map(lambda x: x[None], some_head(rng, bias=True)), some_tokens(rng)
+    real = np.arange(T) < np.array([T, T - 3, T, 2, T, T - 1])[:, None]
+    found = []
+    for size in (1, 1e3):
+        padded = np.where(real[..., None], tokens, size * rng.normal(size=tokens.shape))
+        found.append(read_together(heads, padded, padded, real=real))
+    assert np.array_equal(np.isnan(found[0].sparseness[0]), ~real | (np.arange(T) == 0))
+    for small, large in zip(
+        *(jax.tree.leaves((x.sparseness, x.balanced, x.heads.balanced)) for x in found), strict=True
+    ):
+        assert np.array_equal(small, large, equal_nan=True)
+    for side in found[0].balanced:
+        coordinates = np.asarray(side.coordinates).reshape(B, T, -1)
+        assert not coordinates[~real].any()
+        assert coordinates[real].T @ coordinates[real] / real.sum() == pytest.approx(np.eye(D), abs=1e-4)

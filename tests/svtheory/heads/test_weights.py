@@ -9,77 +9,81 @@ import pytest
 
 from svtheory import Head, InputError, fold_layer_norm, fold_rms_norm
 from svtheory.heads import Norm, bilinear
-from svtheory.prediction.rotary import rotary_head
+from svtheory.prediction.rotary import RotaryHead, rotary_head
 
 H, D = 8, 5
+# what each operation alone would be, compiled together
+queries, keys = jax.jit(Head.queries), jax.jit(Head.keys)
+omega = jax.jit(RotaryHead.omega)
 
 
 def weights(dtype, seed=0):
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in ((H, D), (H, D), (H,), (H,))]
+    return [rng.normal(size=shape).astype(dtype) for shape in ((H, D), (H, D), (H,), (H,))]
 
 
 @pytest.mark.parametrize("pairing", ["adjacent", "half-split"])
 @pytest.mark.parametrize("planes", [4, 2])
 def test_rotary_scores_are_those_of_the_complex_form(dtype, pairing, planes):
     W_Q, W_K, *_ = weights(dtype)
-    theta = jnp.asarray(np.geomspace(1, 1e-3, planes), dtype)
+    theta = np.geomspace(1, 1e-3, planes).astype(dtype)
     head = Head(W_Q, W_K, frequencies=theta, pairing=pairing)
-    r, s = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, D)), dtype)
-    p, there = jnp.arange(6) + 3, jnp.asarray([0, 1, 5, 2, 8, 3])
-    scores = (head.queries(r, p) * head.keys(s, there)).sum(axis=-1)
-    complex_form = rotary_head(W_Q, W_K, theta, pairing)
-    expected = [r[i] @ complex_form.omega(float(p[i] - there[i])).astype(dtype) @ s[i] for i in range(6)]
-    np.testing.assert_allclose(scores, expected, rtol=2e-5, atol=2e-5)
-    assert scores.dtype == dtype
+    r, s = np.random.default_rng(1).normal(size=(2, 6, D)).astype(dtype)
+    p, there = np.arange(6) + 3, np.array([0, 1, 5, 2, 8, 3])
+    turned = queries(head, r, p), keys(head, s, there)
+    complex_form = jax.jit(rotary_head, static_argnums=3)(W_Q, W_K, theta, pairing)
+    matrices = [np.asarray(omega(complex_form, float(p[i] - there[i])), dtype) for i in range(6)]
+    expected = [r[i] @ matrices[i] @ s[i] for i in range(6)]
+    np.testing.assert_allclose((np.asarray(turned[0]) * turned[1]).sum(axis=-1), expected, rtol=2e-5, atol=2e-5)
+    assert {x.dtype for x in turned} == {dtype}
 
 
 def test_positions_broadcast_over_sequences_and_heads_without_rotation_ignore_them(dtype):
     W_Q, W_K, b_Q, b_K = weights(dtype)
-    tokens = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, D)), dtype)
-    head = Head(W_Q, W_K, b_Q, b_K)
-    np.testing.assert_allclose(head.queries(tokens, jnp.arange(4)), tokens @ W_Q.T + b_Q.reshape(1, 1, H), rtol=1e-5)
-    turning = Head(W_Q, W_K, b_Q, b_K, jnp.ones(2, dtype))
-    np.testing.assert_allclose(turning.keys(tokens, jnp.arange(4))[1], turning.keys(tokens[1], jnp.arange(4)))
-    np.testing.assert_allclose(turning.keys(tokens[:, 0], jnp.zeros(3, int)), head.keys(tokens[:, 0], 0), rtol=1e-5)
+    tokens = np.random.default_rng(2).normal(size=(3, 4, D)).astype(dtype)
+    head, at = Head(W_Q, W_K, b_Q, b_K), np.arange(4)
+    np.testing.assert_allclose(queries(head, tokens, at), tokens @ W_Q.T + b_Q, rtol=1e-5)
+    turning = Head(W_Q, W_K, b_Q, b_K, np.ones(2, dtype))
+    np.testing.assert_allclose(keys(turning, tokens, at)[1], keys(turning, tokens[1], at))
+    np.testing.assert_allclose(keys(turning, tokens[:, 0], np.zeros(3, int)), keys(head, tokens[:, 0], 0), rtol=1e-5)
     assert head.divisor == pytest.approx(H**0.5)
 
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_folded_layer_norm_reads_the_normalised_token(dtype, biased):
     W_Q, W_K, b_Q, b_K = weights(dtype)
-    gain, bias = jnp.asarray(np.random.default_rng(3).normal(size=(2, D)), dtype)
+    gain, bias = np.random.default_rng(3).normal(size=(2, D)).astype(dtype)
     head = Head(W_Q, W_K, b_Q if biased else None, b_K if biased else None, divisor=3.0)
-    x = jnp.asarray(np.random.default_rng(4).normal(size=(6, D)), dtype)
+    x = np.random.default_rng(4).normal(size=(6, D)).astype(dtype)
     bare = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
     for beta in (bias, None):
         folded = fold_layer_norm(head, gain, beta)
-        normal = bare * gain[None, :] + (0 if beta is None else beta[None, :])
-        np.testing.assert_allclose(folded.queries(bare, 0), head.queries(normal, 0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(folded.keys(bare, 0), head.keys(normal, 0), rtol=1e-4, atol=1e-5)
+        normal = bare * gain + (0 if beta is None else beta)
+        np.testing.assert_allclose(queries(folded, bare, 0), queries(head, normal, 0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(keys(folded, bare, 0), keys(head, normal, 0), rtol=1e-4, atol=1e-5)
         assert folded.folded
         assert folded.divisor == 3.0
-        np.testing.assert_allclose(folded.W_Q.sum(axis=1), 0, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(folded.W_Q).sum(axis=1), 0, atol=1e-5)
 
 
 def test_folded_rms_norm_keeps_biases(dtype):
     W_Q, W_K, b_Q, b_K = weights(dtype)
-    gain = jnp.asarray(np.random.default_rng(5).normal(size=D), dtype)
+    gain = np.random.default_rng(5).normal(size=D).astype(dtype)
     head = Head(W_Q, W_K, b_Q, b_K)
     folded = fold_rms_norm(head, gain)
-    bare = jnp.asarray(np.random.default_rng(6).normal(size=(4, D)), dtype)
-    np.testing.assert_allclose(folded.keys(bare, 0), head.keys(bare * gain[None, :], 0), rtol=1e-5, atol=1e-6)
+    bare = np.random.default_rng(6).normal(size=(4, D)).astype(dtype)
+    np.testing.assert_allclose(keys(folded, bare, 0), keys(head, bare * gain, 0), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="head must not be folded already"):
         fold_rms_norm(folded, gain)
 
 
 def test_heads_stack_under_vmap(dtype):
-    heads = [Head(*weights(dtype, seed), jnp.ones(2, dtype)) for seed in range(3)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *heads)
-    x = jnp.ones((4, D), dtype)
-    together = jax.vmap(lambda head: head.queries(x, jnp.arange(4)))(stacked)
-    for one, head in zip(together, heads, strict=True):
-        np.testing.assert_allclose(one, head.queries(x, jnp.arange(4)), rtol=1e-5)
+    heads = [Head(*weights(dtype, seed), np.ones(2, dtype)) for seed in range(3)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *heads)
+    x, at = np.ones((4, D), dtype), np.arange(4)
+    together = jax.vmap(lambda head: head.queries(x, at))(stacked)
+    for one, head in zip(np.asarray(together), heads, strict=True):
+        np.testing.assert_allclose(one, head.queries(x, at), rtol=1e-5)
 
 
 FAR = 131_072
@@ -95,11 +99,11 @@ def test_angles_are_right_at_131072_positions(dtype, eps, pairing):
     rows_of = (lambda z: z.ravel()) if pairing == "adjacent" else (lambda z: z.T.ravel())
     turned = z @ [1, 1j] * np.exp(1j * p[:, None] * theta[None])
     expected = np.stack([rows_of(np.stack([t.real, t.imag], axis=1)) for t in turned])
-    x = jnp.broadcast_to(jnp.asarray(rows_of(z), dtype), (len(p), rows))
+    x = np.broadcast_to(rows_of(z).astype(dtype), (len(p), rows))
     tolerance = 3e-6 * np.linalg.norm(z, axis=1).max() if dtype == np.float32 else 1e-9
     built_inside = lambda _, *given: dataclasses.replace(head, frequencies=theta).rotated(*given)  # noqa: E731
     for read in (Head.rotated, jax.jit(Head.rotated), jax.jit(built_inside)):
-        np.testing.assert_allclose(read(head, x, jnp.asarray(p)), expected, atol=tolerance)
+        np.testing.assert_allclose(read(head, x, p), expected, atol=tolerance)
 
 
 def test_attention_is_right_at_131072_positions():
@@ -107,11 +111,11 @@ def test_attention_is_right_at_131072_positions():
     rng = np.random.default_rng(2)
     theta = 10_000.0 ** -(np.arange(0, 64, 2) / 64)
     W_Q, W_K = (0.6 * rng.normal(size=(2, 64, 8))).astype(np.float32)
-    keys, at = rng.normal(size=(512, 8)).astype(np.float32), np.sort(rng.integers(0, FAR, 512))
+    tokens, at = rng.normal(size=(512, 8)).astype(np.float32), np.sort(rng.integers(0, FAR, 512))
     query = rng.normal(size=8).astype(np.float32)
     head = Head(W_Q, W_K, frequencies=theta)
-    logits = np.asarray(head.keys(keys, at) @ head.queries(query, FAR), float) / 8
-    q, k = (x.astype(float) @ W.T.astype(float) for x, W in ((query, W_Q), (keys, W_K)))
+    logits = np.asarray(keys(head, tokens, at), float) @ np.asarray(queries(head, query, FAR), float) / 8
+    q, k = (x.astype(float) @ W.T.astype(float) for x, W in ((query, W_Q), (tokens, W_K)))
     q, k = (x[..., :32] + 1j * x[..., 32:] for x in (q, k))
     exact = (k * np.exp(1j * (at - FAR)[:, None] * theta[None]) @ q.conj()).real / 8
     found, expected = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (logits, exact))
@@ -125,20 +129,19 @@ def test_half_precision_rounds_no_position(kind):
     W_Q, W_K, b_Q, b_K = (x.astype(kind) for x in weights(np.float32))
     head = Head(W_Q, W_K, b_Q, b_K, np.array([1.0]))
     assert {x.dtype for x in (head.W_Q, head.W_K, head.b_Q, head.b_K)} == {np.dtype(np.float32)}
-    vectors = jnp.zeros((1, H), kind).at[0, 0].set(1)
-    turned = head.rotated(vectors, jnp.asarray([2049]))
+    turned = jax.jit(Head.rotated)(head, np.eye(1, H).astype(kind), np.array([2049]))
     assert turned.dtype == kind
     np.testing.assert_allclose(
-        turned[0, :2].astype(float), [np.cos(2049), np.sin(2049)], atol=float(jnp.finfo(kind).eps)
+        np.asarray(turned, float)[0, :2], [np.cos(2049), np.sin(2049)], atol=float(jnp.finfo(kind).eps)
     )
-    tokens = jnp.asarray(np.random.default_rng(1).normal(size=(3, D)), kind)
+    tokens = np.random.default_rng(1).normal(size=(3, D)).astype(kind)
     exact = np.asarray(tokens, float) @ np.asarray(W_Q, float).T + np.asarray(b_Q, float)
-    np.testing.assert_allclose(Head(W_Q, W_K, b_Q).queries(tokens, 0), exact, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(queries(Head(W_Q, W_K, b_Q), tokens, 0), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_lists_make_a_head():
     head = Head([[1, 2], [3, 4]], [[1.0, 0.0], [0.0, 1.0]], [0, 1], frequencies=[0.5])
-    np.testing.assert_allclose(head.queries(jnp.asarray([1.0, 1.0]), 0), [3, 8])
+    np.testing.assert_allclose(queries(head, np.ones(2), 0), [3, 8])
     assert Head([[2.0]], [[3.0]]).divisor == 1
 
 
@@ -177,22 +180,22 @@ def test_masked_frequencies_are_refused():
 def test_a_query_key_norm_is_before_the_rotation(together):
     """Against numpy; the head without its norms makes the same queries and keys of rescaled tokens."""
     W_Q, W_K, gain, other = weights(np.float32)
-    over = jnp.concatenate([W_Q, 2 * W_Q]) if together else None
-    bare = Head(W_Q, W_K, frequencies=jnp.ones(2))
+    over = np.concatenate([W_Q, 2 * W_Q]) if together else None
+    bare = Head(W_Q, W_K, frequencies=np.ones(2))
     head = dataclasses.replace(bare, query_norm=Norm(gain, 1e-3, over), key_norm=Norm(other, 1e-3))
     x = np.random.default_rng(5).normal(size=(2, 6, D)).astype(np.float32)
     rms = np.sqrt(((x @ np.asarray(W_Q if over is None else over).T) ** 2).mean(axis=-1, keepdims=True) + 1e-3)
-    at = jnp.arange(6)
-    found = head.queries(x, at)
-    np.testing.assert_allclose(found, bare.rotated(x @ W_Q.T * gain.reshape(1, 1, H) / rms, at), atol=1e-5)
+    at = np.arange(6)
+    found = queries(head, x, at)
+    np.testing.assert_allclose(found, bare.rotated(x @ W_Q.T * gain / rms, at), atol=1e-5)
     plain, r, s = bilinear(head, x, x)
     assert plain.query_norm is plain.key_norm is None
     assert plain.turns is head.turns
     np.testing.assert_allclose(r, x / rms, atol=1e-6)
-    np.testing.assert_allclose(plain.queries(r, at), found, atol=1e-5)
-    np.testing.assert_allclose(plain.keys(s, at), head.keys(x, at), atol=1e-5)
-    g = np.asarray(gain[:D])
-    np.testing.assert_allclose(fold_rms_norm(head, g).queries(x, at), head.queries(x * g, at), atol=1e-5)
+    np.testing.assert_allclose(queries(plain, r, at), found, atol=1e-5)
+    np.testing.assert_allclose(keys(plain, s, at), keys(head, x, at), atol=1e-5)
+    g = gain[:D]
+    np.testing.assert_allclose(queries(fold_rms_norm(head, g), x, at), queries(head, x * g, at), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from svtheory import (
     sparseness_test,
     treves_rolls,
 )
+from svtheory.heads.bundles import MODELS
 from svtheory.instruments import sad, sparser
 from svtheory.instruments.command import run as command
 from svtheory.instruments.moments import token_moments
-from svtheory.instruments.sources import MODELS
 
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
@@ -79,8 +79,12 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     W_Q, W_K, b_Q, b_K = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 2), (3,), (3,)))
     head = Head(W_Q, W_K, b_Q, b_K, frequencies=np.array([0.7]))
     tokens = rng.normal(size=(2, 6, 2)).astype(np.float32)
-    moments = jax.tree.map(np.float32, token_moments(tokens))
-    read = lambda head: (sad._head(head, tokens, moments, 1e-6), decompose(head, tokens, tokens, None))  # noqa: E731
+    moments = jax.tree.map(np.float32, token_moments(tokens.reshape(-1, 2)))
+    all_real = np.ones((2, 6), bool)
+
+    def read(head):
+        return sad._head(head, tokens, moments, all_real, 1e-6), decompose(head, tokens, tokens, None)
+
     found, scores = jax.jit(read)(head)
     missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))
     assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}

@@ -17,9 +17,9 @@ from svtheory import (
     load_heads,
     save_heads,
 )
+from svtheory.heads.bundles import MODELS
 from svtheory.instruments.command import run as command
 from svtheory.instruments.moments import layer_moments
-from svtheory.instruments.sources import MODELS
 from svtheory.instruments.token_bounds import token_bounds
 from svtheory.prediction import training_condition_number
 

@@ -17,6 +17,7 @@ D, N, M = 4, 8, 4
 CONTEXTS = 40_000
 
 
+@partial(jax.jit, static_argnums=1)
 def unit(key, shape=(D, N)):
     X = jax.random.normal(key, shape)
     return X / jnp.linalg.norm(X, axis=0, keepdims=True)
@@ -44,14 +45,19 @@ def loss_and_slope(weights, read, written, wanted):
     return jax.value_and_grad(loss)(weights)
 
 
-def solved(scenario, key):
-    """Omega of least cross-entropy among all D x D matrices, with a row of its own for a query bias."""
+@jax.jit
+def contexts(scenario, key):
     query, keys = jax.random.split(key)
     f, g = scenario.query_law.sample(query, (CONTEXTS,)), scenario.key_law.sample(keys, (CONTEXTS, M))
     read, written = f @ scenario.query_features.T, g @ scenario.key_features.T
     if scenario.query_bias:
         read = jnp.concatenate([read, jnp.ones((CONTEXTS, 1))], axis=1)
-    wanted = jax.nn.softmax(jnp.einsum("ni,ij,nmj->nm", f, scenario.target, g), axis=-1)
+    return read, written, jax.nn.softmax(jnp.einsum("ni,ij,nmj->nm", f, scenario.target, g), axis=-1)
+
+
+def solved(scenario, key):
+    """Omega of least cross-entropy among all D x D matrices, with a row of its own for a query bias."""
+    read, written, wanted = contexts(scenario, key)
     shape = (read.shape[1], D)
 
     def flat(x):

@@ -152,12 +152,12 @@ def test_optimised_heads_have_the_predicted_spectrum_at_every_offset(profile, wi
     frequencies, weights, g = np.array([0.05, 0.4, 1.3]), 16 - OFFSETS, PROFILES[profile]
     target = g[:, None, None] * np.asarray(scenario.target)[None]
     head, _ = optimised_head(X, Y, C, C, target, frequencies, weights, rng)
-    predicted = rotary_spectra(scenario, g, frequencies, OFFSETS, weights)
+    predicted = jax.tree.map(np.asarray, rotary_spectra(scenario, g, frequencies, OFFSETS, weights))
     strength = predicted.values[:, 0] / predicted.values[:, 0].max()
     assert (strength > 0.05).sum() >= 5
     measured_at = jax.jit(lambda head, d: spectrum(*head.at(d)))
     for k in np.flatnonzero(strength > 0.05):
-        measured = measured_at(head, OFFSETS[k])
+        measured = jax.tree.map(np.asarray, measured_at(head, OFFSETS[k]))
         assert measured.left[:, 0] @ predicted.left[k, :, 0] * (measured.right[:, 0] @ predicted.right[k, :, 0]) > 0.999
         assert abs(measured.left[:, 0] @ predicted.left[k, :, 0]) > 0.999
         np.testing.assert_allclose(measured.values[0], predicted.values[k, 0], rtol=1e-3)

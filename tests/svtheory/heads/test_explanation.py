@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, ortho_group
 
 from svtheory import InputError, compare, explain, load_heads
-from svtheory.heads.hypothesis import _derangement, _frames
+from svtheory.heads.permuted import derangements
+from svtheory.heads.turned_heads import haar_frames
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 400  # of most tests: one compiled program serves all of one shape
@@ -196,7 +197,7 @@ def test_chance_is_random_heads_by_the_definition():
 
 def test_frames_are_haar_also_of_fewer_dimensions_than_columns():
     inside = np.array([1.0, 0, 1, 1, 0])[:, None]
-    frames_of = jax.jit(_frames, static_argnums=2)
+    frames_of = jax.jit(haar_frames, static_argnums=2)
     frames = np.asarray(frames_of(jax.random.key(0), np.broadcast_to(inside, (4000, 5, 1)), 2))
     np.testing.assert_allclose(frames.swapaxes(1, 2) @ frames, np.broadcast_to(np.eye(2), (4000, 2, 2)), atol=1e-12)
     assert (frames[:, [1, 4]] == 0).all()
@@ -245,13 +246,15 @@ def test_where_chance_leaves_two_heads_no_p_value_is_small():
 
 
 def test_derangements_are_uniform_and_fix_nothing():
-    derangements = jax.jit(jax.vmap(lambda key: _derangement(key, 4)))
-    draws = np.asarray(derangements(jax.random.split(jax.random.key(0), 4000)))
+    drawn = np.asarray(derangements(jax.random.key(0), 4000, 4, 6))
+    draws = drawn[:, :4]
+    assert (drawn[:, 4:] == [4, 5]).all()
     assert (np.sort(draws, axis=1) == np.arange(4)).all()
     assert (draws != np.arange(4)).all()
     _, counts = np.unique(draws, axis=0, return_counts=True)
     assert len(counts) == 9
     assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 30  # chi-squared, 8 degrees of freedom
+    assert (np.asarray(derangements(jax.random.key(0), 3, 1, 2)) == [0, 1]).all()
 
 
 @given(st.integers(0, 2**31 - 1))
@@ -299,7 +302,7 @@ def test_both_precisions_tiny_weights_and_zero_heads(dtype):
     data = setting(5, dtype)
     W_Q, W_K = (jnp.asarray(W, dtype) for W in np.random.default_rng(5).normal(size=(2, D, D)))
     found = explain(W_Q, W_K, *data, jax.random.key(0), draws=DRAWS)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {dtype}
+    assert {leaf.dtype for leaf in jax.tree.leaves(found) if leaf.dtype != bool} == {dtype}
     with jax.enable_x64(True):
         wide = explain(*(np.asarray(a, float) for a in (W_Q, W_K, *data)), jax.random.key(0), draws=DRAWS)
     np.testing.assert_allclose(found.functional_cosine, wide.functional_cosine, atol=1e-4)

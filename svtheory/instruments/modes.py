@@ -1,0 +1,75 @@
+"""Modes: the first modes of what a hypothesis predicts of a head, as the data see them, beside the head's own (T22)."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from svtheory.instruments.beyond_chance import Part
+from svtheory.instruments.grades import UNEXPLAINED, best, foremost
+from svtheory.instruments.hypothesised import Reading
+from svtheory.spectra.alignments import chance_alignment
+from svtheory.spectra.balanced import balanced_spectrum
+
+SIDES = ("query", "key")
+MODES = 2
+"""How many are compared."""
+RANDOM = 1000
+"""Random modes behind the chance level of a pattern."""
+
+
+def first_modes(parts: Sequence[Part], results: xr.Dataset) -> xr.Dataset:
+    """Of heads that are explained, if only partly, and of the foremost one, what `compared_modes` finds; else NaN."""
+    found = best(results)
+    place = {name: foremost(found)[name].item() for name in ("layer", "head")}
+    names, asked = list(results.hypothesis.values), found.grade != UNEXPLAINED
+    asked.loc[place] = True
+    records = []
+    for part in parts:
+        for j, head in enumerate(part.heads):
+            if not asked[part.layer, head]:
+                continue
+            here = found.isel(layer=part.layer, head=head)
+            member = part.reading.held.best[j, names.index(here.hypothesis.item())]
+            record = compared_modes(part.reading, j, int(member))
+            records.append(record.expand_dims({"layer": [here.layer.item()], "head": [here["head"].item()]}))
+    return xr.merge(records, join="outer", compat="no_conflicts").reindex(layer=results.layer, head=results["head"])
+
+
+def compared_modes(reading: Reading, head: int, member: int) -> xr.Dataset:
+    """Singular values that a member predicts of a head, and |cos| of its first modes with the head's own.
+
+    Of patterns, beside those of a random mode; and of the modes as the data see them, `u~_k`, whose chance level is
+    that of directions of their range.
+    """
+    asked, factors = reading.asked, reading.factors
+    predicted = reading.predicted(head, member)
+    size = jnp.sqrt(predicted.values)[None, :]
+    moments = asked.query.moment, asked.key.moment
+    told = balanced_spectrum((predicted.left * size).T, (predicted.right * size).T, *moments)
+    own = balanced_spectrum(factors.W_Q[head], factors.W_K[head], *moments)
+    rng, found = np.random.default_rng(0), {}
+    for side, moment in zip(SIDES, moments, strict=True):
+        (pattern, probe), (seen, _) = (
+            tuple(np.asarray(getattr(modes, f"{side}_{what}"))[:, :MODES] for what in ("patterns", "probes"))
+            for modes in (told, own)
+        )
+        axes, lengths = np.asarray(moment.axes), np.asarray(moment.lengths)
+        random = axes @ (lengths[:, None] * rng.normal(size=(lengths.size, RANDOM)))
+        found[side] = {
+            "pattern_cosine": _cosines(pattern, seen).diagonal(),
+            "pattern_chance_cosine": _cosines(pattern, random).mean(axis=1),
+            "seen_cosine": np.abs((probe * seen).sum(axis=0)),
+            "seen_chance_cosine": np.full(pattern.shape[1], chance_alignment(max(2, int((lengths > 0).sum())))),
+        }
+    columns = {name: (("side", "mode"), np.stack([found[side][name] for side in SIDES])) for name in found[SIDES[0]]}
+    modes = np.arange(1, 1 + next(iter(columns.values()))[1].shape[1])
+    values = {"predicted_value": ("pair", np.asarray(predicted.values))}
+    return xr.Dataset(columns | values, {"side": list(SIDES), "mode": modes})
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|cos| of columns, 0 with one that vanishes."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=0), np.finfo(x.dtype).tiny) for x in (a, b))
+    return np.abs(a.T @ b)

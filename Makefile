@@ -39,7 +39,7 @@ docs/examples/%.ipynb: examples/%.py
 	mkdir -p $(@D)
 	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --run-path . --execute --output $@ $<
 
-.venv/examples: .venv/installed
+.venv/examples: .venv/sims
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]"
 	touch $@
 

@@ -26,6 +26,7 @@ from sims.models.trained import Recipe, bundle, trained
 from sims.models.trained_heads import run_on, unseen
 from svtheory.instruments import explain, sad, spectra
 
+pd.set_option("display.max_colwidth", None)  # verdicts are sentences
 models = trained(Recipe("induction", members=1, steps=400), Path("runs"))
 _, sampled, _ = next(unseen(models, seed=1, sequences=200))
 ran = run_on(models, 0, sampled)

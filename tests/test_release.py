@@ -76,6 +76,5 @@ def test_an_installed_wheel_reads_a_bundle(built, tmp_path):
     assert summary["heads"] == 2
     # what trains heads, what proves theorems and what exports models stay where they are
     for name in ("sims", "flax", "optax", "orbax", "proofs", "torch", "transformers"):
-        run(
-            programs / "python", "-c", f"import importlib.util as u; assert u.find_spec({name!r}) is None", cwd=tmp_path
-        )
+        code = f"import importlib.util; assert importlib.util.find_spec({name!r}) is None"
+        run(programs / "python", "-c", code, cwd=tmp_path)

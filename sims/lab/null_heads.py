@@ -92,7 +92,7 @@ def family(size: Size, case: Case, key: Array) -> dict[str, Array]:
     read, contexts = contexts_of(size, case, first)
     heads = jax.lax.map(lambda key: Head(*unrelated_head(case, read, read, key)), jax.random.split(second, FAMILY))
     # the least p-value must be able to be found among 8
-    p = compare_with_random_heads(read_together(heads, contexts, contexts), third, 2 * size.draws + 1).head_p_value
+    p = compare_with_random_heads(read_together(heads, contexts, contexts), third, 2 * size.draws + 1).head_p_value[0]
     adjusted = FAMILY * jnp.sort(p) / jnp.arange(1, FAMILY + 1)
     return {"sparseness_test, least of 8 adjusted": adjusted.min()}
 
@@ -104,7 +104,7 @@ def aligned(size: Size, case: Case, key: Array) -> dict[str, Array]:
     weights = unrelated_head(case, read, read, second)
     X, moments, unbiased = case.world.features, token_moments(read[0]), jnp.zeros(1, bool)
     found = of_head(Head(*weights), moments, X, float(jnp.finfo(X.dtype).eps))
-    best = jnp.where(found["named"][None, None, :], found["best_cosine"], 0).max(axis=-1)
+    best = jnp.where(found["named"][None], found["best_cosine"], 0).max(axis=-1)
 
     def drawn(key):
         left, right = jax.random.split(key)

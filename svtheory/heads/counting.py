@@ -9,6 +9,7 @@ from jax import Array, lax
 from svtheory.checks import one_of
 from svtheory.heads.decomposition import Decomposition, attention_weights, capped, relative_attention
 from svtheory.numerics import exact_products, positive
+from svtheory.spectra.blocks import block_sums, starts
 
 RULES = ("sad2024", "acc2025", "accpp2026")
 """Published rules of counting the singular vectors that a score needs."""
@@ -18,7 +19,7 @@ DIGITS = 5  # to which acc2025 rounds
 EXCESS = 2.5  # times the uniform weight: where accpp2026 stops
 
 
-def count_vectors(decomposition: Decomposition, rule: str, tau: float = 1.0) -> Array:
+def count_vectors(decomposition: Decomposition, rule: str, tau: float = 1.0, labels: Array | None = None) -> Array:
     """How many singular vectors carry the score of key `index`, shape () or (..., T); NaN where a rule is undefined.
 
     "sad2024": terms c_k of the score, sorted to fall (to rise where their sum A < 0); the first count whose partial
@@ -32,18 +33,21 @@ def count_vectors(decomposition: Decomposition, rule: str, tau: float = 1.0) -> 
 
     Each rule was published with its own convention, "augmented-last", "query-side" and "key-side", and "plain", and
     counts here what `decomposition` holds. A small count alone shows nothing: chance needs few terms too (T11).
+    With the block of each singular value in `labels` (K,), as `block_labels` finds them, a block counts as one vector,
+    and its terms as their sum.
     Raises InputError for an unknown rule.
     """
-    return _count(decomposition, one_of("rule", rule, RULES), tau)
+    labels = jnp.arange(decomposition.query.shape[-1]) if labels is None else labels
+    return _count(decomposition, one_of("rule", rule, RULES), tau, labels)
 
 
 @partial(jax.jit, static_argnames=("rule", "tau"))
-def _count(decomposition: Decomposition, rule: str, tau: float) -> Array:
+def _count(decomposition: Decomposition, rule: str, tau: float, labels: Array) -> Array:
     if rule == "sad2024":
-        return _partial_sums_above(decomposition.explained, tau)
+        return _partial_sums_above(block_sums(decomposition.explained, labels), tau)
     if rule == "acc2025":
-        return _rounded_sums_reach(relative_attention(decomposition))
-    return _ablated_until_below(decomposition)
+        return _rounded_sums_reach(block_sums(relative_attention(decomposition), labels))
+    return _ablated_until_below(decomposition, labels)
 
 
 def _partial_sums_above(terms: Array, tau: float) -> Array:
@@ -68,8 +72,8 @@ def _first(reached: Array, defined: Array) -> Array:
     return jnp.where(defined & reached.any(axis=-1), (1 + reached.argmax(axis=-1)).astype(float), jnp.nan)
 
 
-def _ablated_until_below(d: Decomposition) -> Array:
-    count = partial(_ablations, divisor=d.divisor, cap=d.cap)
+def _ablated_until_below(d: Decomposition, labels: Array) -> Array:
+    count = partial(_ablations, labels=labels, divisor=d.divisor, cap=d.cap)
     if d.query.ndim > 1:
         count = jax.vmap(count, in_axes=(0, None, 0, 0))
     for _ in range(d.query.ndim - 2):
@@ -78,14 +82,19 @@ def _ablated_until_below(d: Decomposition) -> Array:
 
 
 @exact_products
-def _ablations(a: Array, b: Array, visible: Array, index: Array, divisor: float, cap: float | None) -> Array:
-    """accpp2026 of one query a (K,) with keys b (m, K)."""
+def _ablations(
+    a: Array, b: Array, visible: Array, index: Array, labels: Array, divisor: float, cap: float | None
+) -> Array:
+    """accpp2026 of one query a (K,) with keys b (m, K), blocks by `labels` (K,)."""
     b = b / divisor
     logits = b @ a
-    order = jnp.argsort(-integrated_gradients(a, b, visible, index, cap))
+    given = block_sums(integrated_gradients(a, b, visible, index, cap), labels)
+    # a block is ablated in the place of its first; the others follow all that do something
+    order = jnp.argsort(jnp.where(starts(labels), -given, jnp.inf))
+    parts = block_sums(a[None, :] * b, labels)
 
     def ablated(logits, k):
-        logits = logits - a[k] * b[:, k]
+        logits = logits - parts[:, k]
         return logits, attention_weights(capped(logits, cap), visible)[index]
 
     weights = jnp.append(attention_weights(capped(logits, cap), visible)[index], lax.scan(ablated, logits, order)[1])

@@ -17,8 +17,9 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, concrete, one_of, real_array
 from svtheory.heads.weights import Head, bilinear
-from svtheory.numerics import exact_products, inverse, scaled, shifted
+from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, root, scaled, shifted
 from svtheory.pytrees import pytree
+from svtheory.spectra.balanced import BalancedSpectrum
 from svtheory.spectra.perturbation import nameable
 from svtheory.spectra.spectra import Spectrum, product_rounding, spectrum_of
 
@@ -130,6 +131,27 @@ def without_padding(decomposition: Decomposition, real: Array) -> Decomposition:
     visible = jnp.where(real[..., None], decomposition.visible, own)
     index = jnp.where(real, decomposition.index, jnp.arange(T).reshape((1,) * (real.ndim - 1) + (-1,)))
     return dataclasses.replace(decomposition, visible=visible, index=index)
+
+
+@exact_products
+def read_balanced(
+    decomposition: Decomposition, head: Head, q: Array, k: Array, modes: BalancedSpectrum
+) -> Decomposition:
+    """The same scores as the sum of terms of balanced modes, `c_k = sigma~_k (p_k^T r)(p'_k^T s)` (T22).
+
+    `p_k = W_Q^T W_K f'_k / sigma~_k` is mode k's query probe on all inputs, f' its key pattern, and so its part is a
+    function of the query alone, `q^T W_K f'_k / sqrt(sigma~_k)`; as of the key. Modes that the data do not see
+    have none. q and k are the queries (..., T, H) and keys (..., m, H) that the head compares, `modes` its balanced
+    spectrum. `error` is what modes that are not seen leave out of scores.
+    """
+    values, visible = modes.values, decomposition.visible
+    seen = values > numerical_rank_tolerance(values, len(values))
+    scale = root(inverse(values, seen))[None, :]
+    a, b = q @ ((head.W_K @ modes.key_patterns) * scale), k @ ((head.W_Q @ modes.query_patterns) * scale)
+    spectrum = Spectrum(modes.query_patterns, values, modes.key_patterns, modes.gaps)
+    made = dataclasses.replace(decomposition, query=a, keys=b, spectrum=spectrum, named=nameable(spectrum))
+    error = jnp.where(visible, jnp.abs(made.scores - _products(q, k)), 0).max(axis=-1)
+    return dataclasses.replace(made, error=error)
 
 
 def capped(logits: Array, cap: float | None) -> Array:

@@ -8,7 +8,8 @@ only what singular vectors have to do with tokens is gone. With R and R' Haar, t
     balanced   Omega' = A^{+1/2} R^T [A^{1/2} Omega B^{1/2}] R' B^{+1/2}  keeps those of the bracket (T22)
 
 in the factors `W_Q' = W_Q R`, or `W_Q A^{1/2} R A^{+1/2}` with R within the range of A. The random head is decomposed
-as the head itself is, into the singular pairs of Omega', of which it has its own S.
+as the head itself is, of which it has its own S: read raw into the singular pairs of Omega', or balanced into those of
+`A^{1/2} Omega' B^{1/2}`, whose terms sum to the same scores.
 
 Only H dimensions of a token enter, so that a draw costs one product of the tokens with a Haar frame (D, H) a side and
 null, which heads that read the same tokens share; the rest is in H dimensions.
@@ -41,6 +42,7 @@ from svtheory.heads.weights import Head, affine, bilinear
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance
 
 NULLS = ("raw", "balanced")
+READINGS = ("raw", "balanced")
 
 
 class SparsenessTest(NamedTuple):
@@ -96,18 +98,19 @@ def sparseness_test(
     if not (head.query_norm is head.key_norm is None):
         head, queries, keys = bilinear(head, queries, keys)
     together = read_together(jax.tree.map(lambda x: x[None], head), queries, keys, choose, position)
-    return jax.tree.map(lambda x: x[0], compare_with_random_heads(together, key, draws))
+    return jax.tree.map(lambda x: x[0, 0], compare_with_random_heads(together, key, draws))
 
 
 class _Tokens(NamedTuple):
     """The tokens of a side as a null rotates them.
 
     coordinates  (n, d), in a space whose rotations are the null's
-    scale        (d,): the model's tokens are `coordinates / scale` up to an isometry, 0 outside their range; None for 1
+    other        what takes a frame (d, K) there to the space of the other null: raw `A^{1/2}` (R, d); balanced the
+                 diagonal of `A^{+1/2}` (d,), 0 outside the range of the tokens
     """
 
     coordinates: Array
-    scale: Array | None
+    other: Array
 
 
 class _Factor(NamedTuple):
@@ -124,22 +127,24 @@ class _Factor(NamedTuple):
 
 
 class _Head(NamedTuple):
-    """A head, its query and key factor for either null, and its basis on the raw frames.
+    """A head, its query and key factor for either null, and its basis of either reading on the frames of its null.
 
-    bases  `E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}`, (d, K)
+    raw_bases       `E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}`, (K, K)
+    balanced_bases  the same of the head as its data see it
     """
 
     head: Head
     raw: tuple[_Factor, _Factor]
     balanced: tuple[_Factor, _Factor]
-    bases: tuple[Array, Array]
+    raw_bases: tuple[Array, Array]
+    balanced_bases: tuple[Array, Array]
 
 
 class ReadTogether(NamedTuple):
     """Heads that read the same tokens, ready to be compared with random ones.
 
     heads       stacked on a first axis
-    sparseness  S of their decisions, (heads,) or (heads, ..., T)
+    sparseness  S of their decisions, (readings, heads) or (readings, heads, ..., T)
     like        a decomposition of these tokens: which keys are visible
     given       indices of the keys that all heads explain, or None where each chooses its own
     positions   of the queries
@@ -162,13 +167,15 @@ def read_together(
     keys: Array,
     choose: Literal["attended"] | Array = "attended",
     position: Array | int | None = None,
+    readings: int = 1,
     real: Array | None = None,
 ) -> ReadTogether:
     """What `compare_with_random_heads` needs of heads that read the same tokens, arguments as for `sparseness_test`.
 
-    `heads` is a Head whose arrays are stacked on a first axis. The tokens are factorised once, each head once a side.
-    Of causal contexts, whose keys are their queries, `real` (..., T) is False where there is padding behind the last
-    token: it has no part in moments, and decides nothing. Raises InputError as `sparseness_test` does.
+    Of the READINGS the first `readings`. `heads` is a Head whose arrays are stacked on a first axis. The tokens are
+    factorised once, each head once a side. Of causal contexts, whose keys are their queries, `real` (..., T) is False
+    where there is padding behind the last token: it has no part in moments, and decides nothing. Raises InputError as
+    `sparseness_test` does.
     """
     if not (heads.query_norm is heads.key_norm is None):
         raise InputError("heads must have no query-key norm to be read together: each rescales the tokens for itself")
@@ -181,7 +188,7 @@ def read_together(
         given = None
     else:
         given = _whole_below("choose", choose, r.shape[:-1], m)
-    together = _read_together(heads, r, s, positions, given, real)
+    together = _read_together(heads, r, s, positions, given, readings, real)
     if given is not None:
         seen = jnp.take_along_axis(together.like.visible, given[..., None], axis=-1)
         if concrete(seen) and not np.asarray(seen).all():
@@ -189,10 +196,10 @@ def read_together(
     return together
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("readings",))
 @exact_products
 def _read_together(
-    heads: Head, r: Array, s: Array, positions: Array, given: Array | None, real: Array | None
+    heads: Head, r: Array, s: Array, positions: Array, given: Array | None, readings: int, real: Array | None
 ) -> ReadTogether:
     found = lax.map(lambda head: decompose(head, r, s, given, position=positions), heads)
     if real is not None:
@@ -203,21 +210,39 @@ def _read_together(
     b_K = heads.b_K if rotary else None  # without positions it gives all keys alike
     query_frame, raw_query = _factored(heads.W_Q, heads.b_Q)
     key_frame, raw_key = _factored(heads.W_K, b_K)
-    query_tokens, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, real, True)
-    key_tokens, balanced_key = _whitened(heads.W_K, b_K, y, real, rotary)
+    raw_q, balanced_q, own_query, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, real, True)
+    raw_k, balanced_k, own_key, balanced_key = _whitened(heads.W_K, b_K, y, real, rotary)
     to_query, to_key = (
         E.swapaxes(-1, -2) @ (vectors * root)
         for E, vectors in ((query_frame, found.spectrum.left), (key_frame, found.spectrum.right))
     )
-    return ReadTogether(
-        heads=_Head(heads, (raw_query, raw_key), (balanced_query, balanced_key), (to_query, to_key)),
-        sparseness=jax.vmap(lambda d: decision_sparseness(relative_attention(d), d.size))(found),
+    modes = lax.map(lambda L: safe_svd(L[0].T @ L[1]), (balanced_query.matrix, balanced_key.matrix))
+    root = jnp.sqrt(modes[1])[:, None, :]
+    together = ReadTogether(
+        heads=_Head(
+            heads,
+            (raw_query, raw_key),
+            (balanced_query, balanced_key),
+            (to_query, to_key),
+            (modes[0] * root, modes[2].swapaxes(-1, -2) * root),
+        ),
+        sparseness=jax.vmap(lambda d: decision_sparseness(relative_attention(d), d.size))(found)[None],
         like=jax.tree.map(lambda a: a[0], found),
         given=given,
         positions=positions,
-        raw=(_Tokens(x, None), _Tokens(y, None)),
-        balanced=(query_tokens, key_tokens),
+        raw=(raw_q, raw_k),
+        balanced=(balanced_q, balanced_k),
     )
+    if readings == 1:
+        return together
+
+    def read_balanced(given):
+        head, E, F = given
+        tokens = _on_frame(balanced_q, E, r.shape), _on_frame(balanced_k, F, s.shape)
+        return _sparseness(together, head.head, tokens, head.balanced, head.balanced_bases)
+
+    balanced = lax.map(read_balanced, (together.heads, own_query, own_key))
+    return together._replace(sparseness=jnp.concatenate([together.sparseness, balanced[None]]))
 
 
 def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
@@ -227,11 +252,14 @@ def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
     return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse(s, kept)[:, :, None] * Lt, shift)
 
 
-def _whitened(W: Array, b: Array | None, x: Array, real: Array | None, positioned: bool) -> tuple[_Tokens, _Factor]:
-    """Tokens whitened by their moment A, and `W A^{1/2}` on them; centred where a constant is free or drops out.
+def _whitened(
+    W: Array, b: Array | None, x: Array, real: Array | None, positioned: bool
+) -> tuple[_Tokens, _Tokens, Array, _Factor]:
+    """Tokens as they are, tokens whitened by their moment A, and of every head E and L of `W A^{1/2} = L E^T`.
 
-    Tokens that are not `real` become 0. `positioned`: whether a constant that all tokens of the side have in common
-    changes anything.
+    Centred where a constant is free or drops out. Whitened, tokens that are not `real` become 0.
+
+    `positioned`: whether a constant that all tokens of the side have in common changes anything.
     """
     real = jnp.ones((len(x), 1), bool) if real is None else real.reshape(-1, 1)
     n = real.sum().astype(x.dtype)
@@ -246,9 +274,9 @@ def _whitened(W: Array, b: Array | None, x: Array, real: Array | None, positione
     present = s > numerical_rank_tolerance(s, min(x.shape))
     root = jnp.where(present, s, 0) / jnp.sqrt(n)
     shift = None if b is None else b + W @ jnp.where(centre, x[0] + mean, 0)
-    _, factor = _factored((W @ Et.T) * root[None, None, :], shift)
+    E, factor = _factored((W @ Et.T) * root[None, None, :], shift)
     whitened = jnp.where(present[None, :], P, 0) * jnp.sqrt(n)
-    return _Tokens(whitened, inverse(root)), factor
+    return _Tokens(x, root[:, None] * Et), _Tokens(whitened, inverse(root)), E, factor
 
 
 @partial(jax.jit, static_argnames=("draws",))
@@ -256,15 +284,16 @@ def _whitened(W: Array, b: Array | None, x: Array, real: Array | None, positione
 def compare_with_random_heads(
     together: ReadTogether, key: Array, draws: int, wanted: Array | None = None
 ) -> SparsenessTest:
-    """The sparseness test of heads that read the same tokens, all fields with a first axis of heads.
+    """The sparseness test of heads that read the same tokens, all fields with first axes of readings and heads.
 
-    One draw's frames serve all heads: each p-value is what it is alone, but those of heads read together are not
-    independent: their Monte-Carlo errors, which fall with the number of draws, go together.
+    One draw's frames serve all heads and readings: each p-value is what it is alone, but those of heads read together
+    are not independent: their Monte-Carlo errors, which fall with the number of draws, go together.
     `wanted` (heads,), all without it: others cost nothing, and their null is NaN and their p-value 1.
     """
     found = together.sparseness
-    wanted = jnp.ones(len(found), bool) if wanted is None else wanted
-    undefined = jnp.full((len(NULLS), *found.shape[1:]), jnp.nan, found.dtype)
+    readings, heads, *decisions = found.shape
+    wanted = jnp.ones(heads, bool) if wanted is None else wanted
+    undefined = jnp.full((readings, len(NULLS), *decisions), jnp.nan, found.dtype)
 
     def draw(reached, key):
         on_frames = _on_frames(together, key)
@@ -273,51 +302,63 @@ def compare_with_random_heads(
             head, wanted = given
             return lax.cond(wanted, lambda: _random_sparseness(together, on_frames, head), lambda: undefined)
 
-        S = lax.map(of_head, (together.heads, wanted))
-        return reached + (~(found[:, None] < S)).astype(reached.dtype), jnp.nanmean(
-            S.reshape(*S.shape[:2], -1), axis=-1
-        )
+        S = jnp.swapaxes(lax.map(of_head, (together.heads, wanted)), 0, 1)
+        as_sparse = (~(found[:, :, None] < S)).astype(reached.dtype)
+        return reached + as_sparse, jnp.nanmean(S.reshape(*S.shape[:3], -1), axis=-1)
 
-    start = jnp.zeros((len(found), *undefined.shape), int)
+    start = jnp.zeros((readings, heads, len(NULLS), *decisions), int)
     reached, head_null = lax.scan(draw, start, jax.random.split(key, draws))
-    head, head_null = jnp.nanmean(found.reshape(len(found), -1), axis=-1), jnp.moveaxis(head_null, 0, -1)
+    head = jnp.nanmean(found.reshape(readings, heads, -1), axis=-1)
+    head_null = jnp.moveaxis(head_null, 0, -1)
 
     def p_value(S, reached):
-        share = ((1 + reached).astype(S.dtype) / (1 + draws)).max(axis=1)
+        share = ((1 + reached).astype(S.dtype) / (1 + draws)).max(axis=2)
         return jnp.where(jnp.isnan(S), jnp.nan, share)
 
-    head_reached = (~(head[:, None, None] < head_null)).sum(axis=-1)
+    head_reached = (~(head[:, :, None, None] < head_null)).sum(axis=-1)
     return SparsenessTest(found, p_value(found, reached), head, head_null, p_value(head, head_reached))
 
 
 class _OnFrames(NamedTuple):
     """What heads share of a draw: query and key tokens on the Haar frames E of either null, (..., K), and triangles.
 
-    triangles  R (K, K) of `scale E = Q R`, query and key side: balanced frames among the model's tokens
+    triangles  R of `A^{1/2} E = Q R`, query and key side: raw frames as the data see them; None where they are not read
+    back       R (K, K) of `A^{+1/2} E = Q R`: balanced frames among the model's tokens
     """
 
     raw: tuple[Array, Array]
     balanced: tuple[Array, Array]
-    triangles: tuple[Array, Array]
+    triangles: tuple[Array, Array] | None
+    back: tuple[Array, Array]
 
 
 def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
-    raw, balanced, triangles = [], [], []
-    leading = together.like.query.shape[:-1], together.like.keys.shape[:-1]
-    H = together.heads.head.W_Q.shape[-2]
-    for side, k in enumerate(jax.random.split(key)):
-        for tokens, kept in ((together.raw[side], raw), (together.balanced[side], balanced)):
-            E = _frame(k, tokens, H)
-            kept.append((tokens.coordinates @ E).reshape(*leading[side], -1))
-            if tokens.scale is not None:
-                triangles.append(_triangle(E, tokens.scale))
-    return _OnFrames(tuple(raw), tuple(balanced), tuple(triangles))
+    shapes = [(*x.shape[:-1], 0) for x in (together.like.query, together.like.keys)]
+    H, keys = together.heads.head.W_Q.shape[-2], jax.random.split(key)
+    frames = [
+        [_frame(k, tokens, H) for k, tokens in zip(keys, null, strict=True)]
+        for null in (together.raw, together.balanced)
+    ]
+    raw, balanced = (
+        tuple(_on_frame(tokens, E, shape) for tokens, E, shape in zip(null, of_null, shapes, strict=True))
+        for null, of_null in zip((together.raw, together.balanced), frames, strict=True)
+    )
+    back = tuple(_triangle(E, tokens.other) for E, tokens in zip(frames[1], together.balanced, strict=True))
+    if len(together.sparseness) == 1:
+        return _OnFrames(raw, balanced, None, back)
+    seen = tuple(jnp.linalg.qr(tokens.other @ E, mode="r") for E, tokens in zip(frames[0], together.raw, strict=True))
+    return _OnFrames(raw, balanced, seen, back)
+
+
+def _on_frame(tokens: _Tokens, E: Array, shape: tuple[int, ...]) -> Array:
+    """Tokens of a side on a frame, (..., K), as many as `shape` (..., D) has."""
+    return (tokens.coordinates @ E).reshape(*shape[:-1], -1)
 
 
 def _frame(key: Array, tokens: _Tokens, H: int) -> Array:
     """A Haar frame (d, K) in the range of the tokens, K = min(H, d)."""
     d, dtype = tokens.coordinates.shape[1], tokens.coordinates.dtype
-    inside = jnp.ones(d, bool) if tokens.scale is None else tokens.scale > 0
+    inside = tokens.other > 0 if tokens.other.ndim == 1 else jnp.ones(d, bool)
     return haar_frame(key, inside, min(H, d), dtype)
 
 
@@ -329,14 +370,32 @@ def _triangle(E: Array, scale: Array) -> Array:
 
 
 def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: _Head) -> Array:
-    """S of the decisions of one head with random frames, raw and balanced, (2, ..., T)."""
-    query, key = given.balanced
-    R_query, R_key = on_frames.triangles
+    """S of the decisions of one head with random frames, (readings, nulls, ..., T)."""
+    raw, balanced = (on_frames.raw, given.raw), (on_frames.balanced, given.balanced)
+    S = [[(*raw, given.raw_bases), (*balanced, _raw_bases(on_frames.back, given))]]
+    if on_frames.triangles is not None:
+        S.append([(*raw, _balanced_bases(on_frames.triangles, given)), (*balanced, given.balanced_bases)])
+    return jnp.stack([jnp.stack([_sparseness(together, given.head, *null) for null in reading]) for reading in S])
+
+
+def _raw_bases(back: tuple[Array, Array], given: _Head) -> tuple[Array, Array]:
+    """`E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}` of a random head of balanced frames, (K, K)."""
+    (query, key), (R_query, R_key) = given.balanced, back
     U, values, Vt = safe_svd(R_query @ (query.matrix.T @ key.matrix) @ R_key.T)
     root = jnp.sqrt(values)[None, :]
-    bases = solve_triangular(R_query, U * root), solve_triangular(R_key, Vt.T * root)
-    nulls = (on_frames.raw, given.raw, given.bases), (on_frames.balanced, given.balanced, bases)
-    return jnp.stack([_sparseness(together, given.head, *null) for null in nulls])
+    return solve_triangular(R_query, U * root), solve_triangular(R_key, Vt.T * root)
+
+
+def _balanced_bases(triangles: tuple[Array, Array], given: _Head) -> tuple[Array, Array]:
+    """The same of the balanced modes of a random head of raw frames: inputs by its probes and `Sigma~^{1/2}`.
+
+    A probe on the frame is `M R'^T v~ / sigma~`, M the product of the head's factors there: tokens need not fill it.
+    """
+    (query, key), (R_query, R_key) = given.raw, triangles
+    M = query.matrix.T @ key.matrix
+    U, values, Vt = safe_svd(R_query @ M @ R_key.T)
+    root = jnp.sqrt(inverse(values, values > numerical_rank_tolerance(values, len(M))))[None, :]
+    return (M @ R_key.T @ Vt.T) * root, (M.T @ R_query.T @ U) * root
 
 
 def _sparseness(

@@ -8,18 +8,28 @@ that they have there; those that are zero, the dead latents of an autoencoder, s
 and do not count as comparisons of chance.
 
 Every singular vector that can be named (its gap above rounding, T14) is compared with every feature. Where the bundle
-says what heads read, vectors are compared a second time unwhitened (T15), as a trained head's are whitened features:
-K v with K the covariance of the tokens. Queries of a head without a bias, or with one of zeros, keep the mean token,
-which is then projected out of vectors and features; the share removed is reported.
+says what heads read, heads are read in two ways more: unwhitened (T15), as a trained head's vectors are whitened
+features, K v with K the covariance of the tokens; and balanced (T22), the patterns of the modes of the head as its data
+see it, which are the features of a trained head whatever their angles. Queries of a head without a bias, or with one of
+zeros, keep the mean token, which these readings project out of vectors and features; the share removed is reported. Of
+near-equal values only the span of the vectors is known: features are compared with the span of every block by the
+length of their projection, whose p-value is that of an isotropic subspace, corrected for the features.
 
 Chance has two levels. Isotropic: a random direction's best cosine of N (T12), its p-value corrected for all vectors and
 features of the head. Random heads, of three kinds, the largest share of those that have a vector as well aligned being
 the p-value: covariance-matched ones, random directions drawn with the token covariance K or, unwhitened, K times
 isotropic ones, which alone turns them towards what is common in the tokens; isotropic ones; and balanced ones, which
-keep what data see of the head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, p-values
-are adjusted by Benjamini and Hochberg's procedure. Random heads are drawn until it is settled, at a level of 0.05,
-which sides are beyond chance (Besag and Clifford): p is what it would be at most, were the draws to go on to as many as
---draws allows, or as one side alone would need.
+keep what data see of the head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, the
+p-values of a reading are adjusted by Benjamini and Hochberg's procedure. Random heads are drawn until it is settled, at
+a level of 0.05, which sides are beyond chance (Besag and Clifford): p is what it would be at most, were the draws to go
+on to as many as --draws allows, or as one side alone would need.
+
+>>> import numpy as np
+>>> from svtheory import HeadBundle
+>>> W = np.diag([3.0, 2.0, 1.0])[None, None]  # whose singular vectors are the axes
+>>> found = survey(HeadBundle(W, W), np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
+>>> int(found.best_feature.sel(side="key", reading="raw", pair=2)), float(found.largest_cosine.max())
+(0, 1.0)
 """
 
 from dataclasses import dataclass
@@ -42,10 +52,9 @@ from svtheory.instruments.directions import SIDES
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
 
 EMBEDDING = "W_E"
-LABELS = 24  # heads named below the figure, at most
 
 
 @dataclass(frozen=True)
@@ -168,13 +177,12 @@ def figure(results: xr.Dataset, axes: Any = None) -> Figure:
     """The best aligned vector of each head, by side, over what chance gives a head; a panel for each reading."""
     readings = results.reading.values
     heads = results.sizes["layer"] * results.sizes["head"]
-    drawn, axes = panels_or(axes, columns=len(readings), width=max(5.0, min(0.3 * heads, 10)))
+    drawn, axes = panels_or(axes, columns=len(readings), width=max(5.0, min(0.2 * heads, 7)), height=4.6)
     for ax, reading in zip(axes, readings, strict=True):
         draw(ax, results.sel(reading=reading))
         names = [results.attrs[name] for name in ("bundle", "features") if name in results.attrs]
         ax.set(title=f"{' with '.join(names)}: {reading}" if names else reading)
     axes[0].set(ylabel="best |cos| with a feature")
-    axes[0].legend(loc="upper right")
     return drawn
 
 
@@ -189,22 +197,22 @@ def caption(results: xr.Dataset) -> str:
 def draw(ax: Axes, here: xr.Dataset) -> None:
     """One reading: points by head; isotropic chance dotted, that of random heads, the larger of two, as steps."""
     layers, heads = here.sizes["layer"], here.sizes["head"]
-    x = np.arange(layers * heads).reshape(layers, heads)
+    x, many = np.arange(layers * heads).reshape(layers, heads), layers * heads > MANY
     p = np.maximum.reduce([here[f"{name}_adjusted_p"] for name in nulls(here)])
     for i, (side, marker) in enumerate(zip(SIDES, "so", strict=True)):
         y = here.largest_cosine.sel(side=side).values
         beyond = p[..., i] <= LEVEL
         at = x + 0.2 * (i - 0.5)
-        ax.plot(at[beyond], y[beyond], marker, color=COLOURS[i])
-        ax.plot(at[~beyond], y[~beyond], marker, color=COLOURS[i], markerfacecolor="none")
+        style = {"color": COLOURS[i], "markersize": 2.5 if many else 5}
+        ax.plot(at[beyond], y[beyond], marker, **style)
+        ax.plot(at[~beyond], y[~beyond], marker, markerfacecolor="none", **style)
         ax.plot([], [], marker, color=COLOURS[i], label={"query": "queries, u", "key": "keys, v"}[side])
         if "matched_chance_of_a_head" in here:
             kinds = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in ("matched", "balanced")]
             level = np.repeat(np.maximum(*kinds), 2)
             edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
-            ax.plot(edges, level, "--", color=COLOURS[i], label=f"random heads, {side}")
+            ax.plot(edges, level, "--", color=COLOURS[i], linewidth=0.8 if many else 1.8, label=f"random heads, {side}")
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")
-    names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
-    some = slice(None, None, max(1, -(-len(names) // LABELS)))
-    ax.set_xticks(x.ravel()[some], names[some], rotation=90 if len(names) > 8 else 0)
-    ax.set(ylim=(0, 1.45), yticks=np.linspace(0, 1, 6), xlabel="layer.head")
+    name_heads(ax, layers, heads)
+    ax.set(ylim=(0, 1.05))
+    legend_below(ax)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
+from scipy.stats import beta
 
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.sequential import sequential_p_values
@@ -15,6 +16,7 @@ from svtheory.instruments.directions import (
     READINGS,
     ROUND,
     SIDES,
+    TokenMoments,
     balanced_heads,
     matched_directions,
     moments_of_layers,
@@ -45,16 +47,18 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
         check_tokens_differ(bundle)
         tokens = jnp.asarray(unit(bundle.attn_in[:, bundle.real], (1, 2)), jnp.float32)
         moments = moments_of_layers(tokens)
-    axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named"), ("pair",))
-    axes |= dict.fromkeys(("best_cosine", "best_feature", "mean_removed"), ("side", "reading", "pair"))
+    of_pairs = ("best_cosine", "best_feature", "mean_removed", "block_cosine", "block_feature")
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named", "block"), ("reading", "pair"))
+    axes |= dict.fromkeys(of_pairs, ("side", "reading", "pair"))
     epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
     results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))
-    check_values_held(results.singular_value.values)
+    check_values_held(results.singular_value.values[:, :, 0])
     K, dead = results.sizes["pair"], np.flatnonzero(~np.asarray(features).any(axis=0))
     alive = N - len(dead)
     results = results.assign(dead_feature=("dead", dead)).assign_attrs(n_features=N)
     results = results.assign_coords(side=list(SIDES), reading=list(readings(moments)), pair=range(1, K + 1))
     results["best_cosine"] = results.best_cosine.where(results.named)
+    results["block_p"] = block_p(results, D, alive)
     largest = results["largest_cosine"] = results.best_cosine.max("pair").fillna(0)
     results["isotropic_chance"] = chance_alignment(D, alive)
     results["isotropic_chance_of_a_head"] = chance_alignment(D, alive * K)
@@ -66,13 +70,27 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     return results
 
 
+def block_p(results: xr.Dataset, D: int, features: int) -> xr.DataArray:
+    """How likely an isotropic subspace of each block's dimension is as near to one of so many features.
+
+    `|P x|^2 ~ Beta(b/2, (D - b)/2)` for a unit vector x and b dimensions of D. NaN for a pair that is its own block.
+    """
+    size = (results.block == results.block.rename(pair="other")).sum("other")
+    a, b = size.values / 2, np.maximum(D - size.values, 1e-9) / 2
+    alone = beta.sf(
+        results.block_cosine.transpose(..., "side", "reading", "pair").values ** 2, a[:, :, None], b[:, :, None]
+    )
+    p = xr.zeros_like(results.block_cosine) - np.expm1(features * np.log1p(-np.minimum(alone, 1 - 1e-16)))
+    return p.where(size > 1)
+
+
 def nulls(results: xr.Dataset) -> list[str]:
     """The kinds of chance that were computed."""
     return [name for name in ("isotropic", "random") if f"{name}_p" in results]
 
 
 def chance(
-    largest: xr.DataArray, bundle: HeadBundle, features: Array, moments: tuple[Array, Array], key: Array, draws: int
+    largest: xr.DataArray, bundle: HeadBundle, features: Array, moments: TokenMoments, key: Array, draws: int
 ) -> xr.Dataset:
     """What random heads of all kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
     weights, biased = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)], bundle.query_bias
@@ -81,18 +99,21 @@ def chance(
     most = max(draws, math.ceil(2 * tests / LEVEL) - 1)  # with fewer, no side by itself could be beyond chance
     centred = np.stack([biased, np.ones_like(biased)], axis=2).astype(int)
 
+    def moments_of(layer: int) -> TokenMoments:
+        return jax.tree.map(lambda x: x[layer], moments)
+
     @cache
     def matched(layer: int, number: int) -> np.ndarray:
         """Random directions of a layer in a round, (ROUND, head, side, reading, 3)."""
         at = jax.random.fold_in(jax.random.fold_in(key, layer), number)
-        drawn = matched_directions(at, weights[0].shape[2], features, [x[layer] for x in moments])
+        drawn = matched_directions(at, weights[0].shape[2], features, moments_of(layer))
         return np.asarray(drawn)[:, centred[layer]]
 
     def balanced(layer: int, number: int, wanted: np.ndarray) -> np.ndarray:
         """Heads of balanced spectra, (ROUND, head, side, reading)."""
         at = jax.random.fold_in(jax.random.fold_in(key, layers + layer), number)
         of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
-        return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, [x[layer] for x in moments]))
+        return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, moments_of(layer)))
 
     def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:

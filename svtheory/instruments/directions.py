@@ -1,8 +1,8 @@
-"""Directions: a head's singular vectors beside features, raw and unwhitened (T15), and what chance gives them."""
+"""Directions: a head's vectors beside features, raw, unwhitened (T15) and balanced (T22), and chance of each."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,56 +10,102 @@ from jax import Array
 
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
+from svtheory.geometry.columns import unit_columns
 from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.alignments import alignment
 from svtheory.spectra.balanced import Root, balanced, moment_root
-from svtheory.spectra.perturbation import nameable
+from svtheory.spectra.blocks import block_cosines, block_labels
+from svtheory.spectra.readings import READINGS
 from svtheory.spectra.spectra import Spectrum, spectrum
 from svtheory.spectra.unwhitening import remove_direction, unwhiten
 
 SIDES = ("query", "key")
-READINGS = ("raw", "unwhitened")
 ROUND = 50  # random heads drawn at once
 
 
+class TokenMoments(NamedTuple):
+    """Covariance (D, D) and mean (D,) of tokens, and the principal axes of second moment and covariance."""
+
+    covariance: Array
+    mean: Array
+    uncentred: Root
+    centred: Root
+
+    def seen_by(self, biased: Array) -> tuple[Root, Root]:
+        """The moments in which queries and keys of a head are read, with a query bias or without (T6)."""
+        return jax.tree.map(lambda a, b: jnp.where(biased, a, b), self.centred, self.uncentred), self.centred
+
+
 @jax.jit
-def moments_of_layers(tokens: Array) -> tuple[Array, Array]:
+def moments_of_layers(tokens: Array) -> TokenMoments:
     """`token_moments` of each layer's tokens (layers, n, D)."""
     return jax.lax.map(token_moments, tokens)
 
 
-def token_moments(tokens: Array) -> tuple[Array, Array]:
-    """Covariance (D, D) and mean (D,) of tokens (n, D)."""
+def token_moments(tokens: Array) -> TokenMoments:
+    """Moments of tokens (n, D)."""
     mean = tokens.mean(axis=0)
     centred = tokens - mean[None, :]
-    return jnp.matmul(centred.T, centred, precision="highest") / len(tokens), mean
+    covariance = jnp.matmul(centred.T, centred, precision="highest") / len(tokens)
+    second = covariance + mean[:, None] * mean[None, :]
+    return TokenMoments(covariance, mean, *(moment_root("moments", A, tokens) for A in (second, covariance)))
 
 
 def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[str, Array]:
-    """Of one head: its values, which vectors can be named, and the best feature of each by side and reading.
+    """Of one head by reading: values, which vectors can be named; and the best feature of each, by side and reading.
 
     `epsilon` is that of the precision in which the weights were stored.
     """
     s = spectrum(head.W_Q, head.W_K)
-    error = len(features) * epsilon * s.values[0]
     biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
-    return {"singular_value": s.values, "named": nameable(s, error), **of_vectors(s, biased, features, moments)}
+    found, patterns = [s, s][: len(readings(moments))], None
+    if moments is not None:
+        modes = balanced(head.W_Q, head.W_K, *moments.seen_by(biased))
+        found, patterns = [*found, modes], (modes.query_patterns, modes.key_patterns)
+    values, gaps = (jnp.stack([getattr(x, name) for x in found]) for name in ("values", "gaps"))
+    named = gaps > len(features) * epsilon * values[:, :1]
+    labels = jax.vmap(block_labels)(values, len(features) * epsilon * values[:, 0])
+    found = {"singular_value": values, "named": named, "block": 1 + jax.vmap(jnp.searchsorted)(labels, labels)}
+    return (
+        found
+        | of_vectors(s, patterns, biased, features, moments)
+        | of_blocks(s, patterns, biased, features, moments, labels)
+    )
 
 
-def of_vectors(s: Spectrum, biased: Array, features: Array, moments: Any) -> dict[str, Array]:
-    """The best feature of each singular vector by side and reading, (side, reading, K)."""
-    vectors = {"query": s.left, "key": s.right}
+def of_vectors(s: Spectrum, patterns: Any, biased: Array, features: Array, moments: Any) -> dict[str, Array]:
+    """The best feature of each singular vector and balanced pattern, by side and reading, (side, reading, K)."""
 
     def read(side, reading):
-        table, removed = aligned(reading, vectors[side], features, moments, biased | (side == "key"))
+        vectors = vectors_of(s, patterns, side, reading)
+        table, removed = aligned(reading, vectors, features, moments, biased | (side == "key"))
         return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
 
     return by(read, SIDES, moments)
 
 
+def of_blocks(
+    s: Spectrum, patterns: Any, biased: Array, features: Array, moments: Any, labels: Array
+) -> dict[str, Array]:
+    """The best feature of each vector's block, by labels (reading, K), as `of_vectors`."""
+
+    def read(side, reading):
+        vectors = vectors_of(s, patterns, side, reading)
+        vectors, beside, _ = shown(reading, vectors, features, moments, biased | (side == "key"))
+        table = block_cosines(vectors, labels[readings(moments).index(reading)], beside)
+        return {"block_cosine": table.max(axis=1), "block_feature": table.argmax(axis=1)}
+
+    return by(read, SIDES, moments)
+
+
+def vectors_of(s: Spectrum, patterns: Any, side: str, reading: str) -> Array:
+    """The vectors of a side, (D, K), of which a reading is made."""
+    return (patterns if reading == "balanced" else (s.left, s.right))[SIDES.index(side)]
+
+
 def readings(moments: Any) -> tuple[str, ...]:
-    """Vectors are unwhitened where the tokens are known."""
+    """Vectors are unwhitened, and heads balanced, where the tokens are known."""
     return READINGS[:1] if moments is None else READINGS
 
 
@@ -70,18 +116,28 @@ def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) ->
 
 
 def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
-    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share of each that was the mean token, (K,).
-
-    Unwhitened vectors that are not centred, and the features beside them, lose the mean token.
-    """
-    removed = jnp.zeros(vectors.shape[1], vectors.dtype)
+    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share that was the mean token, (K,)."""
     alive = (features != 0).any(axis=0)
-    if reading == "unwhitened":
-        covariance, mean = moments
-        mean = jnp.where(centred, 0, mean)
-        vectors, removed = unwhiten(vectors, covariance, mean)
-        features = remove_direction(features, mean)
+    vectors, features, removed = shown(reading, vectors, features, moments, centred)
     return jnp.where(alive[None, :], alignment(vectors, features), -1), removed
+
+
+def shown(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array, Array]:
+    """Vectors (D, K) of a side as they are read, the features beside them, and the share that was the mean token, (K,).
+
+    Vectors that show what moves a mode, of any reading but the raw, lose the mean token where they are not centred, and
+    so do the features beside them: without a constant that is free, a pattern is its feature and some of the mean.
+    """
+    if reading == "raw":
+        return vectors, features, jnp.zeros(vectors.shape[1], vectors.dtype)
+    mean = jnp.where(centred, 0, moments.mean)
+    if reading == "unwhitened":
+        vectors, removed = unwhiten(vectors, moments.covariance, mean)
+    else:
+        vectors = unit_columns(vectors)
+        removed = (unit_columns(mean[:, None])[:, 0] @ vectors) ** 2
+        vectors = remove_direction(vectors, mean)
+    return vectors, remove_direction(features, mean), removed
 
 
 @partial(jax.jit, static_argnums=1)
@@ -89,13 +145,14 @@ def matched_directions(key: Array, pairs: int, features: Array, moments: Any) ->
     """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3).
 
     Largest and mean best |cos| of ones drawn with the token covariance K, or unwhitened, K times isotropic ones; and
-    the largest of isotropic ones, in either reading.
+    the largest of isotropic ones, in any reading. Drawn with K are the patterns of a random head of balanced values.
     """
-    root = symmetric_root(moments[0])
+    root = symmetric_root(moments.covariance)
 
     def draw(key):
         g = jax.random.normal(key, (len(features), pairs), features.dtype)
-        vectors = {"raw": jnp.matmul(root, g, precision="highest"), "unwhitened": g}
+        matched = jnp.matmul(root, g, precision="highest")
+        vectors = {"raw": matched, "unwhitened": g, "balanced": matched}
 
         def read(centred, reading):
             best, isotropic = (
@@ -118,18 +175,17 @@ def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, momen
     where some directions of tokens hardly vary, singular vectors of such heads lie along those, whatever they match.
     heads holds W_Q and W_K (heads, H, D) and whether each has a query bias; those not wanted cost nothing, and give 0.
     """
-    covariance, mean = moments
-    second_moment = covariance + mean[:, None] * mean[None, :]
-    uncentred, centred = (moment_root("moments", A, heads[0][0]) for A in (second_moment, covariance))
 
     def of_head(given):
         (W_Q, W_K, biased), wanted, key = given
-        sides = jax.tree.map(lambda a, b: jnp.where(biased, a, b), centred, uncentred), centred
+        sides = moments.seen_by(biased)
         values = balanced(W_Q, W_K, *sides).values
 
         def draw(key):
-            factors = [random_factor(k, values, side) for k, side in zip(jax.random.split(key), sides, strict=True)]
-            best = of_vectors(spectrum(*factors), biased, features, moments)
+            frames = [random_frame(k, side, len(values)) for k, side in zip(jax.random.split(key), sides, strict=True)]
+            factors = [factor(P, values, side) for P, side in zip(frames, sides, strict=True)]
+            patterns = [side.axes @ (side.lengths[:, None] * P) for P, side in zip(frames, sides, strict=True)]
+            best = of_vectors(spectrum(*factors), patterns, biased, features, moments)
             return best["best_cosine"].max(axis=-1)
 
         none = jnp.zeros((ROUND, len(SIDES), len(READINGS)), features.dtype)
@@ -142,5 +198,14 @@ def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, momen
 @exact_products
 def random_factor(key: Array, values: Array, side: Root) -> Array:
     """A factor (H, D) of a random head of H balanced values: `(A^{+1/2} P Sigma~^{1/2})^T`, P a Haar frame (T22)."""
-    P = haar_frame(key, side.lengths > 0, len(values), side.lengths.dtype)
+    return factor(random_frame(key, side, len(values)), values, side)
+
+
+def random_frame(key: Array, side: Root, pairs: int) -> Array:
+    """A Haar frame (R, pairs) of the tokens' principal axes."""
+    return haar_frame(key, side.lengths > 0, pairs, side.lengths.dtype)
+
+
+def factor(P: Array, values: Array, side: Root) -> Array:
+    """The factor of a frame P in whitened tokens, `(A^{+1/2} P Sigma~^{1/2})^T`, (H, D)."""
     return (side.axes @ (inverse(side.lengths)[:, None] * P * jnp.sqrt(values)[None, :])).T

@@ -77,7 +77,8 @@ def survey(series: Iterable[tuple[str, HeadBundle]], settings: Settings = DEFAUL
         if len(shapes) > 1:
             raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
-        found[name] = sparser.tested(heads, key, settings.draws).assign(loss=loss)
+        tested = sparser.tested(heads, key, settings.draws, readings=1).isel(reading=0, drop=True)
+        found[name] = tested.assign(loss=loss)
     return xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
 
 
@@ -97,7 +98,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         **{name: float(here.null_mean.sel(null=null).mean()) for null, name in SHOWN.items()},
         "S / random heads": f"{float((S / random).mean()):.3f} ± {_error((S / random).values.ravel()):.3f}",
         "lowest S": float(S.min()),
-        "sparser than chance": f"{int((here.verdict == sparser.SPARSER).sum())} of {S.size}",
+        "sparser than chance": f"{int(sparser.found(here).sum())} of {S.size}",
         "rotations only": int((here.verdict == sparser.ROTATED).sum()),
         "smallest p": float(here.p_value.min()),
     }
@@ -123,9 +124,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
             f"{name}_sparseness_mean": float(S.isel(checkpoint=i).mean()),
             **{f"{name}_sparseness_{null}_null_mean": float(here.null_mean.sel(null=null).mean()) for null in SHOWN},
             f"{name}_sparseness_over_random_heads_mean": float(ratio.isel(checkpoint=i).mean()),
-            **{
-                f"{name}_{count}": number for count, number in sparser.counted(here.verdict).items() if count != "heads"
-            },
+            **{f"{name}_{count}": number for count, number in sparser.counted(here).items() if count != "heads"},
             f"{name}_loss_nats": float(here.loss),
         }
     return found
@@ -170,7 +169,7 @@ def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
         x = np.arange(results.sizes["checkpoint"]) + 0.5 * (i + 0.5 - len(heads) / 2) / len(heads)
         (y, error), colour = sparser.mean_sparseness(here), colours[int(here.layer)]
         measured(ax, x, y, error, fmt="none", color=colour)
-        found = (here.verdict == sparser.SPARSER).values
+        found = sparser.found(here).values
         ax.plot(x[~found], y[~found], "o", color=colour, markersize=4.5, markerfacecolor="white")
         ax.plot(x[found], y[found], "o", color=colour, markersize=4.5)
     for layer, colour in zip(results.layer.values, colours, strict=True):

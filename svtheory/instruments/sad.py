@@ -2,28 +2,38 @@
 
 For every head of a bundle (safetensors: W_Q, W_K and attn_in, what they read) or of a checkpoint (a Hugging Face folder
 of GPT-2, GPT-NeoX or Llama type, with --text), each query's attention to the key it attends most is a decision. Its
-relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair. S is
-their Treves-Rolls sparseness, 1 for equal magnitudes and 1/K for a single term.
+relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair; or,
+read balanced, one a mode of the head as its data see it (T22). S is their Treves-Rolls sparseness, 1 for equal
+magnitudes and 1/K for a single term.
 
-A head is called sparser than chance when its mean S is below that of random heads on the same tokens (T22), which keep
-its singular values, biases and rotary maps, rotate its singular vectors on both sides, and attend to a key of their
-own: once with the singular values of Omega, once with those that the data see, and the larger p-value counts. p-values
-are adjusted for the number of heads (Benjamini and Hochberg); draws go on until the verdicts at 0.05 cannot change any
-more (Besag and Clifford), or for --draws at most, and one draw serves all heads of a layer.
+A head is called sparser than chance when its mean S is below that of random heads on the same tokens (T22), read alike,
+which keep its singular values, biases and rotary maps, rotate its singular vectors on both sides, and attend to a key
+of their own: once with the singular values of Omega, once with those that the data see, and the larger p-value counts.
+p-values are adjusted for the number of heads and readings (Benjamini and Hochberg); draws go on until the verdicts at
+0.05 cannot change any more (Besag and Clifford), or for --draws at most, and one draw serves all heads of a layer.
 
-Beside it stand three diagnostics, which reject heads that match nothing (T11). The common rotation of both sides keeps
-every score: a head of low rank is sparser than it, whatever its vectors are. Independent rotations of U and V, the
-paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments alone would give.
-Where only the common rotation rejects (p <= 0.05, not adjusted), the verdict is "rotations only": a low rank, or the
-choice of the key, is enough to explain what is seen.
+Beside it stand three diagnostics of the raw reading, which reject heads that match nothing (T11). The common rotation
+of both sides keeps every score: a head of low rank is sparser than it, whatever its vectors are. Independent rotations
+of U and V, the paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments
+alone would give. Where only the common rotation rejects (p <= 0.05, not adjusted), the verdict is "low rank only":
+that, or the choice of the key, is enough to explain what is seen.
 
-Counts of singular vectors follow three published rules, each in its own convention of biases, on the same decisions:
-the table gives medians and, in brackets, how often a rule is undefined, which it is too where the terms of its
-convention do not sum to the scores. Chance needs few vectors too: a small count alone shows nothing. Rotary positions
-are maps of the inputs around one decomposition. Singular values that lie closer than rounding fix no vector: the share
-of contributions that falls on such pairs is reported, their terms are not named.
+Singular values that lie closer than 0.001 sigma_1, or than rounding, are one block, whose vectors are only together
+something: its contribution is one term, the sum of its pairs', in shares and counts. Counts follow three published
+rules, each in its own convention of biases, on the same decisions (balanced, all on the same terms): the table gives
+medians and, in brackets, how often a rule is undefined, which it is too where the terms of its convention do not sum to
+the scores. Chance needs few vectors too: a small count alone shows nothing. Rotary positions are maps of the inputs
+around one decomposition.
+
+>>> import numpy as np
+>>> from svtheory import HeadBundle
+>>> W_Q, W_K, tokens = (np.random.default_rng(0).normal(size=s) for s in ((1, 1, 2, 3), (1, 1, 2, 3), (1, 3, 4, 3)))
+>>> found = survey(HeadBundle(W_Q, W_K, attn_in=tokens), Settings(draws=19))
+>>> found.verdict.values.tolist()
+[['neither sparser than random heads of its spectrum nor of low rank']]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -34,20 +44,22 @@ import xarray as xr
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.counting import count_vectors
-from svtheory.heads.decomposition import decompose, relative_attention
-from svtheory.heads.random_heads import NULLS
+from svtheory.heads.decomposition import Decomposition, decompose, read_balanced, relative_attention
+from svtheory.heads.random_heads import NULLS, READINGS
 from svtheory.heads.rotations import KINDS
 from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
+from svtheory.instruments.moments import Moments, layer_moments, seen_by
 from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, measured, name_heads, panels_or, thinned
+from svtheory.spectra.balanced import balanced
+from svtheory.spectra.blocks import block_labels, block_sums
 
 MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
 PUBLISHED = {  # each rule with the conventions it was published in
@@ -78,7 +90,7 @@ def requested(source: Source, settings: Settings) -> xr.Dataset:
 
 def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     """Decompose every head on what it reads, and compare with random heads."""
-    tested = sparser.tested(bundle, jax.random.key(settings.seed), settings.draws)
+    tested = sparser.tested(bundle, jax.random.key(settings.seed), settings.draws, len(READINGS))
     return tested.merge(_terms(bundle)).assign_attrs(bundle.metadata)
 
 
@@ -88,39 +100,58 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _terms(bundle: HeadBundle) -> xr.Dataset:
-    """The terms of every head's decisions, by layer and head: counts, ranks, and how well scores are reproduced."""
-    axes = {"count": ("rule", "sequence", "query"), "score_error": ("rule",), "attention_error": ()}
-    axes |= dict.fromkeys(("contribution", "largest", "named", "singular_value"), ("pair",))
-    found = over_heads(_head, bundle, axes, (sparser.tokens_read(bundle),), shared=(sparser.real_tokens(bundle),))
-    check_values_held(found.singular_value.values)
-    return found.assign_coords(rule=list(PUBLISHED), pair=range(1, found.sizes["pair"] + 1))
+    """The terms of every head's decisions, by reading: counts, ranks, and how well scores are reproduced."""
+    of = ("reading",)
+    axes = {"count": (*of, "rule", "sequence", "query"), "score_error": (*of, "rule"), "attention_error": ()}
+    axes |= dict.fromkeys(("contribution", "largest", "named", "block", "singular_value"), (*of, "pair"))
+    rounding = bundle.W_Q.shape[-1] * max(sparser.EPSILON, bundle.epsilon)
+    given = sparser.tokens_read(bundle), layer_moments(bundle)
+    found = over_heads(_head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding), doing="terms")
+    check_values_held(found.singular_value.sel(reading=0).values)
+    coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
+    return found.assign_coords(coordinates)
 
 
-def _head(head: Head, tokens: Array, real: Array | None = None) -> dict[str, Array]:
+def _head(head: Head, tokens: Array, moments: Moments, real: Array | None, rounding: Array) -> dict[str, Array]:
     """One head on tokens (sequences, positions, D), of which some may not be `real`."""
-    d = sparser.decisions(head, tokens, real)
-    first = sparser.first_decision(head)
+    d, at = sparser.decisions(head, tokens, real), jnp.arange(tokens.shape[1])
     decided = jnp.ones(d.index.shape, bool) if real is None else real
-    terms = jnp.abs(relative_attention(d))[:, first:]
+    modes = balanced(head.W_Q, head.W_K, *seen_by(head, moments))
+    seen = read_balanced(d, head, head.queries(tokens, at), head.keys(tokens, at), modes)
+    # of a head without biases all conventions are one
+    same = head.b_Q is None and head.b_K is None
+    raw = {c: d if same or c == "plain" else decompose(head, tokens, tokens, d.index, c) for _, c in PUBLISHED.values()}
+    readings = (raw["plain"], raw), (seen, dict.fromkeys(raw, seen))
+    found = [_described(*reading, decided, sparser.first_decision(head), rounding) for reading in readings]
+    off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
+    return {**jax.tree.map(lambda *x: jnp.stack(x), *found), "attention_error": off.max()}
+
+
+def _described(
+    d: Decomposition, by: Mapping[str, Decomposition], decided: Array, first: int, rounding: Array
+) -> dict[str, Array]:
+    """One reading of one head, decomposed plainly and in each convention, where something is `decided`."""
+    values = d.spectrum.values
+    labels = block_labels(values, rounding * values[0])
+    terms = jnp.abs(block_sums(relative_attention(d), labels))[:, first:]
     total = terms.sum(axis=-1, keepdims=True)
     largest_score = jnp.where(d.visible, jnp.abs(d.scores), 0).max(axis=-1)
     counts, errors = [], []
     for rule, convention in PUBLISHED.values():
-        same = convention == "plain" or (head.b_Q is None and head.b_K is None)
-        read = d if same else decompose(head, tokens, tokens, d.index, convention)
+        read = by[convention]
         error = read.error / positive(largest_score)
-        counts.append(jnp.where(decided & (error <= MISSED), count_vectors(read, rule), jnp.nan))
+        own = labels if read is d else block_labels(read.spectrum.values, rounding * read.spectrum.values[0])
+        counts.append(jnp.where(decided & (error <= MISSED), count_vectors(read, rule, labels=own), jnp.nan))
         errors.append(error.max(where=decided, initial=0))
-    off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)
     over = {"axis": (0, 1), "where": decided[:, first:, None]}
     return {
         "count": jnp.stack(counts)[..., first:],
         "contribution": (terms / positive(total)).mean(**over),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(**over),
         "named": d.named,
-        "singular_value": d.spectrum.values,
+        "block": 1 + jnp.searchsorted(labels, labels),
+        "singular_value": values,
         "score_error": jnp.stack(errors),
-        "attention_error": off.max(),
     }
 
 
@@ -137,41 +168,54 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
-    """One head: S and its standard error, p, mean S of random heads, decisions with p <= 0.05, diagnostics, counts."""
-    _, error = sparser.mean_sparseness(here)
-    null = here.null_mean
-    row = {
-        "head": f"{int(here.layer)}.{int(here['head'])}",
-        "sparser than chance": str(here.verdict.values),
-        "S": f"{float(here.sparseness.mean()):.3f} ± {float(error):.3f}",
-        "random heads": float(null.sel(null="raw")),
-        "balanced": float(null.sel(null="balanced")),
-        "p": float(here.p_value),
-        "p adj.": float(here.adjusted_p_value),
-        "p <= 0.05": f"{_share_small(here):.0%}",
-        **{kind: float(null.sel(null=kind)) for kind in KINDS},
-        "named": f"{int(here.named.sum())}/{here.named.size}",
-    }
+    """One head: its verdict; by reading S and its standard error, p and mean S of random heads; diagnostics, counts."""
+    S, error = sparser.mean_sparseness(here)
+    row = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
+    for reading in READINGS:
+        there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
+        row |= {
+            f"{of}S": f"{float(S.sel(reading=reading)):.3f} ± {float(error.sel(reading=reading)):.3f}",
+            f"{of}random heads": " / ".join(f"{float(there.null_mean.sel(null=null)):.3f}" for null in NULLS),
+            f"{of}p": float(there.p_value),
+            f"{of}p adj.": float(there.adjusted_p_value),
+            f"{of}p <= 0.05": f"{_share_small(there):.0%}",
+        }
+    raw = here.sel(reading="raw")
+    row |= {kind: float(raw.null_mean.sel(null=kind)) for kind in KINDS}
+    row["named"] = f"{int(raw.named.sum())}/{raw.named.size}"
     for rule in PUBLISHED:
-        count = here["count"].sel(rule=rule)
+        count = raw["count"].sel(rule=rule)
         row[rule] = f"{_quartiles(count)[1]:g} ({float(count.isnull().mean()):.0%})"
     return row
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures of all heads."""
-    half, named = results.sizes["pair"] // 2, results.named
     found = {
-        **sparser.counted(results.verdict),
+        **sparser.counted(results),
         **{
             f"heads_below_{kind}_null_p_0.05": int((results.diagnostic_p_value.sel(kind=kind) <= sparser.LEVEL).sum())
             for kind in KINDS
         },
-        "decisions": int(results.sparseness.notnull().sum()),
-        "sparseness_mean": float(results.sparseness.mean()),
-        **{f"sparseness_{name}_null_mean": float(results.null_mean.sel(null=name).mean()) for name in NULLS + KINDS},
+        "decisions": int(results.sparseness.sel(reading="raw").notnull().sum()),
         "smallest_p_value": float(results.p_value.min()),
         "draws_of_random_heads_most": int(results.draws.max()),
+        "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
+    }
+    for reading in READINGS:
+        of = "" if reading == "raw" else f"{reading}_"
+        found |= {f"{of}{name}": value for name, value in _summary(results.sel(reading=reading)).items()}
+    return found
+
+
+def _summary(results: xr.Dataset) -> dict[str, Any]:
+    """Headline figures of one reading."""
+    half, named = results.sizes["pair"] // 2, results.named
+    means = results.null_mean.mean(PLACE).dropna("null")
+    found = {
+        "heads_sparser": int(sparser.found(results).sum()),
+        "sparseness_mean": float(results.sparseness.mean()),
+        **{f"sparseness_{name}_null_mean": float(means.sel(null=name)) for name in means.null.values},
         "decisions_p_0.05_share": _share_small(results),
         "contribution_of_lower_half_of_singular_values_share": float(
             results.contribution[..., half:].sum("pair").mean()
@@ -179,7 +223,6 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         "largest_contribution_from_lower_half_share": float(results.largest[..., half:].sum("pair").mean()),
         "contribution_of_pairs_not_named_share": float(results.contribution.where(~named, 0).sum("pair").mean()),
         "score_error_relative_to_largest": float(results.score_error.max()),
-        "attention_not_causal_or_not_normalised": float(results.attention_error.max()),
     }
     for rule in PUBLISHED:
         count, name = results["count"].sel(rule=rule), rule.replace(", ", "_")
@@ -188,69 +231,78 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
 
 
 def figure(results: xr.Dataset, axes: Any = None) -> Figure:
-    """Sparseness beside chance, where contributions come from, and counts; on three `axes` where they are given."""
-    drawn, axes = panels_or(axes, 3, width=4.8, height=4.0)
-    for ax, draw in zip(axes, (_draw_sparseness, _draw_ranks, _draw_counts), strict=True):
-        draw(ax, results)
+    """Sparseness beside chance, raw and balanced, where contributions come from, counts; on four `axes` if given."""
+    heads = results.zero.size
+    drawn, axes = panels_or(axes, 4, width=max(4.6, min(0.2 * heads, 8.0)) if heads <= MANY else 5.2, height=4.8)
+    for ax, reading in zip(axes, READINGS, strict=False):
+        _draw_sparseness(ax, results.sel(reading=reading))
+    _draw_ranks(axes[2], results)
+    _draw_counts(axes[3], results.sel(reading="raw"))
     return drawn
 
 
 def caption(results: xr.Dataset) -> str:
     """What to see in the figure."""
     return (
-        "Left, mean sparseness of each head's decisions (points, with standard errors over sequences) and that of "
-        "random heads on the same tokens, their keys chosen anew (lines, with 95 % of them): of the head's singular "
-        "values, and of those that the data see; filled points are sparser than either. Crosses: the common rotation, "
-        "a diagnostic that any head of low rank falls below. Middle, where "
-        "in the order of singular values contributions come from: mean of each layer, and the even share as a line. "
-        "Right, how many singular vectors a decision needs by each rule: median and middle half of each head."
+        "First two, mean sparseness of each head's decisions, read raw and balanced (points, with standard errors over "
+        "sequences), and that of random heads on the same tokens, their keys chosen anew (lines, with 95 % of them): "
+        "of the head's singular values, and of those that the data see; filled points are sparser than either. "
+        "Crosses: the common rotation, a diagnostic that any head of low rank falls below. Third, where in the order "
+        "of singular values contributions come from: mean of each layer, raw filled and balanced hollow, and the even "
+        "share as a line. Right, how many singular vectors a decision needs by each rule: median and middle half of "
+        "each head."
     )
 
 
 def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
     flat = results.stack(unit=PLACE)
     (S, error), x = sparser.mean_sparseness(flat), np.arange(flat.sizes["unit"])
+    many = len(x) > MANY
     for null, colour, shift, label in (
         ("raw", COLOURS[1], -0.15, "random heads"),
-        ("balanced", COLOURS[2], 0.15, "random heads, balanced"),
+        ("balanced", COLOURS[2], 0.15, "random heads, as data see them"),
     ):
         here = flat.sel(null=null)
-        ax.hlines(here.null_mean, x + shift - 0.2, x + shift + 0.2, color=colour, label=label)
-        ax.vlines(x + shift, here.null_low, here.null_high, color=colour, alpha=0.4, linewidth=4)
-    ax.plot(x, flat.null_mean.sel(null="common"), "x", color=GREY, markersize=4, label="common rotation")
-    found = (flat.verdict == sparser.SPARSER).values
-    measured(ax, x, S, error, markerfacecolor="white", label="head")
-    measured(ax, x[found], S[found])
-    heads = results.sizes["head"]
-    if len(x) <= 40:
-        ax.set_xticks(x, [f"{layer}.{head}" for layer, head in flat.unit.values], rotation=90, fontsize=8)
-    else:
-        ax.set_xticks(x[::heads], [str(layer) for layer in results.layer.values])
-    ax.set(xlabel="layer.head" if len(x) <= 40 else "heads by layer", ylabel="mean sparseness S", ylim=(0, None))
-    ax.set_title(f"{int(found.sum())} of {len(x)} heads sparser than random heads")
-    ax.legend(loc="lower right", fontsize=8)
+        ax.hlines(here.null_mean, x + shift - 0.3, x + shift + 0.3, color=colour, label=label, linewidth=1.2)
+        ax.vlines(x + shift, here.null_low, here.null_high, color=colour, alpha=0.4, linewidth=1.2 if many else 4)
+    common = flat.null_mean.sel(null="common")
+    if common.notnull().any():
+        ax.plot(x, common, "x", color=GREY, markersize=3 if many else 4, label="common rotation")
+    known, size = sparser.found(flat).values, 2.5 if many else 5
+    measured(ax, x, S, error, markerfacecolor="white", markersize=size, elinewidth=0.8, label="head")
+    measured(ax, x[known], S[known], markersize=size)
+    name_heads(ax, results.sizes["layer"], results.sizes["head"])
+    ax.set(ylabel="mean sparseness S", ylim=(0, None))
+    ax.set_title(f"{results.reading.item()}: {int(known.sum())} of {len(x)} heads sparser than random heads")
+    legend_below(ax, 2, fontsize=8.5)
 
 
 def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
-    share, largest = results.contribution.mean("head"), results.largest.mean("head")
-    ax.axhline(1 / results.sizes["pair"], color="black", label="even share")
-    shown = results.layer.values[:: -(-results.sizes["layer"] // 6)]
-    for layer, colour in zip(results.layer.values, layer_colours(results), strict=True):
-        label = f"layer {layer}" if layer in shown else None
-        measured(ax, results.pair, share.sel(layer=layer), color=colour, markersize=4, label=label)
-        ax.plot(results.pair, largest.sel(layer=layer), "+", color=colour)
-    ax.plot([], [], "+", color="black", label="is the largest term")
-    ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\sum_k |c_k|$, or of decisions", ylim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(fontsize=8)
+    layers, K = results.sizes["layer"], results.sizes["pair"]
+    some = np.unique(np.geomspace(1, K, min(K, 24)).round().astype(int)) - 1
+    ax.axhline(1 / K, color="black", label="even share")
+    for layer, colour in enumerate(layer_colours(results)):
+        here = results.contribution.isel(layer=layer, pair=some).mean("head")
+        style = {"color": colour, "markersize": 4}
+        ax.plot(here.pair, here.sel(reading="balanced"), "o", markerfacecolor="none", **style)
+        label = f"layer {layer}" if layer in thinned(layers) else None
+        ax.plot(here.pair, here.sel(reading="raw"), "o", label=label, **style)
+    ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="balanced")
+    ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\sum_k |c_k|$", xscale="log", ylim=(0, None))
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= K]
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.minorticks_off()
+    legend_below(ax, 4, fontsize=8.5)
 
 
 def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
     flat = results["count"].stack(unit=PLACE)
+    many = flat.sizes["unit"] > MANY
     for i, rule in enumerate(PUBLISHED):
         low, middle, high = np.array([_quartiles(head) for head in flat.sel(rule=rule).transpose("unit", ...)]).T
         x = i + np.linspace(-0.3, 0.3, middle.size)
-        measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], markersize=4, alpha=0.6)
+        style = {"markersize": 2, "elinewidth": 0.5, "capsize": 0} if many else {"markersize": 4}
+        measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], alpha=0.6, **style)
     labels = [
         f"{rule}\n{float(results['count'].sel(rule=rule).isnull().mean()):.0%} undefined".replace(", ", ",\n")
         for rule in PUBLISHED

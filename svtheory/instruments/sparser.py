@@ -11,17 +11,21 @@ from jax import Array
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import Decomposition, decompose, without_padding
-from svtheory.heads.random_heads import NULLS, compare_with_random_heads, read_together
+from svtheory.heads.random_heads import NULLS, READINGS, compare_with_random_heads, read_together
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
 from svtheory.instruments.survey import PLACE, adjusted, over_heads, stacked_heads
+from svtheory.progress import track
 
 LEVEL = 0.05
-ROUND = 99  # draws at a time: the first ones of every head, and all that a decision gets
-DIAGNOSTIC = 39  # draws of each diagnostic null
+ROUND = 39  # draws at a time: the first ones of every head, and all that a decision gets
+DIAGNOSTIC = 24  # draws of each diagnostic null
 EPSILON = float(np.finfo(np.float32).eps)  # a head whose largest score is smaller decides nothing
-SPARSER, ROTATED, NEITHER, ZERO = "yes", "no: rotations only", "no", "no: numerically zero"
+SPARSER = "sparser than random heads of its spectrum"
+ROTATED = "low rank only: sparser than its rotations, not than random heads of its spectrum"
+NEITHER = "neither sparser than random heads of its spectrum nor of low rank"
+ZERO = "numerically zero: decides nothing"
 
 
 def tokens_read(bundle: HeadBundle) -> Array:
@@ -48,71 +52,82 @@ def first_decision(heads: Head) -> int:
     return int(heads.causal)
 
 
-def tested(bundle: HeadBundle, key: Array, most: int) -> xr.Dataset:
-    """The sparseness test of every head, its verdict and diagnostics beside it, by layer and head.
+def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Dataset:
+    """The sparseness test of every head, its verdict and diagnostics beside it, by layer, head and reading.
 
-    Draws continue until Benjamini and Hochberg's verdicts at LEVEL over all heads are settled, or for `most` draws.
-    Those of a layer serve all of its heads. Decisions are judged by the first round alone, and not corrected for their
-    number.
+    Of the READINGS the first `readings`. Draws continue until Benjamini and Hochberg's verdicts at LEVEL over all heads
+    and readings are settled, or for `most` draws. Those of a layer serve all of its heads. Decisions are judged by the
+    first round alone, and not corrected for their number.
     """
     first, second = jax.random.split(key)
     read, stacked, real = tokens_read(bundle), stacked_heads(bundle), real_tokens(bundle)
     largest = over_heads(_largest_score, bundle, {"score": ()}, (read,), shared=(real,)).score
     if not np.isfinite(largest).all():
         raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
-    together = [read_together(heads, x, x, real=real) for heads, x in zip(stacked, read, strict=True)]
+    both = list(zip(stacked, read, strict=True))
+    together = [read_together(heads, x, x, readings=readings, real=real) for heads, x in track(both, "reading heads")]
     length = min(ROUND, most)
 
     def compared(layer: int, number: int, wanted: np.ndarray):
+        """One round of a layer, fields with first axes (head, reading)."""
         at = jax.random.fold_in(jax.random.fold_in(first, number), layer)
-        return compare_with_random_heads(together[layer], at, length, jnp.asarray(wanted))
+        test = compare_with_random_heads(together[layer], at, length, jnp.asarray(wanted))
+        return jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), test)
 
     layers, heads = bundle.W_Q.shape[:2]
-    everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in range(layers)]
-    start = {name: np.stack([np.asarray(getattr(x, name)) for x in everyone]) for name in everyone[0]._fields}
+    everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
+    start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
     zero = largest < EPSILON
-    S = np.where(zero, np.nan, start["head_sparseness"])
+    S = np.where(zero.values[..., None], np.nan, start["head_sparseness"])
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
-        wanted = wanted.reshape(S.shape)
+        wanted = wanted.reshape(S.shape).any(axis=-1)
         if number == 0:
             null = start["head_null"]
         else:
             null = np.full((*S.shape, len(NULLS), length), np.nan)
-            for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
+            for layer in track(np.flatnonzero(wanted.any(axis=1)).tolist(), f"random heads, round {number + 1}"):
                 null[layer] = compared(layer, number, wanted[layer]).head_null
         # what is undefined counts as reached: neither a head of zeros nor a random one is evidence
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
-    kinds = over_heads(
-        _diagnostics, bundle, dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",)), (read,), (keys,), (real,)
-    )
+    of_kinds = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
+    kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (keys,), (real,), "rotations")
+    null = start["head_null"]
     random = {
-        "mean": start["head_null"].mean(axis=-1),
-        "low": np.quantile(start["head_null"], 0.025, axis=-1),
-        "high": np.quantile(start["head_null"], 0.975, axis=-1),
+        "mean": null.mean(axis=-1),
+        "low": np.quantile(null, 0.025, axis=-1),
+        "high": np.quantile(null, 0.975, axis=-1),
     }
+    of_head = (*PLACE, "reading")
     decided, p = slice(first_decision(stacked[0]), None), tally.p_value.reshape(S.shape)
-    decisions = (*PLACE, "sequence", "query")
     results = xr.Dataset(
         {
-            "sparseness": (decisions, start["sparseness"][..., decided]),
-            "decision_p_value": (decisions, start["p_value"][..., decided]),
-            "p_value": (PLACE, p),
-            "adjusted_p_value": (PLACE, adjusted(p, 2)),
-            "draws": (PLACE, tally.draws.max(axis=1).reshape(p.shape)),
+            "sparseness": ((*of_head, "sequence", "query"), start["sparseness"][..., decided]),
+            "decision_p_value": ((*of_head, "sequence", "query"), start["p_value"][..., decided]),
+            "p_value": (of_head, p),
+            "adjusted_p_value": (of_head, adjusted(p, 3)),
+            "draws": (of_head, tally.draws.max(axis=1).reshape(p.shape)),
             "zero": zero,
             "diagnostic_p_value": kinds.p_value,
             **{
-                f"null_{name}": ((*PLACE, "null"), np.concatenate([x, kinds[name]], axis=-1))
+                f"null_{name}": ((*of_head, "null"), np.concatenate([x, _of_raw(kinds[name].values, x)], axis=-1))
                 for name, x in random.items()
             },
         },
-        {"null": [*NULLS, *KINDS], "kind": list(KINDS)},
+        {"null": [*NULLS, *KINDS], "kind": list(KINDS), "reading": list(READINGS[:readings])},
     )
+    results.sparseness.attrs["long_name"] = "Treves-Rolls sparseness, from 1/K of one term to 1 of equal ones"
     return results.assign(verdict=verdicts(results))
+
+
+def _of_raw(diagnostic: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What diagnostics (layer, head, kind) say of the raw reading; NaN of any other."""
+    found = np.full((*like.shape[:-1], diagnostic.shape[-1]), np.nan)
+    found[..., 0, :] = diagnostic
+    return found
 
 
 def _largest_score(head: Head, tokens: Array, real: Array | None) -> dict[str, Array]:
@@ -138,14 +153,23 @@ def _diagnostics(head: Head, tokens: Array, key: Array, real: Array | None) -> d
     }
 
 
+def found(results: xr.Dataset) -> xr.DataArray:
+    """Which heads are sparser than random heads of their spectrum, by reading."""
+    return (results.adjusted_p_value <= LEVEL) & ~results.zero
+
+
 def verdicts(results: xr.Dataset) -> xr.DataArray:
-    """A word for each head: SPARSER than random heads of its spectrum, only than its common rotation, NEITHER, ZERO.
+    """A sentence for each head: SPARSER, and by which reading; only than its common rotation, ROTATED; NEITHER; ZERO.
 
     The rotation is a diagnostic, which a low rank is enough for: its p-value is not adjusted.
     """
     rotated = results.diagnostic_p_value.sel(kind="common") <= LEVEL
-    found = xr.where(results.adjusted_p_value <= LEVEL, SPARSER, xr.where(rotated, ROTATED, NEITHER))
-    return xr.where(results.zero, ZERO, found)
+    by = found(results)
+    said = xr.where(rotated, ROTATED, NEITHER)
+    for readings in (["raw"], ["balanced"], ["raw", "balanced"])[: 2 * by.sizes["reading"] - 1]:
+        those = by.sel(reading=readings).all("reading")
+        said = xr.where(those, f"{SPARSER}, read {' and '.join(readings)}", said)
+    return xr.where(results.zero, ZERO, said)
 
 
 def mean_sparseness(results: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
@@ -155,11 +179,12 @@ def mean_sparseness(results: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return by_sequence.mean("sequence"), error
 
 
-def counted(verdict: xr.DataArray) -> dict[str, Any]:
+def counted(results: xr.Dataset) -> dict[str, Any]:
     """How many heads have each verdict, by names for a summary."""
+    by = found(results)
     return {
-        "heads": verdict.size,
-        "heads_numerically_zero": int((verdict == ZERO).sum()),
-        "heads_sparser_than_random_heads": int((verdict == SPARSER).sum()),
-        "heads_sparser_than_rotations_only": int((verdict == ROTATED).sum()),
+        "heads": results.zero.size,
+        "heads_numerically_zero": int(results.zero.sum()),
+        "heads_sparser_than_random_heads": int((by.any("reading") if "reading" in by.dims else by).sum()),
+        "heads_sparser_than_rotations_only": int((results.verdict == ROTATED).sum()),
     }

@@ -1,25 +1,39 @@
-"""Spectra of all heads, with gaps and effective ranks, and the alignment that their token moments allow.
+"""Spectra of all heads, raw and as their data see them, with gaps, blocks and the alignment that tokens allow.
 
-For every head of a bundle (safetensors: W_Q, W_K, perhaps what they read) the singular values of Omega = W_Q^T W_K, how
-many it effectively has, beside factors of independent Gaussian entries, and which of its singular vectors can be named:
-those whose gap is above the rounding D eps sigma_1 of the stored matrix (T14). A head whose largest possible score,
-sigma_1 times the largest input norms (1 where no inputs are given) over the score divisor, is below float32's epsilon
-is numerically zero and has no directions. Rotary heads are read at offset 0.
+For every head of a bundle (safetensors: W_Q, W_K, perhaps what they read) the singular values of Omega = W_Q^T W_K and,
+where inputs are given, those of its balanced form A^{1/2} Omega B^{1/2} (T22): the standard deviations of each mode's
+part of a score, with a pattern, what moves the mode, and a probe, what the head computes, on either side; raw, both are
+the singular vector. How many values a head effectively has stands beside factors of independent Gaussian entries, read
+alike. A vector can be named if its gap is above the rounding D eps sigma_1 of the stored matrix (T14); values closer
+than 0.001 sigma_1 form a block, of which only the subspace is known. A head whose largest possible score, sigma_1 times
+the largest input norms (1 where no inputs are given) over the score divisor, is below float32's epsilon is numerically
+zero and has no directions. Rotary heads are read at offset 0.
 
-Where inputs are given, each layer's token moments: the covariance on the key side and for queries with a bias that is
-not zero, else the second moment (T6). Their condition number kappa, on their range (singular values of the tokens above
-max(D, tokens) eps of the largest), bounds the cosine of the leading singular vector of a single matched pair with
-E[r f_i], the feature itself where activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training
-to the end, and by more after shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). A bound
-below chance, the mean |cos| of random directions, promises nothing: table and summary say so. Time is counted in units
-of 1/(L_r L_s), the time constant of the fastest mode. Standard errors are those of a bootstrap over sequences.
+A and B are the moments of each layer's tokens: the covariance on the key side and for queries with a bias that is
+not zero, else the second moment (T6); balanced, the latter too for keys without a bias that rotary positions turn.
+Their condition number kappa, on their range (singular values of the tokens above min(D, tokens) eps of the largest),
+bounds the cosine of the leading singular vector of a single matched pair with E[r f_i], the feature itself where
+activations are uncorrelated and centred, by 2 sqrt(kappa)/(1 + kappa) after training to the end, and by more after
+shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits). A bound below chance, the mean |cos|
+of random directions, promises nothing: table and summary say so. Time is counted in units of 1/(L_r L_s), the time
+constant of the fastest mode. Standard errors are those of a bootstrap over sequences, within
+the 16 longest and 16 shortest principal axes.
+
+>>> import numpy as np
+>>> from svtheory import HeadBundle
+>>> W_Q, W_K, tokens = (np.random.default_rng(0).normal(size=s) for s in ((1, 2, 4, 8), (1, 2, 4, 8), (1, 9, 5, 8)))
+>>> found = survey(HeadBundle(W_Q, W_K, attn_in=tokens))
+>>> dict(found.key_pattern.sizes)
+{'layer': 1, 'head': 2, 'reading': 2, 'dimension': 8, 'pair': 4}
+>>> bool((found.effective_rank > 1).all())
+True
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
@@ -29,19 +43,27 @@ from matplotlib.ticker import MaxNLocator
 
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
+from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
+from svtheory.instruments.moments import Moments, layer_moments, seen_by
 from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.instruments.token_bounds import TIMES, token_bounds
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import chance_line, measured, panels_or
-from svtheory.spectra.perturbation import nameable
+from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, thinned
+from svtheory.spectra.balanced import BalancedSpectrum, balanced
+from svtheory.spectra.blocks import block_labels
 from svtheory.spectra.spectra import effective_rank, spectrum
 
+READINGS = ("raw", "balanced")
+VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
+LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most
 EPSILON = float(np.finfo(np.float32).eps)
+MANY = 24  # heads, of which each is drawn
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
 SPECTRA = (
-    "Singular values of each head over its largest, beside the mean of Gaussian factors of the same shape (line); "
-    "hollow points cannot be named."
+    "Singular values of each head over its largest, raw and as its tokens see it, beside the mean of Gaussian factors "
+    "of the same shape in each layer (lines); hollow points cannot be named. Of many heads, the median of each layer "
+    "and its middle half."
 )
 BOUNDS = (
     " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
@@ -70,11 +92,12 @@ def requested(source: Source, settings: Settings) -> xr.Dataset:
 
 
 def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
-    """The spectrum of every head of a bundle; where it has what they read, the alignment that allows."""
-    first, second = jax.random.split(jax.random.key(settings.seed))
-    results = _spectra(bundle).merge(_gaussian_heads(bundle.W_Q.shape[2:], first, settings.gaussians))
-    if bundle.attn_in is not None:
-        results = results.merge(token_bounds(bundle, second, settings.resamples))
+    """The spectrum of every head of a bundle; where it has what they read, balanced too, and what that allows."""
+    bundle.check_bilinear()
+    moments = layer_moments(bundle)
+    results = _spectra(bundle, moments).merge(_gaussian_heads(bundle, moments, settings))
+    if moments is not None:
+        results = results.merge(token_bounds(bundle, moments, settings.seed, settings.resamples))
     return results.assign_attrs(bundle.metadata)
 
 
@@ -83,69 +106,91 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     return [_row(head) for head in places(results, *PLACE)]
 
 
-def _spectra(bundle: HeadBundle) -> xr.Dataset:
-    """The spectrum of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    axes = {"left": ("dimension", "pair"), "right": ("dimension", "pair"), "rank": (), "effective_rank": ()}
-    axes |= dict.fromkeys(("singular_value", "gap", "named"), ("pair",))
+def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
+    """The spectra of every head; vectors, gap and effective rank are NaN where they say nothing."""
+    axes = dict.fromkeys(VECTORS, ("reading", "dimension", "pair")) | dict.fromkeys(
+        ("rank", "effective_rank"), ("reading",)
+    )
+    axes |= dict.fromkeys(("singular_value", "gap", "named", "block"), ("reading", "pair"))
     rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
-    found = over_heads(_spectrum, bundle, axes, shared=(rounding,))
-    check_values_held(found.singular_value.values)
+    found = over_heads(_read, bundle, axes, of_layer=(moments,), shared=(rounding,))
+    found = found.assign_coords(
+        reading=list(READINGS[: found.sizes["reading"]]), pair=range(1, found.sizes["pair"] + 1)
+    )
+    check_values_held(found.singular_value.sel(reading="raw").values)
     norms = 1.0
     if bundle.attn_in is not None:
         norms = np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2), where=bundle.real, initial=0).astype(float)
     scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
-    found["largest_score"] = (found.singular_value[..., 0] * scale).drop_vars("pair", errors="ignore")
+    largest = found.singular_value.sel(reading="raw").isel(pair=0, drop=True)
+    found["largest_score"] = (largest * scale).drop_vars("reading")
     zero = found["numerically_zero"] = found.largest_score < EPSILON
     named = found["named"] = found.named & ~zero
-    for name, known in {"left": named, "right": named, "gap": ~zero, "effective_rank": ~zero}.items():
+    for name, known in {**dict.fromkeys(VECTORS, named), "gap": ~zero, "effective_rank": ~zero}.items():
         found[name] = found[name].where(known)
     found["rank"] = found["rank"].where(~zero, 0)
-    return found.assign_coords(pair=range(1, found.sizes["pair"] + 1))
+    found.singular_value.attrs["units"] = "scores before the divisor, of unit tokens; balanced, standard deviations"
+    found.block.attrs["long_name"] = "the first pair of the block"
+    return found
 
 
-def _spectrum(head: Head, rounding: Array) -> dict[str, Array]:
-    """The spectrum of one head, whose vectors can be named where gaps are above `rounding` times sigma_1."""
+def _read(head: Head, moments: Moments | None, rounding: Array) -> dict[str, Array]:
+    """One head, raw and balanced, whose vectors can be named where gaps are above `rounding` times sigma_1."""
     s = spectrum(head.W_Q, head.W_K)
+    found = [_described(BalancedSpectrum(s.values, s.left, s.left, s.right, s.right, s.gaps), rounding)]
+    if moments is not None:
+        found.append(_described(balanced(head.W_Q, head.W_K, *seen_by(head, moments)), rounding))
+    return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+
+def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:
+    """One reading of one head."""
     error = rounding * s.values[0]
-    rank = (s.values > error).sum()
-    found = {"singular_value": s.values, "gap": s.gaps, "left": s.left, "right": s.right}
-    return found | {"named": nameable(s, error), "rank": rank, "effective_rank": effective_rank(s.values)}
+    labels = block_labels(s.values, error)
+    found = {"singular_value": s.values, "gap": s.gaps, "named": s.gaps > error}
+    found |= dict(zip(VECTORS, (s.query_patterns, s.query_probes, s.key_patterns, s.key_probes), strict=True))
+    found |= {"block": 1 + jnp.searchsorted(labels, labels), "rank": (s.values > error).sum()}
+    return found | {"effective_rank": effective_rank(s.values)}
 
 
-def _gaussian_heads(shape: tuple[int, ...], key: Array, draws: int) -> xr.Dataset:
-    """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries."""
-    values, effective = (np.asarray(x) for x in _drawn(shape, jax.random.split(key, draws)))
+def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Settings) -> xr.Dataset:
+    """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries, by layer."""
+    (layers, _, *shape), one = bundle.W_Q.shape, np.ones(bundle.W_Q.shape[-1])
+    raw = gaussian_values(shape, [(one, one)], settings.seed, settings.gaussians)[0]
+    seen = [[raw] * layers]
+    if moments is not None:
+        query = np.where(bundle.query_bias.all(axis=1)[:, None], moments.centred.lengths, moments.uncentred.lengths)
+        sides = list(zip(query, moments.centred.lengths, strict=True))
+        seen.append(list(gaussian_values(shape, sides, settings.seed, min(LAYER_DRAWS, settings.gaussians))))
+    of = lambda read: [[read(values) for values in reading] for reading in seen]  # noqa: E731
+    ranks = ("reading", "layer")
     return xr.Dataset(
         {
-            "gaussian_value": ("pair", values.mean(axis=0)),
-            "gaussian_effective_rank": ((), effective.mean()),
-            "gaussian_effective_rank_deviation": ((), effective.std(ddof=1)),
-        }
+            "gaussian_value": ((*ranks, "pair"), of(lambda values: values.mean(axis=0))),
+            "gaussian_effective_rank": (ranks, of(lambda values: gaussian_effective_ranks(values).mean())),
+            "gaussian_effective_rank_deviation": (ranks, of(lambda v: gaussian_effective_ranks(v).std(ddof=1))),
+        },
+        {"reading": list(READINGS[: len(seen)])},
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def _drawn(shape: tuple[int, ...], keys: Array) -> tuple[Array, Array]:
-    def draw(key):
-        s = spectrum(*jax.random.normal(key, (2, *shape)))
-        return s.values / s.values[0], effective_rank(s.values)
-
-    return jax.lax.map(draw, keys)
-
-
 def _row(here: xr.Dataset) -> dict[str, Any]:
-    """One head: its first singular value, rank and nameable pairs, and what its layer's tokens allow."""
+    """One head: its first singular value, rank, nameable pairs and blocks, and what its layer's tokens allow."""
     zero = bool(here.numerically_zero)
-    sigma = float(here.singular_value[0])
+    sigma = float(here.singular_value.sel(reading="raw")[0])
     row = {
         **{name: int(here[name]) for name in PLACE},
         "sigma_1": sigma,
-        "gap_1/sigma_1": float("nan") if zero else float(here.gap[0]) / sigma,
-        "effective rank": float(here.effective_rank),
-        "rank": int(here["rank"]),
+        "gap_1/sigma_1": float("nan") if zero else float(here.gap.sel(reading="raw")[0]) / sigma,
         "largest score": float(here.largest_score),
-        "directions named": "none: numerically zero" if zero else f"{int(here.named.sum())} of {here.named.size}",
     }
+    for reading in here.reading.values:
+        there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
+        row[f"{of}effective rank"] = float(there.effective_rank)
+        row[f"{of}rank"] = int(there["rank"])
+        named = f"{int(there.named.sum())} of {there.named.size}"
+        row[f"{of}named" if of else "directions named"] = "none: numerically zero" if zero else named
+        row[f"{of}blocks"] = "-" if zero else listed(there.block.values)
     for side in here.side.values if "side" in here.dims else ():
         there = here.sel(side="key" if bool(here.query_bias) else side)
         row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
@@ -154,27 +199,50 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     return row
 
 
+def listed(first: np.ndarray) -> str:
+    """The blocks of more than one pair, from the first pair of each pair's block, as text.
+
+    >>> listed(np.array([1, 2, 2, 4, 5, 5, 5]))
+    '2-3, 5-7'
+    """
+    return ", ".join(f"{a}-{b}" for a, b in _several(first)) or "-"
+
+
+def _several(first: np.ndarray) -> list[tuple[int, int]]:
+    """First and last pair of every block of more than one."""
+    starts, sizes = np.unique(first, return_counts=True)
+    return [(a, a + size - 1) for a, size in zip(starts.tolist(), sizes.tolist(), strict=True) if size > 1]
+
+
 def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures of all heads."""
-    zero, largest = results.numerically_zero, results.singular_value.isel(pair=0)
-    found = {
+    zero, largest = results.numerically_zero, results.singular_value.sel(reading="raw").isel(pair=0)
+    found: dict[str, Any] = {
         "heads": zero.size,
         "heads_numerically_zero": int(zero.sum()),
-        "directions": results.named.size,
-        "directions_named": int(results.named.sum()),
-        "rank_lowest": int(results["rank"].min()),
-        "rank_highest": int(results["rank"].max()),
         "sigma_1_lowest": float(largest.min()),
         "sigma_1_highest": float(largest.max()),
-        "effective_rank_median": float(results.effective_rank.median()),
-        "effective_rank_of_gaussian_factors": float(results.gaussian_effective_rank),
-        "effective_rank_of_gaussian_factors_standard_deviation": float(results.gaussian_effective_rank_deviation),
     }
-    if "side" not in results.dims:
-        return found
+    for reading in results.reading.values:
+        here, of = results.sel(reading=reading), "" if reading == "raw" else f"_{reading}"
+        rank, spread = here.gaussian_effective_rank, here.gaussian_effective_rank_deviation
+        found |= {
+            f"directions{of}": here.named.size,
+            f"directions_named{of}": int(here.named.sum()),
+            f"blocks{of}": sum(len(_several(head)) for head in here.block.values.reshape(-1, here.sizes["pair"])),
+            f"rank_lowest{of}": int(here["rank"].min()),
+            f"rank_highest{of}": int(here["rank"].max()),
+            f"effective_rank_median{of}": float(here.effective_rank.median()),
+            f"effective_rank_of_gaussian_factors{of}": float(rank.mean()),
+            f"effective_rank_of_gaussian_factors_standard_deviation{of}": float(spread.mean()),
+        }
+    return found | (_summary_of_bounds(results) if "side" in results.dims else {})
+
+
+def _summary_of_bounds(results: xr.Dataset) -> dict[str, Any]:
     worst = results.stack(moment=("layer", "side")).isel(moment=int(np.argmax(results.condition.values)))
     shorter = results.bound_at_time.min(("layer", "side"))
-    return found | {
+    return {
         "tokens": int(results.tokens),
         "condition_number_highest": float(worst.condition),
         "condition_number_highest_standard_error": float(worst.condition_standard_error),
@@ -191,12 +259,14 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
 
 
 def figure(results: xr.Dataset, axes: Any = None) -> Figure:
-    """The spectrum of every head, and the bounds of every layer; on `axes`, one or two, where they are given."""
-    drawn, axes = panels_or(axes, columns=1 + ("side" in results.dims))
+    """The spectrum of every head by reading, and the bounds of every layer; on as many `axes` where they are given."""
+    readings = results.reading.values
+    drawn, axes = panels_or(axes, columns=len(readings) + ("side" in results.dims), height=4.6)
     colours = layer_colours(results)
-    _draw_spectra(axes[0], results, colours)
+    for ax, reading in zip(axes, readings, strict=False):
+        _draw_spectra(ax, results.sel(reading=reading), colours)
     if "side" in results.dims:
-        _draw_bounds(axes[1], results, colours)
+        _draw_bounds(axes[-1], results, colours)
     return drawn
 
 
@@ -206,26 +276,56 @@ def caption(results: xr.Dataset) -> str:
 
 
 def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
-    """`sigma_k / sigma_1` of every head that is not numerically zero."""
-    heads, zero = results.sizes["head"], int(results.numerically_zero.sum())
-    shown = results.singular_value.where(~results.numerically_zero)
+    """`sigma_k / sigma_1` of every head that is not numerically zero; of many heads, their middle half by layer."""
+    zero = results.numerically_zero
+    shown = results.singular_value.where(~zero)
     relative = shown / shown.isel(pair=0)
-    ax.plot(results.pair, results.gaussian_value, color="black", label="Gaussian factors")
-    for layer, colour in enumerate(colours):
-        for head in range(heads):
-            x = results.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
-            y, named = relative[layer, head].values, results.named[layer, head].values
-            style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
-            ax.plot(x, y, "o", markerfacecolor="none", **style)
-            ax.plot(x[named], y[named], "o", label=None if head else f"layer {layer}", **style)
-    if zero == results.numerically_zero.size:
+    draw = _draw_each if zero.size <= MANY else _draw_quartiles
+    draw(ax, relative, results.named.values, colours)
+    for layer in results.layer.values:
+        ax.plot(results.pair, results.gaussian_value.sel(layer=layer), color=GREY, linewidth=1, zorder=1)
+    ax.plot([], [], color=GREY, label="Gaussian factors")
+    ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="cannot be named")
+    if zero.all():
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
-    name, number = results.attrs.get("bundle", "all heads"), results.numerically_zero.size
-    title = f"{name}: {number} heads" + (f", {zero} zero" if zero else "")
-    ax.set(xlabel="pair k", ylabel=r"$\sigma_k / \sigma_1$", title=title)
+    name = results.attrs.get("bundle", "all heads")
+    zeros = f", {int(zero.sum())} zero" if zero.any() else ""
+    title = f"{name}: {zero.size} heads, {results.reading.item()}{zeros}"
+    balanced = results.reading.item() == "balanced"
+    ax.set(
+        xlabel="pair k",
+        ylabel=r"$\tilde\sigma_k / \tilde\sigma_1$" if balanced else r"$\sigma_k / \sigma_1$",
+        title=title,
+    )
     ax.set(yscale="log") if relative.min() < 0.01 else ax.set(ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(ncols=1 + results.sizes["layer"] // 6)
+    legend_below(ax)
+
+
+def _draw_each(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.ndarray) -> None:
+    """A point a pair of every head, hollow where it cannot be named."""
+    heads = relative.sizes["head"]
+    for layer, head in np.ndindex(named.shape[:2]):
+        x = relative.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
+        y, known, colour = relative[layer, head].values, named[layer, head], colours[layer]
+        style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
+        ax.plot(x, y, "o", markerfacecolor="none", **style)
+        ax.plot(x[known], y[known], "o", label=None if head else f"layer {layer}", **style)
+
+
+def _draw_quartiles(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.ndarray) -> None:
+    """Some pairs of every layer: median and middle half of its heads, hollow where most of them cannot name it."""
+    layers, (_, _, K) = len(colours), named.shape
+    some = np.unique(np.geomspace(1, K, 12).round().astype(int)) - 1
+    shift = np.linspace(0.94, 1.06, layers)
+    for layer, colour in enumerate(colours):
+        low, middle, high = np.nanquantile(relative[layer].values[:, some], [0.25, 0.5, 0.75], axis=0)
+        known, x = named[layer][:, some].mean(axis=0) >= 0.5, relative.pair.values[some] * shift[layer]
+        style = {"color": colour, "markersize": 3.5, "elinewidth": 0.8, "capsize": 0}
+        measured(ax, x, middle, [middle - low, high - middle], markerfacecolor="none", **style)
+        label = f"layer {layer}" if layer in thinned(layers) else None
+        ax.plot(x[known], middle[known], "o", color=colour, markersize=3.5, label=label)
+    ax.set(xscale="log")
 
 
 def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
@@ -247,4 +347,4 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))
     ax.minorticks_off()
     ax.set(xlabel=r"training time $\times\ L_r L_s$", ylabel=r"$|\cos(u, E[r f_i])|$")
-    ax.legend(loc="upper right")
+    legend_below(ax)

@@ -14,6 +14,7 @@ from svtheory.checks import InputError
 # Okabe and Ito's palette, strongest contrasts first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#666666"
+MANY = 40  # heads, of which each is no longer named
 
 STYLE: Any = {
     "font.size": 11,
@@ -79,6 +80,35 @@ def curve(
 def chance_line(ax: Axes, level: float) -> None:
     """A dotted line at the level that random directions reach."""
     ax.axhline(level, color=GREY, linestyle=":", label=f"chance, {level:.2f}")
+
+
+def legend_below(ax: Axes, columns: int = 3, **style: Any) -> None:
+    """The legend beneath the axes and their labels, where it covers no point."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, columnspacing=1.2, **style)
+
+
+def name_heads(ax: Axes, layers: int, heads: int) -> None:
+    """Heads 0, 1, ... along the x axis: by name, or where there are MANY, by layer, with lines between layers."""
+    if layers * heads > MANY:
+        ax.set_xticks(heads * (np.arange(layers) + 0.5) - 0.5, [str(layer) for layer in range(layers)])
+        for layer in range(1, layers):
+            ax.axvline(heads * layer - 0.5, color=GREY, linewidth=0.4, alpha=0.6)
+        ax.grid(visible=False, axis="x")
+        ax.set_xlabel("heads by layer")
+    else:
+        names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
+        ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 8 else 0, fontsize=8.5)
+        ax.set_xlabel("layer.head")
+    ax.set_xlim(-0.8, layers * heads - 0.2)
+
+
+def thinned(number: int, most: int = 6) -> range:
+    """Which of `number` things are labelled: at most as many as `most`, evenly spaced.
+
+    >>> list(thinned(12)), list(thinned(3))
+    ([0, 2, 4, 6, 8, 10], [0, 1, 2])
+    """
+    return range(0, number, -(-number // most))
 
 
 def predicted_against_measured(

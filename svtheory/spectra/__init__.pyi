@@ -10,6 +10,9 @@ from .balanced import BalancedSpectrum as BalancedSpectrum
 from .balanced import Root as Root
 from .balanced import Tokens as Tokens
 from .balanced import balanced_spectrum as balanced_spectrum
+from .blocks import block_cosines as block_cosines
+from .blocks import block_labels as block_labels
+from .blocks import block_sums as block_sums
 from .perturbation import mixed_gaps as mixed_gaps
 from .perturbation import nameable as nameable
 from .perturbation import wedin_bound as wedin_bound

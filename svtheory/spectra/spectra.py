@@ -104,7 +104,7 @@ def _gaps(values: Array) -> Array:
     return jnp.minimum(values, jnp.minimum(below, above))
 
 
-def value_groups(values: Array, tolerance: float = 1e-3) -> Array:
+def value_groups(values: Array, tolerance: Array | float = 1e-3) -> Array:
     """Labels (K,) that equal values share: neighbours closer than `tolerance * sigma_1` belong together.
 
     >>> value_groups(jnp.array([5.0, 3.0, 3.0, 0.0])).tolist()

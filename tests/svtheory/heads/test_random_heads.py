@@ -12,6 +12,7 @@ from svtheory.heads.random_heads import compare_with_random_heads, read_together
 D, H, B, T = 10, 4, 6, 8
 DRAWS = 400  # of most tests: one compiled program serves all of one shape
 FREQUENCIES = np.array([1.0])
+RAW = ((np.eye(D), np.eye(D)), (np.eye(D), np.eye(D)))  # roots of moments that read a head raw
 
 
 def haar(rng, n, k=None):
@@ -36,10 +37,14 @@ def turned(x, at):
     return np.concatenate([np.stack([a, b], -1), x[..., 2:]], axis=-1)
 
 
-def naive_sparseness(W_Q, W_K, b_Q, b_K, rotary, tokens, given=None):
-    """Mean S of a head in float64 with matrices of D x D, the key chosen by itself or given."""
-    U, sigma, Vt = np.linalg.svd(W_Q.T @ W_K)
-    U, sigma, Vt = U[:, :H], sigma[:H], Vt[:H]
+def naive_sparseness(W_Q, W_K, b_Q, b_K, rotary, tokens, given=None, seen=RAW):
+    """Mean S of a head in float64 with matrices of D x D, the key chosen by itself or given.
+
+    `seen` holds the roots of both moments, with their inverses, in which it is read.
+    """
+    (A, A_inverse), (B_root, B_inverse) = seen
+    U, sigma, Vt = np.linalg.svd(A @ W_Q.T @ W_K @ B_root)
+    U, sigma, Vt = A_inverse @ U[:, :H], sigma[:H], Vt[:H] @ B_inverse
     to_r, to_s = np.linalg.pinv(W_Q).T, np.linalg.pinv(W_K).T
     found = []
     for sequence in tokens:
@@ -85,13 +90,18 @@ def test_random_heads_are_those_of_the_definition(bias, rotary, given):
         return W_Q @ haar(rng, D), W_K @ haar(rng, D), b_Q, b_K
 
     choose = "attended" if given is None else np.broadcast_to(given, (B, T))
-    found = sparseness_test(head, tokens, tokens, jax.random.key(1), DRAWS, choose)
-    assert found.head_sparseness == pytest.approx(naive_sparseness(W_Q, W_K, b_Q, b_K, rotary, tokens, given), rel=1e-4)
-    for null, draw in zip(np.asarray(found.head_null), (raw, balanced), strict=True):
-        expected = [naive_sparseness(*draw(), rotary, tokens, given) for _ in range(60)]
-        error = np.sqrt(np.var(expected) / 60 + np.var(null) / DRAWS)
-        assert abs(null.mean() - np.mean(expected)) < 4 * error
-        assert np.std(null) == pytest.approx(np.std(expected), rel=4 / np.sqrt(2 * 60))
+    readings = 2 if given is None else 1
+    together = read_together(jax.tree.map(lambda x: x[None], head), tokens, tokens, choose, readings=readings)
+    found = compare_with_random_heads(together, jax.random.key(1), DRAWS)
+    seen = [RAW, ((A, A_inverse), (B_root, B_inverse))][:readings]
+    for i, of_reading in enumerate(seen):
+        own = naive_sparseness(W_Q, W_K, b_Q, b_K, rotary, tokens, given, of_reading)
+        assert found.head_sparseness[i, 0] == pytest.approx(own, rel=1e-4)
+        for null, draw in zip(np.asarray(found.head_null)[i, 0], (raw, balanced), strict=True):
+            expected = [naive_sparseness(*draw(), rotary, tokens, given, of_reading) for _ in range(60)]
+            error = np.sqrt(np.var(expected) / 60 + np.var(null) / DRAWS)
+            assert abs(null.mean() - np.mean(expected)) < 4 * error
+            assert np.std(null) == pytest.approx(np.std(expected), rel=4 / np.sqrt(2 * 60))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -236,7 +246,8 @@ def test_heads_read_together_are_tested_as_each_alone(rotary):
     heads = jax.tree.map(lambda *x: np.stack(x), *(some_head(rng, bias=True, rotary=rotary) for _ in range(3)))
     tokens = some_tokens(rng)
     wanted = np.array([True, False, True])
-    together = compare_with_random_heads(read_together(heads, tokens, tokens), jax.random.key(0), DRAWS, wanted)
+    both = compare_with_random_heads(read_together(heads, tokens, tokens), jax.random.key(0), DRAWS, wanted)
+    together = jax.tree.map(lambda x: x[0], both)
     together = jax.tree.map(np.asarray, together)
     assert np.isnan(together.head_null[1]).all()
     assert together.head_p_value[1] == 1

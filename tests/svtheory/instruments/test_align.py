@@ -100,7 +100,7 @@ def test_matched_chance_is_that_of_drawn_directions(with_tokens):
 
 def test_what_the_run_leaves(with_tokens):
     outcome, folder, *_ = with_tokens
-    assert len(outcome.rows) == LAYERS * HEADS * 2 * 2
+    assert len(outcome.rows) == LAYERS * HEADS * 2 * 3
     assert outcome.rows[0]["best |cos|"] == pytest.approx(1)
     assert outcome.rows[0]["p, random"] <= 0.05
     assert outcome.results.draws_at_most == 319  # --draws 99 could not tell one side of eight
@@ -179,6 +179,14 @@ def test_vectors_that_cannot_be_named_are_left_out(tmp_path):
     assert outcome.summary["raw_best_cosine_highest"] == 0
     assert {row["feature"] for row in outcome.rows} == {"-"}
     assert {row["named"] for row in outcome.rows} == {"0 of 4"}
+    # the features that span the subspace are in it, whatever its basis: |P x| = 1
+    query = outcome.results.sel(side="query")
+    assert query.block_cosine.values == pytest.approx(np.ones(query.block_cosine.shape), abs=1e-5)
+    assert (query.block_feature < H).all()
+    assert (query.block == 1).all()
+    assert (query.block_p < 1e-6).all()
+    # a random subspace is no finding: its best of N, beyond chance once in a thousand
+    assert (outcome.results.block_p.sel(side="key") > 1e-3).all()
 
 
 def test_features_keep_the_places_that_they_have_in_their_file(tmp_path):

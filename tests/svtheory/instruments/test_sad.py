@@ -17,8 +17,9 @@ from svtheory import (
     treves_rolls,
 )
 from svtheory.heads.bundles import MODELS
-from svtheory.instruments import sad
+from svtheory.instruments import sad, sparser
 from svtheory.instruments.command import run as command
+from svtheory.instruments.moments import token_moments
 
 HEADS, H, D, SEQUENCES, T = 2, 4, 8, 5, 6
 
@@ -57,7 +58,7 @@ def test_sparseness_and_counts_are_those_of_the_decomposition(made):
         return treves_rolls(relative_attention(d)), counts
 
     sparseness, counts = expected(given.head(0, 0))
-    here = outcome.results.sel(layer=0, head=0)
+    here = outcome.results.sel(layer=0, head=0, reading="raw")
     np.testing.assert_allclose(here.sparseness, sparseness[:, 1:], rtol=1e-4)
     for name, count in zip(sad.PUBLISHED, counts, strict=True):
         np.testing.assert_array_equal(here["count"].sel(rule=name), count[:, 1:])
@@ -78,31 +79,35 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     W_Q, W_K, b_Q, b_K = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 2), (3,), (3,)))
     head = Head(W_Q, W_K, b_Q, b_K, frequencies=np.array([0.7]))
     tokens = rng.normal(size=(2, 6, 2)).astype(np.float32)
-    found, scores = jax.jit(
-        lambda head: (sad._head(head, tokens, np.ones((2, 6), bool)), decompose(head, tokens, tokens, None))
-    )(head)
-    missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"]) > 0.01, strict=True))
+    moments = jax.tree.map(np.float32, token_moments(tokens.reshape(-1, 2)))
+    all_real = np.ones((2, 6), bool)
+
+    def read(head):
+        return sad._head(head, tokens, moments, all_real, 1e-6), decompose(head, tokens, tokens, None)
+
+    found, scores = jax.jit(read)(head)
+    missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))
     assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}
     plain = list(sad.PUBLISHED).index("accpp2026")
     seen = np.where(scores.visible, np.abs(scores.scores), 0).max(axis=-1)[:, 1:]
     blind = np.asarray(scores.error)[:, 1:] > 1e-3 * seen
     assert blind.any()
-    assert np.isnan(np.asarray(found["count"])[plain][blind]).all()
+    assert np.isnan(np.asarray(found["count"])[0, plain][blind]).all()
 
 
 def test_a_zero_head_is_no_finding(made):
     _, outcome, _ = made
-    assert [row["sparser than chance"] for row in outcome.rows][1] == "no: numerically zero"
+    assert outcome.rows[1]["verdict"] == "numerically zero: decides nothing"
     assert outcome.summary["heads_numerically_zero"] == 1
-    assert float(outcome.results.p_value.sel(layer=0, head=1)) == 1
-    p = outcome.results.p_value.values[0]
-    assert outcome.results.adjusted_p_value.values[0] == pytest.approx(false_discovery_control(p))
+    assert (outcome.results.p_value.sel(layer=0, head=1) == 1).all()
+    p = outcome.results.p_value.values.ravel()
+    assert outcome.results.adjusted_p_value.values.ravel() == pytest.approx(false_discovery_control(p))
 
 
 def test_p_values_are_those_of_random_heads_of_the_layer(made):
     """The first round of draws, up to where enough of them are as sparse (here all 19, at most)."""
     given, outcome, _ = made
-    here = outcome.results.sel(layer=0, head=0)
+    here = outcome.results.sel(layer=0, head=0, reading="raw")
     tokens = given.attn_in[0, :4]
     alone = sparseness_test(given.head(0, 0), tokens, tokens, jax.random.key(1), 400)
     # another 400 random heads: the means agree within the standard error of 19
@@ -116,9 +121,9 @@ def test_the_run_folder(made):
     _, outcome, folder = made
     assert json.loads((folder / "summary.json").read_text())["heads"] == len(outcome.rows) == HEADS
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
-        assert stored.decision_p_value.dims == ("layer", "head", "sequence", "query")
+        assert stored.decision_p_value.dims == ("layer", "head", "reading", "sequence", "query")
     assert {path.name for path in (folder / "figures").iterdir()} == {"sad.png", "sad.pdf"}
-    assert "sparser than chance" in (folder / "report.html").read_text()
+    assert "sparser than random heads" in (folder / "report.html").read_text()
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
@@ -127,11 +132,10 @@ def test_a_public_language_model(tmp_path):
     assert len(outcome.rows) == outcome.summary["heads"] == 16
     assert outcome.summary["score_error_relative_to_largest"] < 1e-4
     assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
-    words = {"yes", "no", "no: rotations only"}
-    assert all(0 < row["p"] <= 1 and row["sparser than chance"] in words for row in outcome.rows)
+    assert all(0 < row["p"] <= 1 and row["verdict"] in {sparser.ROTATED, sparser.NEITHER} for row in outcome.rows)
     # head 1.1 stands out among its rotations; random heads as the data see them are as sparse
     assert float(outcome.results.diagnostic_p_value.sel(layer=1, head=1, kind="common")) <= 0.05
-    assert outcome.rows[5]["sparser than chance"] == "no: rotations only"
+    assert outcome.rows[5]["verdict"] == sparser.ROTATED
     assert outcome.summary["heads_sparser_than_random_heads"] == 0
 
 
@@ -145,12 +149,12 @@ def test_heads_that_match_nothing_are_not_found_and_a_head_of_features_is(tmp_pa
     made = HeadBundle(*(x.astype(np.float32) for x in (W_Q, W_K)), attn_in=tokens.astype(np.float32))
     save_heads(tmp_path / "mixed.safetensors", made)
     outcome = run(tmp_path / "mixed.safetensors", tmp_path, "--draws", "999")
-    verdicts = [row["sparser than chance"] for row in outcome.rows]
-    assert verdicts[2] == "yes"
-    assert "yes" not in verdicts[:2] + verdicts[3:]
+    verdicts = [row["verdict"] for row in outcome.rows]
+    assert verdicts[2] == "sparser than random heads of its spectrum, read raw and balanced"
+    assert not any(verdict[: len(sparser.SPARSER)] == sparser.SPARSER for verdict in verdicts[:2] + verdicts[3:])
     assert outcome.summary["heads_sparser_than_random_heads"] == 1
     # draws went on for the one that might be found, and no longer than it took
-    draws = outcome.results.draws.values[0]
+    draws = outcome.results.draws.values[0, :, 0]
     assert draws[2] == draws.max() > 99
 
 
@@ -193,7 +197,7 @@ def test_the_first_query_counts_where_it_sees_other_keys(causal, tmp_path):
             j = (keys @ a[i, q]).argmax()
             c = np.abs(a[i, q] * (keys[j] - np.delete(keys, j, axis=0).mean(axis=0)))
             expected[i, q - first] = c.mean() ** 2 / (c**2).mean()
-    here = outcome.results.sel(layer=0, head=0)
+    here = outcome.results.sel(layer=0, head=0, reading="raw")
     np.testing.assert_allclose(here.sparseness, expected, rtol=1e-4)
     assert here["count"].shape[-1] == T - first
     assert float(here.contribution.sum()) == pytest.approx(1, rel=1e-5)

@@ -19,6 +19,7 @@ from svtheory import (
 )
 from svtheory.heads.bundles import MODELS
 from svtheory.instruments.command import run as command
+from svtheory.instruments.moments import layer_moments
 from svtheory.instruments.token_bounds import token_bounds
 from svtheory.prediction import training_condition_number
 
@@ -63,18 +64,19 @@ def with_inputs(tmp_path_factory):
 
 def test_spectra_are_those_of_the_factors(with_inputs):
     _, outcome, _ = with_inputs
+    raw = outcome.results.sel(reading="raw")
     assert outcome.summary["heads"] == len(outcome.rows) == LAYERS * HEADS
     assert outcome.summary["directions"] == outcome.summary["directions_named"] == LAYERS * HEADS * H
-    assert outcome.results.singular_value.values == pytest.approx(np.broadcast_to([4, 2, 1, 0.5], (2, 3, 4)), rel=1e-5)
-    assert outcome.results.gap.values == pytest.approx(np.broadcast_to([2, 1, 0.5, 0.5], (2, 3, 4)), rel=1e-4)
+    assert raw.singular_value.values == pytest.approx(np.broadcast_to([4, 2, 1, 0.5], (2, 3, 4)), rel=1e-5)
+    assert raw.gap.values == pytest.approx(np.broadcast_to([2, 1, 0.5, 0.5], (2, 3, 4)), rel=1e-4)
     p = np.array([4, 2, 1, 0.5]) / 7.5
     assert outcome.summary["effective_rank_median"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
     for layer in range(LAYERS):
         for head in range(HEADS):
             *_, U, V = factors((4.0, 2.0, 1.0, 0.5), HEADS * layer + head)
-            here = outcome.results.sel(layer=layer, head=head)
-            assert np.abs((here.left.values * U).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
-            assert np.abs((here.right.values * V).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
+            here = raw.sel(layer=layer, head=head)
+            assert np.abs((here.query_pattern.values * U).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
+            assert np.abs((here.key_probe.values * V).sum(axis=0)) == pytest.approx(np.ones(H), abs=1e-5)
 
 
 def test_the_largest_score_takes_the_largest_inputs(with_inputs):
@@ -105,6 +107,37 @@ def test_moments_and_bounds_by_hand(with_inputs):
             assert found == pytest.approx(np.asarray(kantorovich_bound(kappa_t)), rel=1e-4)
 
 
+def test_balanced_values_patterns_and_probes_by_hand(with_inputs):
+    """A^{1/2} Omega B^{1/2} in float64: values; what patterns and probes are to each other and to Omega."""
+    given, outcome, _ = with_inputs
+    for layer, head in ((0, 1), (1, 2)):
+        flat = given.attn_in[layer].reshape(-1, D).astype(float)
+        A, B = flat.T @ flat / len(flat), np.cov(flat.T, bias=True)
+        W_Q, W_K = (W[layer, head].astype(float) for W in (given.W_Q, given.W_K))
+        root = lambda M: np.linalg.cholesky(M)  # noqa: E731
+        here = outcome.results.sel(layer=layer, head=head, reading="balanced")
+        values = np.linalg.svd(root(A).T @ W_Q.T @ W_K @ root(B), compute_uv=False)[:H]
+        assert here.singular_value.values == pytest.approx(values, rel=1e-4)
+        names = ("query_pattern", "query_probe", "key_pattern", "key_probe")
+        f_Q, p_Q, f_K, p_K = (here[name].values.astype(float) for name in names)
+        for pattern, probe in ((f_Q, p_Q), (f_K, p_K)):
+            assert pattern.T @ probe == pytest.approx(np.eye(H), abs=2e-4)
+        Omega = W_Q.T @ W_K
+        assert (p_Q * values) @ p_K.T == pytest.approx(Omega, abs=1e-4 * np.abs(Omega).max())
+
+
+def test_errors_of_extreme_axes_are_those_of_all(monkeypatch):
+    """Within 3 axes of 8 on either end, bootstrap errors are within a third of those of whole moments."""
+    made = bundle(attn_in=tokens(20.0))
+    whole = token_bounds(made, layer_moments(made), 0, 40)
+    monkeypatch.setattr("svtheory.instruments.moments.EXTREMES", 3)
+    few = token_bounds(made, layer_moments(made), 0, 40)
+    for name in ("condition", "bound", "fastest_rate"):
+        exact = whole[f"{name}_standard_error"]
+        np.testing.assert_allclose(few[f"{name}_standard_error"], exact, rtol=1 / 3)
+        assert not np.array_equal(few[f"{name}_standard_error"], exact)
+
+
 def test_shorter_training_guarantees_more(with_inputs):
     _, outcome, _ = with_inputs
     bounds = outcome.results.bound_at_time
@@ -121,7 +154,8 @@ def test_standard_errors_are_those_of_new_sequences():
     """The spread over fresh sets of sequences, by bootstrap from one of them."""
     conditions = []
     for seed in range(10):
-        results = token_bounds(bundle(attn_in=tokens(20.0, seed)), jax.random.key(seed), 40)
+        made = bundle(attn_in=tokens(20.0, seed))
+        results = token_bounds(made, layer_moments(made), seed, 40)
         conditions.append((results.condition.values[0, 1], results.condition_standard_error.values[0, 1]))
     values, errors = np.array(conditions).T
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.6)
@@ -134,7 +168,7 @@ def test_the_run_folder(with_inputs):
     assert summary["tokens"] == 600
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as stored:
         assert stored.attrs["licence"] == "MIT"
-        assert stored.left.shape == (LAYERS, HEADS, D, H)
+        assert stored.key_probe.shape == (LAYERS, HEADS, 2, D, H)
     assert {path.name for path in (folder / "figures").iterdir()} == {"spectra.png", "spectra.pdf"}
     assert "kappa, key" in (folder / "report.html").read_text()
     assert outcome.rows[0]["directions named"] == "4 of 4"
@@ -144,10 +178,13 @@ def test_directions_without_a_gap_are_never_given(tmp_path):
     """Equal values fix only a subspace; a gap below rounding names nothing."""
     save_heads(tmp_path / "a.safetensors", bundle((4.0, 2.0, 2.0, 1e-7)))
     outcome = run(tmp_path / "a.safetensors", tmp_path)
-    assert outcome.results.named.values[0, 0].tolist() == [True, False, False, False]
-    for vectors in (outcome.results.left, outcome.results.right):
-        assert np.isnan(vectors.values).all(axis=2)[0, 0].tolist() == [False, True, True, True]
+    assert outcome.results.named.values[0, 0, 0].tolist() == [True, False, False, False]
+    for vectors in (outcome.results.query_pattern, outcome.results.key_probe):
+        assert np.isnan(vectors.values).all(axis=3)[0, 0, 0].tolist() == [False, True, True, True]
     assert outcome.rows[0]["directions named"] == "1 of 4"
+    assert outcome.rows[0]["blocks"] == "2-3"
+    assert outcome.results.block.values[0, 0, 0].tolist() == [1, 2, 2, 4]
+    assert outcome.summary["blocks"] == LAYERS * HEADS
     assert outcome.rows[0]["rank"] == 3
     assert outcome.summary["directions_named"] == LAYERS * HEADS
 
@@ -157,7 +194,7 @@ def test_coarser_weights_name_less(tmp_path):
     save_heads(tmp_path / "half.safetensors", HeadBundle(close.W_Q.astype(np.float16), close.W_K.astype(np.float16)))
     save_heads(tmp_path / "single.safetensors", close)
     half, single = (run(tmp_path / f"{name}.safetensors", tmp_path / name) for name in ("half", "single"))
-    assert half.results.named.values[0, 0].tolist() == [False, False, True, True]
+    assert half.results.named.values[0, 0, 0].tolist() == [False, False, True, True]
     assert single.results.named.values.all()
 
 
@@ -181,12 +218,12 @@ def test_numerically_zero_is_a_matter_of_scores(tmp_path):
     unit, large = (run(tmp_path / f"{name}.safetensors", tmp_path / name) for name in ("unit", "large"))
     assert unit.summary["heads_numerically_zero"] == LAYERS * HEADS
     assert {row["directions named"] for row in unit.rows} == {"none: numerically zero"}
-    assert np.isnan(unit.results.left).all()
+    assert np.isnan(unit.results.query_pattern).all()
     assert np.isnan(unit.results.gap).all()
     assert not unit.results.named.any()
     assert unit.rows[0]["sigma_1"] == pytest.approx(1e-8)
     assert large.summary["heads_numerically_zero"] == 0
-    assert large.results.named.all()
+    assert large.results.named.sel(reading="raw").all()
 
 
 def test_a_zero_matrix(tmp_path):
@@ -249,7 +286,7 @@ def test_all_heads_of_tinystories(tmp_path):
     assert outcome.summary["alignment_bound_lowest_cosine"] > outcome.summary["chance_cosine"]
     given = load_heads(MODELS / "tinystories_260k.safetensors")
     exact = np.linalg.svd(given.W_Q[3, 2].astype(float).T @ given.W_K[3, 2].astype(float), compute_uv=False)[:16]
-    found = outcome.results.singular_value.sel(layer=3, head=2).values
+    found = outcome.results.singular_value.sel(layer=3, head=2, reading="raw").values
     assert found == pytest.approx(exact, abs=1e-5 * exact[0])
     flat = given.attn_in[3].reshape(-1, 64).astype(float)
     assert float(outcome.results.condition.sel(layer=3, side="key")) == pytest.approx(
@@ -264,7 +301,7 @@ def test_a_head_that_decayed_is_zero_and_no_direction(tmp_path):
     assert outcome.summary["directions_named"] == 0
     assert {row["directions named"] for row in outcome.rows} == {"none: numerically zero"}
     assert 1e-36 < outcome.summary["sigma_1_highest"] < 1e-34
-    assert np.isnan(outcome.results.left).all()
+    assert np.isnan(outcome.results.query_pattern).all()
 
 
 @real_models
@@ -276,7 +313,7 @@ def test_a_head_of_rank_one(tmp_path):
 
 @real_models
 def test_an_induction_head_names_its_strong_directions_only(tmp_path):
-    named = run(MODELS / "induction_ft000.safetensors", tmp_path).results.named
+    named = run(MODELS / "induction_ft000.safetensors", tmp_path).results.named.sel(reading="raw")
     assert named.isel(pair=slice(0, 5)).all()
     assert not named.isel(pair=slice(40, None)).any()
 

@@ -1,0 +1,118 @@
+"""Moments: what each layer's tokens are to the heads that read them, by principal axes (T5, T6, T22).
+
+Taken in float64, so that the ratio of two axes is right as long as the tokens, of float32, tell it: axes shorter than
+min(D, tokens) eps of the longest are none.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.weights import Head
+from svtheory.instruments.sources import check_tokens_differ
+from svtheory.progress import track
+from svtheory.spectra.balanced import Root
+
+T = TypeVar("T")
+EXTREMES = 16
+"""Longest and shortest axes each that a resampled moment is looked at in."""
+
+
+class Moments(NamedTuple):
+    """The moments of a layer's tokens, or of all layers' on a first axis.
+
+    mean       (D,)
+    uncentred  principal axes of the second moment, axes (D, D), lengths (D,) falling
+    centred    the same of the covariance
+    """
+
+    mean: Any
+    uncentred: Root
+    centred: Root
+
+
+def layer_moments(bundle: HeadBundle) -> Moments | None:
+    """The moments of each layer's tokens, float32; None where the bundle does not say what its heads read.
+
+    Raises InputError where a layer's tokens are all equal.
+    """
+    if bundle.attn_in is None:
+        return None
+    check_tokens_differ(bundle)
+    found = in_threads(lambda tokens: token_moments(tokens[bundle.real]), bundle.attn_in)
+    return jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *found)
+
+
+def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:
+    """`read` of each layer, several at a time, with progress: numpy's factorisations let other threads run."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(track(pool.map(read, *layers), "token moments", len(layers[0])))
+
+
+def token_moments(rows: np.ndarray) -> Moments:
+    """The moments of tokens (n, D) in float64."""
+    mean = rows.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((mean.size, mean.size))
+    for some in np.array_split(rows, max(1, len(rows) // 4096)):  # of which a copy in float64 is small
+        away = some - mean
+        covariance += away.T @ away / len(rows)
+    least = min(rows.shape) * np.finfo(np.float32).eps
+    uncentred = _root(covariance + np.outer(mean, mean), least)
+    return Moments(mean, uncentred, _root(covariance, least))
+
+
+def _root(moment: np.ndarray, least: float) -> Root:
+    values, axes = np.linalg.eigh(moment)
+    lengths = np.sqrt(np.maximum(values[::-1], 0))
+    return Root(axes[:, ::-1], np.where(lengths > least * lengths[0], lengths, 0))
+
+
+def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:
+    """The moments that queries and keys of a head are read in (T6).
+
+    Centred where a constant is free, on a side with a bias that is not 0, and where it makes no difference, on the key
+    side without rotary positions.
+    """
+
+    def side(b, free):
+        centred = jnp.asarray(free) if b is None else free | (b != 0).any()
+        return jax.tree.map(lambda x, y: jnp.where(centred, x, y), moments.centred, moments.uncentred)
+
+    return side(head.b_Q, False), side(head.b_K, head.frequencies is None)
+
+
+def extremes(root: Root) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest eigenvalue of moments, (..., D) axes, on their range."""
+    squares = np.asarray(root.lengths, np.float64) ** 2
+    return np.where(squares > 0, squares, np.inf).min(axis=-1), squares.max(axis=-1)
+
+
+def resampled_extremes(
+    tokens: np.ndarray, real: np.ndarray, chosen: np.ndarray, root: Root, mean: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`extremes` of the moments of chosen sequences of tokens (sequences, positions, D), chosen (resamples, sequences).
+
+    `real` says which positions hold tokens, `root` is that of all, `mean` theirs where moments are to be centred.
+    Within the EXTREMES longest and shortest axes of all tokens (Rayleigh and Ritz): exact for D of at most twice as
+    many; else the axes between may only lend to the extremes what they have in common with them in a resample.
+    """
+    inside = np.flatnonzero(root.lengths > 0)
+    axes = root.axes[:, np.unique(np.concatenate([inside[:EXTREMES], inside[-EXTREMES:]]))]
+    along = ((tokens if mean is None else tokens - mean.astype(tokens.dtype)) @ axes).astype(np.float64)
+    along[~real] = 0
+    number, _, r = along.shape
+    counts = np.stack([np.bincount(some, minlength=number) for some in chosen])
+    counts = counts / (counts @ real.sum(axis=1))[:, None]
+    moments = (counts @ (along.swapaxes(1, 2) @ along).reshape(number, -1)).reshape(-1, r, r)
+    if mean is not None:
+        means = counts @ along.sum(axis=1)
+        moments = moments - means[:, :, None] * means[:, None, :]
+    values = np.linalg.eigvalsh(moments)
+    least = values[:, -1:] * (min(root.axes.shape[0], real.sum()) * np.finfo(np.float32).eps) ** 2
+    return np.where(values > least, values, np.inf).min(axis=1), values[:, -1]

@@ -109,7 +109,7 @@ class Config(Precise):
 
 
 SCALES = {
-    "quick": Config(),
+    "quick": Config(steps=250),
     "paper": Config(seeds=24, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0), transformers=16, sequences=1024, draws=999),
     "full": Config(
         seeds=200, strengths=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), transformers=64, sequences=4096, draws=999

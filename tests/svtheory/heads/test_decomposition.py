@@ -12,11 +12,13 @@ import pytest
 from svtheory import (
     Head,
     InputError,
+    balanced_spectrum,
     decompose,
     load_heads,
     relative_attention,
 )
 from svtheory.heads import CONVENTIONS, attention, without_padding
+from svtheory.heads.decomposition import read_balanced
 
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 H, D, T = 4, 6, 5
@@ -279,3 +281,37 @@ def test_attention_of_a_head_and_padding_that_decides_nothing():
     assert np.asarray(d.attention)[real] == pytest.approx(expected[real], abs=1e-5)
     assert (np.asarray(d.attention)[~real] == np.eye(6)[4:]).all()
     assert not np.asarray(relative_attention(d))[~real].any()
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_terms_of_balanced_modes_by_hand(rotary):
+    """`sigma~_k (p_k . r)(p'_k . s)` with matrices of D x D in float64, inputs moved by biases and rotary maps."""
+    rng = np.random.default_rng(5)
+    n, d, rows = 12, 6, 4
+    W_Q, W_K = rng.normal(size=(2, rows, d))
+    b_Q, b_K = rng.normal(size=(2, rows))
+    tokens = rng.normal(size=(n, d)) * np.geomspace(1, 0.1, d)
+    head = Head(W_Q, W_K, b_Q, b_K, np.array([0.7, 0.3]) if rotary else None)
+    covariance = np.cov(tokens.T, bias=True)
+    values, axes = np.linalg.eigh(covariance)
+    half, back = (axes * np.sqrt(values)) @ axes.T, (axes / np.sqrt(values)) @ axes.T
+    at = np.arange(n)
+
+    @jax.jit
+    def read(head):
+        q, k = head.queries(tokens, at), head.keys(tokens, at)
+        modes = balanced_spectrum(head.W_Q, head.W_K, covariance, covariance)
+        found = read_balanced(decompose(head, tokens, tokens, None), head, q, k, modes)
+        return found.terms, found.error, q, k
+
+    terms, error, q, k = (np.asarray(x, float) for x in read(head))
+    U, sigma, Vt = np.linalg.svd(half @ W_Q.T @ W_K @ half)
+    r, s = q @ np.linalg.pinv(W_Q).T, k @ np.linalg.pinv(W_K).T  # any inputs that give these queries and keys
+    a, b = r @ W_Q.T @ W_K @ half @ Vt[:rows].T / sigma[:rows], s @ W_K.T @ W_Q @ half @ U[:, :rows] / sigma[:rows]
+    expected = sigma[:rows] * a[:, None] * b[None]
+    np.testing.assert_allclose(terms, expected, atol=1e-4 * np.abs(expected).max())
+    # of inputs that tokens can be, probes are A^{+1/2} u~
+    probes = back @ U[:, :rows]
+    np.testing.assert_allclose(tokens @ W_Q.T @ W_K @ half @ Vt[:rows].T / sigma[:rows], tokens @ probes, atol=1e-6)
+    np.testing.assert_allclose(terms.sum(axis=-1), q @ k.T, atol=1e-4 * np.abs(expected).max())
+    assert error.max() < 1e-4 * np.abs(expected).max()

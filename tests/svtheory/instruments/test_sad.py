@@ -70,6 +70,7 @@ def test_sparseness_and_counts_are_those_of_the_decomposition(made):
 def test_scores_are_reproduced_and_attention_is_causal(made):
     _, outcome, _ = made
     assert outcome.summary["score_error_relative_to_largest"] < 1e-4
+    assert outcome.summary["balanced_score_error_relative_to_largest"] < 1e-3
     assert outcome.summary["attention_not_causal_or_not_normalised"] < 1e-5
 
 

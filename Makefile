@@ -3,7 +3,7 @@ BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
 .PHONY: run test slow calibration parity bench docs examples lint clean
 
-run: .venv/installed
+run: .venv/sims
 	$(BIN)/python -m sims ledger --scale quick
 
 test: .venv/installed
@@ -32,13 +32,14 @@ docs: examples
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site/html
 
-# the notebooks, run from clean where their source has changed, into docs/examples/
+# the notebooks, run where their source has changed, into docs/examples/
 examples: .venv/examples $(patsubst examples/%.py,docs/examples/%.ipynb,$(wildcard examples/*.py))
 
 docs/examples/%.ipynb: examples/%.py
+	mkdir -p $(@D)
 	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --run-path . --execute --output $@ $<
 
-.venv/examples: .venv/installed
+.venv/examples: .venv/sims
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]"
 	touch $@
 
@@ -47,8 +48,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-.venv/installed: pyproject.toml
+# what experiments need, and beside it what tests need
+.venv/sims: pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[sims]"
+	touch $@
+
+.venv/installed: .venv/sims
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 

@@ -5,11 +5,13 @@ whose columns are aligned, which become reStructuredText here.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 PACKAGE = Path(__file__).parents[1] / "svtheory"
 SUMMARY = "When and why the singular vectors of an attention head are the features a model uses."
@@ -87,18 +89,25 @@ def contract_page() -> str:
 def instrument_page(name: str) -> str:
     """One instrument: what its docstring says, its options and its calls."""
     directive = f".. automodule:: svtheory.instruments.{name}\n   :members: {SHOWN}"
-    asked = options(PACKAGE / "instruments" / f"{name}.py")
-    return "\n\n".join([heading(name), directive, "**Options**", *asked]) + "\n"
+    asked = get_type_hints(import_module(f"svtheory.instruments.{name}").requested)
+    listed = [
+        line for given in ("source", "settings") for kind in reversed(asked[given].__mro__) for line in options(kind)
+    ]
+    return "\n\n".join([heading(name), directive, "**Options**", *listed]) + "\n"
 
 
-def options(file: Path) -> Iterator[str]:
-    """The options of an instrument: the fields of its dataclasses, each with what stands below it."""
-    classes = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
-    for field, below in (pair for node in classes for pair in pairwise(node.body)):
+def options(kind: type) -> Iterator[str]:
+    """The options that one dataclass of an instrument holds, each with what stands below it."""
+    if not kind.__module__.startswith("svtheory.instruments"):
+        return
+    (node,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(node, ast.ClassDef)
+    for field, below in pairwise(node.body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and field.value:
-            name = ast.unparse(field.target).replace("_", "-")
-            given = "" if "Positional" in ast.unparse(field.annotation) else f" (``{ast.unparse(field.value)}``)"
-            yield f"- ``{'--' * bool(given)}{name}``{given}: {restructured(ast.literal_eval(below.value))}"
+            name, value = ast.unparse(field.target).replace("_", "-"), ast.unparse(field.value)
+            positional = "Positional" in ast.unparse(field.annotation)
+            shown = f"``{name.upper()}``" if positional else f"``--{name}`` (``{value}``)"
+            yield f"- {shown}: {restructured(ast.literal_eval(below.value))}"
 
 
 def home(name: Name, wing: Path) -> str:

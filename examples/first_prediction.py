@@ -9,6 +9,7 @@
 # will be before it is trained.
 
 # %%
+# %matplotlib inline
 import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure

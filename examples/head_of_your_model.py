@@ -1,15 +1,21 @@
 # %% [markdown]
 # # A head of your model
 #
-# **Is this head sparser than chance, and which vectors carry it?**
+# **What does this head match, and is it sparser than chance?**
 #
-# Instruments answer, one call each. A model of your own comes from its folder or from a bundle
-# ([bundles](../bundles.md)); so that this page needs neither, a small transformer is trained here first:
-# two layers of one head, on sequences of eight symbols whose last repeats an earlier one, and whose
-# answer is the symbol after that. It is known to need a head that finds the previous position and one, an
-# induction head, that finds "the token before this one is the current token".
+# Three instruments answer, one call each. A model of your own comes from its folder, from TransformerLens or
+# from PyTorch, each in one line ([bundles](../bundles.md)):
+#
+#     heads = svtheory.read_model("path/to/folder", text)
+#     heads = svtheory.export.from_transformer_lens(model, tokens)
+#
+# So that this page needs none, a small transformer is trained here first: two layers of one head, on
+# sequences of eight symbols whose last repeats an earlier one, and whose answer is the symbol after that. Such
+# models are known to grow a head that finds the previous position and, above it, an induction head, which
+# attends to where the token before is the current one.
 
 # %%
+# %matplotlib inline
 import dataclasses
 from pathlib import Path
 
@@ -18,8 +24,9 @@ import pandas as pd
 
 from sims.models.trained import Recipe, bundle, trained
 from sims.models.trained_heads import run_on, unseen
-from svtheory.instruments import sad, spectra
+from svtheory.instruments import explain, sad, spectra
 
+pd.set_option("display.max_colwidth", None)  # verdicts are sentences
 models = trained(Recipe("induction", members=1, steps=400), Path("runs"))
 _, sampled, _ = next(unseen(models, seed=1, sequences=200))
 ran = run_on(models, 0, sampled)
@@ -39,11 +46,37 @@ spectra.figure(found)
 # %% [markdown]
 # ## Sparser than chance?
 #
-# Each query's attention to the key it attends most is a sum of terms, one a singular pair. `sad` asks
-# whether fewer terms carry it than in random heads of the same singular values on the same tokens.
-# Rotations, the usual control, reject any head of low rank and are shown as a diagnostic.
+# Each query's attention to the key it attends most is a sum of terms, one a singular pair. `sad` asks whether
+# fewer terms carry it than in random heads of the same singular values on the same tokens. Rotations, the
+# usual control, reject any head of low rank, whatever its vectors are, and are shown as a diagnostic.
 
 # %%
 decomposed = sad.survey(heads)
 sad.figure(decomposed)
+
+# %%
 pd.DataFrame(sad.rows(decomposed))
+
+# %% [markdown]
+# ## What is it for?
+#
+# `explain` holds every head against what can be said of its tokens and positions. A hypothesis counts by how
+# much of the head's logits it predicts (its functional cosine), by its lead over every rival, and by what
+# random heads reach. Queries are the positions where the heads' decision matters, here the last; keys are
+# those with a token before them.
+
+# %%
+explained = explain.survey(heads, settings=explain.Settings(queries="-1:", keys="1:7", draws=199))
+explain.figure(explained)
+
+# %%
+pd.DataFrame(explain.rows(explained))
+
+# %% [markdown]
+# The second layer's head is the induction head. Nothing explains the first layer's at the last query, where
+# the answer is made. Its work is done earlier: held against all queries, it is partly what the induction head
+# needs, a head of the previous position.
+
+# %%
+everywhere = explain.survey(heads, settings=explain.Settings(layer=0, queries="2:", draws=199))
+pd.DataFrame(explain.rows(everywhere))

@@ -1,14 +1,14 @@
 """Phases of a matched pair in a ReLU autoencoder: where they cross, and how the crossings move as features grow rare.
 
 The linear model (T10, `phase`) counts all interference; a ReLU lets none of it through below zero, and has other states
-(T19): up to N = 2D - 2 a matched pair is orthogonalised for nothing, at N = 2D it leaves its antipodes at a coupling
-g well below one, where the linear law says g_c = 2(N - D)/(D - 2). That is a limit of rare features, so toys are
-trained at falling probabilities p from near every predicted state and from random features. A trained toy is a line in
-the coupling, its loss there exact for the head and over one common sample of tokens for the reconstruction; the least
-of all lines of one p is the least loss over starts at every coupling, and where its state changes is a threshold, seen
-as T19's are, on couplings 1 % apart. Errors are those of several samples of tokens. With N p features on a token the
-limit asks for N p well below 1: thresholds are carried to p = 0 by the parabola through the three smallest p, those
-from p = 0.3, 0.1 and 0.03 are shown beside.
+(T19): up to N = 2D - 2 a matched pair is orthogonalised for nothing, at N = 2D it leaves its antipodes at a coupling g
+well below one, where the linear law says g_c = 2(N - D)/(D - 2). That is a limit of rare features, so toys are trained
+at falling probabilities p from near the lowest predicted state of each kind and from random features. A trained toy is
+a line in the coupling, its loss there exact for the head and over one common sample of tokens for the reconstruction;
+the least of all lines of one p is the least loss over starts at every coupling, and where its state changes is a
+threshold, seen as T19's are, on couplings 1 % apart. Errors are those of several samples of tokens. With N p features
+on a token the limit asks for N p well below 1: thresholds are carried to p = 0 by the parabola through the three
+smallest p, those from p = 0.3, 0.1 and 0.03 are shown beside.
 
 Rules, set before the run. A pair is superposed where s_0 and s_1 are at least 1.9, orthogonalised where both are at
 most 1.1, one-sided where one is. N = 2D: both thresholds, where superposed ends and from where all is orthogonalised,
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator
 
 from sims.lab.command import command
@@ -46,10 +47,10 @@ from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
 THEOREMS = ("T10", "T19")
 WITHIN, VISIBLE, FROM = 0.15, 0.1, 2.0  # of T19's threshold; of a state's g; of p
-BEYOND = 4.0  # T19's threshold, or the largest p, couplings go as far as this
+BEYOND = 30.0, 4.0  # the end of superposition, at N = 2D, or the largest p, couplings go as far as this
 SOME = 4  # of the couplings at N = 2D - 2 every fourth is searched
 AWAY = 0.02  # of a start from its state, each coordinate
-SAMPLES, TOKENS = 8, 8192
+SAMPLES = 8  # of tokens
 RARE = 0.3, 0.1, 0.03, 0.01, 0.003
 COARSE = RARE[:3]
 FRACTION = Limit(" above 0 and below 1", lambda p: 0 < p < 1)
@@ -74,6 +75,8 @@ class Config(Precise):
     """Steps of Adam."""
     batch: Annotated[int, at_least(1)] = 128
     """Tokens a step."""
+    tokens: Annotated[int, at_least(1)] = 8192
+    """Tokens of each sample on which trained toys are compared."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the toys."""
 
@@ -85,9 +88,25 @@ class Config(Precise):
 
 SCALES = {
     "quick": Config(),
-    "paper": Config(dims=(4, 6, 10), probabilities=RARE, couplings=18, searches=16, starts=2, steps=1500, batch=256),
+    "paper": Config(
+        dims=(4, 6, 10),
+        probabilities=RARE,
+        couplings=48,
+        searches=48,
+        starts=2,
+        steps=1500,
+        batch=256,
+        tokens=65536,
+    ),
     "full": Config(
-        dims=(4, 6, 10, 16), probabilities=RARE, couplings=36, searches=100, starts=16, steps=6000, batch=1024
+        dims=(4, 6, 10, 16),
+        probabilities=RARE,
+        couplings=96,
+        searches=200,
+        starts=16,
+        steps=6000,
+        batch=1024,
+        tokens=65536,
     ),
 }
 
@@ -110,9 +129,9 @@ def run(config: Config, folder: Path) -> Outcome:
 def states(config: Config, N: int, D: int) -> tuple[np.ndarray, list[ReluStates]]:
     """Couplings at which toys are trained, and states of T19: for N = 2D those at its thresholds, else those there."""
     if N == 2 * D:
-        leaves, arrives, known = relu_thresholds(N, D, config.searches, config.seed)
-        return np.geomspace(leaves / 2, BEYOND * arrives, config.couplings), known
-    at = np.geomspace(min(config.probabilities) / 2, BEYOND * max(config.probabilities), config.couplings)
+        leaves, _, known = relu_thresholds(N, D, config.searches, config.seed)
+        return np.geomspace(leaves / 2, BEYOND[0] * leaves, config.couplings), known
+    at = np.geomspace(min(config.probabilities) / 2, BEYOND[1] * max(config.probabilities), config.couplings)
     return at, [relu_states(N, D, g, config.searches, config.seed) for g in at[::SOME]]
 
 
@@ -134,7 +153,7 @@ def trained(config: Config, at: np.ndarray, near: np.ndarray, checkpoint: Path) 
     given = {"key": key, "batch": config.batch, "steps": config.steps, "checkpoint": checkpoint}
     W, b = train_tied(jnp.asarray(start, float), jnp.asarray(labels["coupling"], float), p, **given)
     samples = jax.random.split(jax.random.fold_in(key, 1), SAMPLES)
-    reconstruction, leakage = each(partial(lines, samples, TOKENS), W, b, p)
+    reconstruction, leakage = each(partial(lines, samples, config.tokens), W, b, p)
     found = {"reconstruction": reconstruction, "leakage": leakage}
     table = labelled(found, labels | {"random": labels["start"] >= kinds}, "toy", "sample")
     return table.assign(s=(("toy", "side"), crowding(np.asarray(W))))
@@ -238,6 +257,7 @@ def _draw_crowding(ax: Axes, table: xr.Dataset) -> None:
     linear = lowest_arrangement(table.N, table.D, jnp.asarray(g.values))[1]
     ax.plot(g, (linear.s_0 + linear.s_1) / 2, color="black", linestyle="--", label="T10, linear")
     ax.set(xscale="log", xlabel="coupling $g$", ylabel="crowding $(s_0 + s_1)/2$", title=f"D = {table.D}")
+    _plain_numbers(ax.xaxis)
 
 
 def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
@@ -254,9 +274,14 @@ def _draw_thresholds(ax: Axes, table: xr.Dataset) -> None:
     ax.axhline(orthogonalization_threshold(table.N, table.D), color="black", linestyle="--", label="$g_c$, linear")
     ax.set_xscale("symlog", linthresh=p[0])
     ax.set(yscale="log", xlim=(-p[0] / 4, 1.3 * p[-1]), xlabel="probability of a feature $p$", ylabel="coupling $g$")
-    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    _plain_numbers(ax.yaxis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2 and 5 in every decade, as they are."""
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
 
 
 main = command(run, SCALES)

@@ -35,6 +35,7 @@ from jax import Array
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
 from sims.lab.knobs import matched
+from sims.lab.noise_threshold import fitted_threshold, matrices_in_noise
 from sims.lab.rules import standard_error
 from sims.lab.sizes import Precise
 from sims.lab.streams import Stream, distances, moments
@@ -54,7 +55,6 @@ N_KEYS = 4
 ENOUGH, TENTH = 8, 0.1
 ABOVE, NEAR, THRESHOLD = 2, 0.05, 0.1
 ERRORS = 3
-MATRICES, RESAMPLED = 1000, 200
 
 
 @dataclass(frozen=True)
@@ -222,25 +222,10 @@ def _noisy(config: Config, key: Array, shape: tuple[int, int]) -> Batch:
     deviations = noise_deviation(config.noise**2, np.array(counts), shape)
     law = 1 - jnp.stack(cosines_in_noise(LOGIT, deviations, shape), axis=1)
     stream = Stream(scenario, moments(scenario), jnp.asarray(config.noise), optimal_omega(scenario), law,
-                    _matrices(deviations, shape, matrix_key), counts)  # fmt: skip
+                    matrices_in_noise(LOGIT, deviations, shape, matrix_key), counts)  # fmt: skip
     M = config.noisy_heads
     streams = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (M, *jnp.shape(x))), stream)
     return Batch(streams, head_key, {"kind": f"noise, {D} x {D_k}"})
-
-
-def _matrices(deviations: Array, shape: tuple[int, int], key: Array) -> Array:
-    """Mean `sin^2` of matrices of one mode and white noise, (deviations, 2)."""
-
-    def drawn(key):
-        noise = jax.random.normal(key, shape, deviations.dtype)
-
-        def beside(deviation):
-            U, _, Vt = jnp.linalg.svd((deviation * noise).at[0, 0].add(LOGIT), full_matrices=False)
-            return 1 - jnp.stack([U[0, 0], Vt[0, 0]]) ** 2
-
-        return jax.lax.map(beside, deviations)
-
-    return each(drawn, jax.random.split(key, MATRICES)).mean(axis=0)
 
 
 def _superposed_rows(part: Part) -> list[dict[str, Any]]:
@@ -299,21 +284,10 @@ def _both(values: Any) -> str:
 
 
 def threshold(part: Part) -> tuple[float, float]:
-    """The threshold's contexts with which the law fits what is seen above it, over those predicted; standard error."""
+    """The threshold that fits what is seen above it, over the predicted one, and its standard error."""
     heads = part.heads.sel(count=part.heads["count"] >= ABOVE)
-    # at its threshold a mode of 1 has noise of this deviation, which falls with the root of the contexts
-    critical = 1 / float(hiding_threshold(1.0, part.shape))
-    candidates = np.geomspace(0.5, 2, 1401)
-    deviations = critical * np.sqrt(candidates[:, None] / heads["count"].values[None, :])
-    law = 1 - np.stack(cosines_in_noise(1.0, deviations, part.shape), axis=-1)
     seen = heads.measured.transpose("head", "count", "side").values
-
-    def best(mean):
-        return float(candidates[((law - mean) ** 2).sum(axis=(1, 2)).argmin()])
-
-    rng = np.random.default_rng(0)
-    drawn = [best(seen[rng.integers(len(seen), size=len(seen))].mean(axis=0)) for _ in range(RESAMPLED)]
-    return best(seen.mean(axis=0)), float(np.std(drawn))
+    return fitted_threshold(seen, heads["count"].values, part.shape)
 
 
 def _threshold_row(part: Part) -> dict[str, Any]:

@@ -24,6 +24,8 @@ Rules, set before the run, for every one of them: accuracy at least 0.99; functi
 0.01 by random heads; a lead of at least 0.2 over matching, over the sizes of both numbers and of the key's alone, and
 over every permuted family. |cos| of patterns is at least 0.9 in the median, and each is above 95 % of those that random
 modes in the same tokens have with the predicted one.
+
+What runs said: at paper scale functional cosines are 0.88 to 0.93, and seven of sixteen miss the 0.9 that was set.
 """
 
 from dataclasses import dataclass

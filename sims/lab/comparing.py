@@ -141,10 +141,11 @@ def _draw_rivals(ax: Axes, heads: xr.Dataset) -> None:
     ax.errorbar(spread, found, error, fmt="o", color=COLOURS[0], markersize=4, capsize=2)
     for place, x in enumerate((*heads.rival_cosine.transpose("rival", ...).values, heads.permuted_cosine.values), 1):
         ax.plot(place + spread, x, "x", color=COLOURS[1], markersize=5)
-    ax.axhline(EXPLAINED.bound, color="black", linestyle="--", linewidth=1.2)
+    ax.axhline(EXPLAINED.bound, color="black", linestyle="--", linewidth=1.2, label="rule for the lowest")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set(ylabel="functional cosine", ylim=(-0.25, 1.03))
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    ax.legend(loc="lower right", fontsize=8)
 
 
 def _draw_patterns(ax: Axes, heads: xr.Dataset) -> None:
@@ -157,6 +158,6 @@ def _draw_patterns(ax: Axes, heads: xr.Dataset) -> None:
                         label="random modes" if place == 0 else None)  # fmt: skip
         ax.plot(place + spread, at.pattern, "o", color=COLOURS[0], markersize=4, label="heads" if place == 0 else None)
     ax.axhline(ALIKE.bound, color="black", linestyle="--", linewidth=1.2, label="rule for the median")
-    ax.set(ylabel="|cos(predicted, trained pattern)|", ylim=(0, 1.03))
-    ax.set_xticks(range(len(kinds)), [f"{side}, mode {mode}" for side, mode in kinds])
+    ax.set(xlabel="side and mode", ylabel="|cos(predicted, trained pattern)|", ylim=(0, 1.03))
+    ax.set_xticks(range(len(kinds)), [f"{side} {mode}" for side, mode in kinds])
     ax.legend(loc="lower center", ncols=3, fontsize=8)

@@ -7,6 +7,7 @@ one; the model answers at the last position.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import one_of
+from svtheory.heads.hypotheses import decaying_orders
 
 
 class Batch(NamedTuple):
@@ -241,13 +243,12 @@ def next_larger(numbers: int = 16, items: int = 6) -> Task:
 
     number = np.arange(numbers)
     further, size = number[None, :] - number[:, None], number / (numbers - 1) - 0.5
-    nearest = np.where(further > 0, np.exp(-np.maximum(further, 0) / reaches(numbers)[:, None, None]), 0)
     return Task(
         sample,
         numbers,
         length,
         {
-            "next larger": Hypothesis("number", "number", nearest),
+            "next larger": Hypothesis("number", "number", decaying_orders(further, reaches(numbers))),
             "same number": _same("number", "number", numbers),
             "both sizes": Hypothesis("number", "number", np.outer(size, size)),
             "size of the key": Hypothesis("number", "number", np.tile(size, (numbers, 1))),
@@ -314,6 +315,7 @@ TASKS: Mapping[str, Callable[[], Task]] = {
 }
 
 
+@cache
 def task(name: str) -> Task:
     """The task of this name at its usual size; raises InputError for another name."""
     every = {**TASKS, "many_attributes": many_attributes, "next_larger": next_larger}

@@ -82,6 +82,7 @@ def none_attends() -> InputError:
     return InputError(f"--steps must be enough for a head to attend to the right key by {ATTENDS}: none does")
 
 
+@jax.jit
 def attention_to_right(pattern: Array, right: Array) -> Array:
     """Mean over decided queries of the weight of pattern (queries, n, B) on the position `right` (n, B)."""
     right = right[-pattern.shape[0] :]
@@ -100,9 +101,10 @@ class Run(NamedTuple):
 
 def unseen(models: Trained, seed: int, sequences: int) -> Iterator[tuple[int, Batch, Array]]:
     """Of each member its number, fresh sequences for it to read, and a key for what else is drawn."""
+    sample = jax.jit(models.recipe.given.sample, static_argnums=1)
     for member in range(models.recipe.members):
         first, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), member))
-        yield member, models.recipe.given.sample(first, sequences), key
+        yield member, sample(first, sequences), key
 
 
 @partial(jax.jit, static_argnums=0)
@@ -221,7 +223,8 @@ def raw_directions(head: TrainedHead, truth: Explanation) -> dict[str, float]:
         values = one_hot(head.sampled.features[feature][first:], hypothesis.template.shape[side == "key"])
         x = tokens[first:] - (tokens[first:].mean(axis=(0, 1)) if values.shape[-1] > 1 else 0)
         directions = jnp.asarray(np.einsum("nbd,nbf->df", x, values))
-        found[f"raw_{side}"] = float(jnp.mean(alignment(vectors[:, :rank], directions).max(axis=1)))
+        cosines = np.asarray(alignment(vectors, directions))[:rank]
+        found[f"raw_{side}"] = cosines.max(axis=1).mean().item()
     return found
 
 
@@ -254,7 +257,7 @@ def mean_key_factor(head: TrainedHead) -> Array:
 
 def one_hot(values: Array, classes: int) -> np.ndarray:
     """One-hot features, all 0 where the value is -1."""
-    return np.asarray(jax.nn.one_hot(values, classes))
+    return np.asarray(np.asarray(values)[..., None] == np.arange(classes), jnp.result_type(float))
 
 
 def removed(W: Array, directions: Array) -> Array:

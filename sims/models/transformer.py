@@ -133,11 +133,13 @@ def rotated(x: Array, positions: Array) -> Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1)
 
 
+@jax.jit
 def accuracy(logits: Array, answers: Array) -> Array:
     """Share of right answers to each question, (questions,)."""
     return jnp.mean(jnp.argmax(logits, axis=1) == answers, axis=1, dtype=logits.dtype)
 
 
+@jax.jit
 def cross_entropy(logits: Array, answers: Array) -> Array:
     """Mean over questions and sequences of `-log softmax(logits)[answer]`."""
     right = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=1), answers[:, None], axis=1)

@@ -95,15 +95,16 @@ class Reader:
         return before, found.ids[first:last]
 
 
-def padded(rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def padded(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of tokens as one array (sequences, positions), and where it holds tokens; None if all are of one length.
 
-    Raises InputError for rows that are none, or empty.
+    Shorter rows are padded with their last token. Raises InputError for rows that are none, or empty.
     """
-    if not len(rows) or not all(np.ndim(row) == 1 and len(row) for row in rows):
-        raise InputError(f"tokens must be rows of at least one token, got {rows!r:.60}")
+    rows = list(given) if np.iterable(given) else []
+    if not rows or not all(np.ndim(row) == 1 and len(row) for row in rows):
+        raise InputError(f"tokens must be rows of at least one token, got {given!r:.60}")
     lengths, held = np.array([len(row) for row in rows]), np.concatenate([np.asarray(row) for row in rows])
     mask = np.arange(lengths.max())[None] < lengths[:, None]
-    tokens = np.zeros(mask.shape, held.dtype)  # which tokens pad is all the same: no other sees them
-    tokens[mask] = held
-    return tokens, None if mask.all() else mask
+    # no token sees the padding behind it; the last one again adds none that is not there
+    at = np.minimum(np.arange(lengths.max())[None], lengths[:, None] - 1) + (lengths.cumsum() - lengths)[:, None]
+    return held[at], None if mask.all() else mask

@@ -4,6 +4,7 @@ Each builder returns features as columns, shape (D, N), of unit length unless it
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,7 +71,6 @@ def tegum(*blocks: Array) -> Array:
     return jax.scipy.linalg.block_diag(*(real_array("blocks", block, ndim=2) for block in blocks))
 
 
-@exact_products
 def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Array:
     """A random frame whose frame operator has the given `eigenvalues` (D,), scaled so that features have unit length.
 
@@ -84,8 +84,14 @@ def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Arra
         raise InputError(f"eigenvalues must be positive, got {eigenvalues.tolist()}")
     if whole("n_features", n_features, 1) < dim:
         raise InputError(f"n_features must be at least the number of eigenvalues, {dim}, got {n_features}")
+    return _with_spectrum(key, eigenvalues, int(n_features))
+
+
+@partial(jax.jit, static_argnums=2)
+@exact_products
+def _with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Array:
     left, right = jax.random.split(key)
-    scaled = jnp.sqrt(eigenvalues * n_features / eigenvalues.sum())
+    dim, scaled = eigenvalues.size, jnp.sqrt(eigenvalues * n_features / eigenvalues.sum())
     U = jax.random.orthogonal(left, dim, dtype=eigenvalues.dtype)
     V = jax.random.orthogonal(right, n_features, dtype=eigenvalues.dtype)[:dim]
     return _equalise_lengths((U * scaled[None, :]) @ V)

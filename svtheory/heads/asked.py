@@ -95,6 +95,8 @@ def ask(query_inputs: Array, key_inputs: Array, given: Templates, layout: Layout
     k = sampled_side(after(q, key_inputs), given.key.reshape(len(given.key), -1), True)
     T = given.templates / positive(jnp.abs(given.templates).max(axis=(1, 2), keepdims=True))
     left, right = readouts(q, k, given, layout)
+    # what has a number a sample is not asked for again
+    q, k = (side._replace(rotation=side.rotation[:, :0], root=None) for side in (q, k))
     return Asked(q, k, left @ T @ right.swapaxes(1, 2), Whitened(q, k, T[0]).eigenvalues)
 
 

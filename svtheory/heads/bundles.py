@@ -254,8 +254,13 @@ def read_bundle(source: str | Path) -> HeadBundle:
 
     Raises InputError as `load_heads` does.
     """
+    return load_heads(bundle_file(source))
+
+
+def bundle_file(source: str | Path) -> Path:
+    """The path `source`, or the bundle of that name in `$SVTHEORY_REAL_MODELS` where there is one and no such file."""
     named = MODELS / f"{source}.safetensors"
-    return load_heads(named if named.is_file() and not Path(source).is_file() else source)
+    return named if named.is_file() and not Path(source).is_file() else Path(source)
 
 
 def save_heads(path: str | Path, bundle: HeadBundle) -> None:

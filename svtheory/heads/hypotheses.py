@@ -59,14 +59,22 @@ class Hypothesis:
         return T if T.ndim == 3 else T[None]
 
 
-def read_at(x: np.ndarray, positions: slice) -> np.ndarray:
+def read_at(x: np.ndarray, positions: slice, real: np.ndarray | None = None) -> np.ndarray:
     """The rows of x (sequences, positions, ...) at some positions, sequence after sequence, (n, ...).
+
+    Positions are those of each sequence's own tokens, up to the last that is `real` (sequences, positions).
 
     >>> read_at(np.array([[1, 2, 3], [4, 5, 6]]), slice(1, None)).tolist()
     [2, 3, 5, 6]
+    >>> read_at(np.array([[1, 2, 3], [4, 5, 0]]), slice(-1, None), np.array([[1, 1, 1], [1, 1, 0]])).tolist()
+    [3, 5]
     """
-    x = np.asarray(x)[:, positions]
-    return x.reshape(-1, *x.shape[2:])
+    x = np.asarray(x)
+    lengths = np.full(len(x), x.shape[1]) if real is None else np.asarray(real).sum(axis=1)
+    chosen = np.zeros(x.shape[:2], bool)
+    for row, length in zip(chosen, lengths, strict=True):
+        row[np.arange(length)[positions]] = True
+    return x[chosen]
 
 
 def token_hypotheses(
@@ -75,6 +83,7 @@ def token_hypotheses(
     keys: slice = slice(None),
     numbers: np.ndarray | None = None,
     largest: int = LARGEST,
+    real: np.ndarray | None = None,
 ) -> list[Hypothesis]:
     """What a head may be for, said in tokens and positions of the sequences that it reads.
 
@@ -91,7 +100,8 @@ def token_hypotheses(
     of features sequence after sequence, as `read_at` has what is read there. Take as queries those where the head's
     decision matters. `numbers` (V,): the number that each token stands for, NaN where it is none; without it there are
     no hypotheses about numbers. A hypothesis has at most `largest` features: the commonest tokens or numbers, the first
-    positions. One of which nothing can be asked at these positions is left out.
+    positions. One of which nothing can be asked at these positions is left out. Of sequences with padding behind them
+    only tokens that are `real` (sequences, positions) count.
     Raises InputError for tokens that are no whole numbers of two axes, fewer than 2 samples of either side, and numbers
     that do not reach to all tokens.
 
@@ -99,8 +109,8 @@ def token_hypotheses(
     >>> [hypothesis.name for hypothesis in token_hypotheses(tokens)][:3]
     ['same token', 'previous token', 'token after an earlier occurrence']
     """
-    read = _Read(_checked(tokens), queries, keys, whole("largest", largest, 1))
-    if min(len(read_at(read.tokens, at)) for at in (queries, keys)) < 2:
+    read = _Read(_checked(tokens), queries, keys, whole("largest", largest, 1), real)
+    if min(len(read_at(read.tokens, at, real)) for at in (queries, keys)) < 2:
         raise InputError(f"queries and keys must leave at least 2 samples each, got {queries} and {keys}")
     found = [*read.about_tokens(), *read.about_positions()]
     if numbers is not None:
@@ -112,7 +122,11 @@ def token_hypotheses(
 
 
 def feature_hypotheses(
-    values: np.ndarray, queries: slice = slice(1, None), keys: slice = slice(None), largest: int = LARGEST
+    values: np.ndarray,
+    queries: slice = slice(1, None),
+    keys: slice = slice(None),
+    largest: int = LARGEST,
+    real: np.ndarray | None = None,
 ) -> list[Hypothesis]:
     """What a head may be for, said in the features of a dictionary: "same feature" and "previous feature".
 
@@ -124,12 +138,13 @@ def feature_hypotheses(
     ['same feature', 'previous feature']
     """
     x = np.asarray(real_array("values", values, ndim=3))
-    kept = np.sort(np.argsort(-x.reshape(-1, x.shape[2]).var(axis=0), kind="stable")[: whole("largest", largest, 1)])
+    spread = read_at(x, slice(None), real).var(axis=0)
+    kept = np.sort(np.argsort(-spread, kind="stable")[: whole("largest", largest, 1)])
     x = x[:, :, kept]
     before = np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
     equal = np.eye(x.shape[2], dtype=np.float32)
     return [
-        Hypothesis(name, read_at(x, queries), read_at(of_key, keys), equal)
+        Hypothesis(name, read_at(x, queries, real), read_at(of_key, keys, real), equal)
         for name, of_key in (("same feature", x), ("previous feature", before))
     ]
 
@@ -157,6 +172,7 @@ class _Read:
     queries: slice
     keys: slice
     largest: int
+    real: np.ndarray | None
 
     def about_tokens(self) -> Iterator[Hypothesis]:
         own, previous = self.tokens, _previous(self.tokens)
@@ -191,7 +207,7 @@ class _Read:
 
     def _one_hot(self, of_query: np.ndarray, of_key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The commonest labels of queries and keys together (N,), and which of them each query and key has."""
-        query, key = read_at(of_query, self.queries), read_at(of_key, self.keys)
+        query, key = read_at(of_query, self.queries, self.real), read_at(of_key, self.keys, self.real)
         labels, counts = np.unique(np.concatenate([query, key]), return_counts=True)
         commonest = np.argsort(-counts * (labels >= 0), kind="stable")[: self.largest]
         labels = np.sort(labels[commonest])

@@ -28,7 +28,7 @@ on to as many as --draws allows, or as one side alone would need.
 >>> from svtheory import HeadBundle
 >>> W = np.diag([3.0, 2.0, 1.0])[None, None]  # whose singular vectors are the axes
 >>> found = survey(HeadBundle(W, W), np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
->>> int(found.best_feature.sel(side="key", reading="raw", pair=2)), float(found.largest_cosine.max())
+>>> found.best_feature.sel(side="key", reading="raw", pair=2).item(), found.largest_cosine.max().item()
 (0, 1.0)
 """
 

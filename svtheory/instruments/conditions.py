@@ -1,6 +1,9 @@
-"""Will this head's singular vectors be features, and why (not)? The conditions of the theory, for your arrays.
+"""Will this head's singular vectors be features, and why (not)? The conditions of the theory, for a head or for arrays.
 
-FILE is an .npz (nothing pickled) or .safetensors file with
+SOURCE is a bundle, or a model's folder with --text: then a hypothesis says what features a head's queries and keys have
+and what it asks between them (as `explain` makes them of tokens and positions), and the scenario is made of these and
+of the moments of what the head reads: directions in which the features show, by least squares, and what no feature
+tells beside them. Or SOURCE is an .npz (nothing pickled) or .safetensors file with
 
     query_features  X, features as columns, D x N
     key_features    Y, D x M
@@ -8,7 +11,7 @@ FILE is an .npz (nothing pickled) or .safetensors file with
 
 and, for the laws of the activations (needed for softmax; without them the second moment is the identity), either
 query_probabilities (N) and key_probabilities (M), for features present with that probability and then uniform on
-(0, 1), or moments: query_mean (N), query_covariance (N x N), key_mean and key_covariance. Without FILE an example is
+(0, 1), or moments: query_mean (N), query_covariance (N x N), key_mean and key_covariance. Without SOURCE an example is
 read: 20 features in 10 dimensions, present with probability 0.2, one pair matched.
 
 Each condition has a margin, 0 where it holds exactly, and a promise: the least |cos| of feature and singular vector,
@@ -17,23 +20,29 @@ others. The figure shows the cosines that theory predicts in each reading.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import xarray as xr
 from matplotlib.figure import Figure
+from safetensors import SafetensorError, safe_open
 
-from svtheory.checks import InputError
+from svtheory.checks import InputError, index, one_of
 from svtheory.criteria.criteria import conditions
 from svtheory.criteria.verdicts import Conditions
+from svtheory.heads.bundles import HeadBundle, bundle_file
+from svtheory.heads.hypotheses import Hypothesis
 from svtheory.instruments.arrays import read_arrays
+from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, read_as, samples_of
+from svtheory.instruments.head_scenarios import scenario_of_head
+from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.laws import BernoulliUniform, Gaussian, Law
+from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, chance_line, panels_or
 from svtheory.scenarios import Scenario
 from svtheory.spectra.alignments import chance_alignment
@@ -47,32 +56,19 @@ KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in 
 
 
 @dataclass(frozen=True)
-class File:
-    """The file of a scenario."""
-
-    file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[FILE]")]] = ""
-    """Arrays, .npz or .safetensors; without it an example."""
-
-    @property
-    def label(self) -> str:
-        """What the file is called."""
-        return Path(self.file).stem if self.file else "example"
-
-
-@dataclass(frozen=True)
-class Settings:
+class Settings(Options):
     """The head beside its features and target."""
 
-    objective: Literal["square", "softmax"] = "square"
-    """What the head is trained with."""
+    objective: Literal["square", "softmax"] | None = None
+    """What the head is trained with; none: the square for arrays, softmax for the head of a model."""
     head_dim: int | None = None
-    """Head dimension H; none means no less than D."""
+    """Head dimension H; none means no less than D, or the head's own."""
     weight_decay: float = 0.0
     """Weight decay of the factors, part of the loss."""
     n_keys: int = 8
     """Keys m of a softmax."""
     query_bias: bool = False
-    """Whether the head has a query bias, or another free key-only term."""
+    """Whether the head has a query bias, or another free key-only term; of a model's head its own counts too."""
     seed: int = 0
     """Seed of the example."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -82,13 +78,92 @@ class Settings:
 DEFAULTS = Settings()
 
 
-def requested(source: File, settings: Settings) -> xr.Dataset:
+@dataclass(frozen=True)
+class Request(Asking, Settings):
+    """Settings, and which head of a model is asked about, by which hypothesis; without a layer, of the last one."""
+
+    head: int = 0
+    """The head."""
+    hypothesis: str | None = None
+    """What the head is for; none: the first that can be asked, "same token" where tokens recur."""
+    member: float | None = None
+    """Member of a family of hypotheses, by its name; none: the middle one."""
+    largest: Annotated[int, at_least(1)] = 24
+    """Most features: the commonest tokens, the first positions."""
+
+    @property
+    def label(self) -> str:
+        """What is asked about, where it is not the default."""
+        asked = (self.hypothesis or "").replace(" ", "-"), "" if self.layer is None else f"{self.layer}.{self.head}"
+        return "-".join(x for x in asked if x)
+
+
+def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for; it prints the verdict."""
     with jax.enable_x64(settings.dtype == "float64"):
-        arrays = loaded(Path(source.file)) if source.file else example(settings.seed)
-        results = survey(scenario(settings, arrays))
+        results = survey(asked_for(source, settings))
     print(results.attrs["told"])
     return results
+
+
+def asked_for(source: Source, settings: Request) -> Scenario:
+    """The Scenario that the command asks about: the example, a file's, or that of a head."""
+    if not source.source:
+        return scenario(settings, example(settings.seed))
+    if _is_model(source.source):
+        bundle = source.bundle(reads=True)
+        return of_head(bundle, replace(settings, **read_as(source.label, settings)))
+    return scenario(settings, loaded(Path(source.source)))
+
+
+def _is_model(name: str) -> bool:
+    """Whether a source is a model's folder or a bundle, rather than a file of features and target."""
+    if Path(name).is_dir():
+        return True
+    path = bundle_file(name)
+    if not path.is_file() or path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="np") as file:
+            return "W_Q" in file.keys()  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError):
+        return False
+
+
+def of_head(bundle: HeadBundle, settings: Request) -> Scenario:
+    """The Scenario of a head of a bundle, by a hypothesis about its tokens; raises InputError where there is none."""
+    made = {hypothesis.name: hypothesis for hypothesis in of_tokens(bundle, settings, settings.largest)}
+    if not made:
+        raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")
+    chosen = made[one_of("hypothesis", settings.hypothesis or next(iter(made)), tuple(made))]
+    layer = chosen_layer(bundle, settings)
+    head = index("head", settings.head, bundle.W_Q.shape[1])
+    bias = settings.query_bias or bool(bundle.query_bias[layer, head])
+    queries, keys = samples_of(bundle, layer, settings)
+    return scenario_of_head(
+        queries,
+        keys,
+        chosen,
+        _member(chosen, settings.member),
+        settings.objective or "softmax",
+        bundle.W_Q.shape[2] if settings.head_dim is None else settings.head_dim,
+        settings.n_keys,
+        bias,
+        settings.weight_decay,
+        settings.dtype,
+    )
+
+
+def _member(hypothesis: Hypothesis, called: float | None) -> int:
+    """The index of the member of a family that is called so, to 1 %."""
+    members = np.asarray(hypothesis.members, float)
+    if called is None:
+        return len(members) // 2
+    found = np.flatnonzero(np.isclose(members, called, rtol=0.01))
+    if not found.size:
+        names = ", ".join(f"{x:.3g}" for x in members)
+        raise InputError(f"member must be one of {names}, got {called:g}")
+    return int(found[0])
 
 
 def survey(scenario: Scenario) -> xr.Dataset:
@@ -124,12 +199,14 @@ def scenario(settings: Settings, arrays: Mapping[str, np.ndarray]) -> Scenario:
     """The Scenario that the arrays and options describe, in the run's precision."""
     given = {name: jnp.asarray(array, settings.dtype) for name, array in arrays.items()}
     laws = [law(given, side) for side in ("query", "key")]
-    if settings.objective == "softmax" and None in laws:
+    objective = settings.objective or "square"
+    if objective == "softmax" and None in laws:
         raise InputError(
             "FILE must hold the laws of query and key activations for --objective softmax, got one without"
         )
-    options = ("objective", "head_dim", "weight_decay", "n_keys", "query_bias")
-    return Scenario(*(given[name] for name in REQUIRED), *laws, **{name: getattr(settings, name) for name in options})
+    options = {name: getattr(settings, name) for name in ("head_dim", "weight_decay", "n_keys")}
+    options |= {"objective": objective, "query_bias": settings.query_bias}
+    return Scenario(*(given[name] for name in REQUIRED), *laws, **options)
 
 
 def law(given: Mapping[str, jax.Array], side: str) -> Law | None:
@@ -161,10 +238,16 @@ def dataset(found: Conditions) -> xr.Dataset:
         "verdict": found.verdict(),
         "read_back": found.read_back(),
         "chance_cosine": chance_alignment(found.dim) if found.dim > 1 else 1.0,  # in one dimension
-        "told": str(found).partition("\n\n")[0],
+        "told": _told(found, i.size),
     }
     named = {"condition": [row["condition"] for row in rows], **features}
     return xr.Dataset({**columns, **at_end}, named, told)
+
+
+def _told(found: Conditions, pairs: int) -> str:
+    """The pairs and the verdict, or the verdict alone where there are many pairs."""
+    told = str(found).partition("\n\n")[0]
+    return told if pairs <= LABELS else "\n".join(told.splitlines()[1 + pairs :])
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

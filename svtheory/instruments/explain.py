@@ -21,7 +21,8 @@ head itself, turned at random on both sides; the larger share counts, times the 
 adjusted over heads (Benjamini and Hochberg); random heads are drawn until it is settled which are at most 0.01. Is it
 this? Templates with their columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may
 share structure with the truth, so a hypothesis is preferred by its margin over every rival. Intervals are percentiles
-(95 %) over samples drawn again, queries and keys apart.
+(95 %) over samples drawn again, queries and keys apart; of these fewer are different ones, so that an interval may lie
+below the cosine where samples are few for their dimension.
 
 A grade says how far a hypothesis explains a head: "explained" if the lower end of its interval leaves at least 3/4 of
 the logits' variance (the cosine's square) accounted for, p is at most 0.01 and the margin at least 0.2; "partly" if it
@@ -42,41 +43,30 @@ import xarray as xr
 
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.hypotheses import LARGEST, Hypothesis, feature_hypotheses, read_at, token_hypotheses
+from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
 from svtheory.instruments.align import dictionary
+from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read, read_as, samples_of
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, places
-from svtheory.reports.options import Options, at_least
+from svtheory.reports.options import at_least
 
 __all__ = ["DEFAULTS", "Request", "Settings", "caption", "figure", "requested", "rows", "summary", "survey"]
 
-# what the queries of the public heads are, and their keys: see the README beside their bundles
-INDUCTION = {"queries": "7:8", "keys": "1:7"}
-PUBLIC = {
-    **{f"induction_ft{steps}": INDUCTION for steps in ("000", "100", "300")},
-    "sort5": {"queries": "7:11", "keys": "1:6", "numbers": 64},
-}
-
 
 @dataclass(frozen=True)
-class Settings(Options):
-    """Which heads and samples, and what p-values and intervals are made with."""
+class Settings(Asking):
+    """Which heads and samples, and what p-values and intervals are made with.
 
-    layer: int | None = None
-    """Layer of the heads; none is all of them."""
+    Without a layer all heads are read; with a FILE of inputs, or a dictionary, those of the last layer.
+    """
+
     head: int | None = None
     """The head; none is all of a layer."""
-    queries: str | None = None
-    """Positions of queries, first:end; none is all but the first."""
-    keys: str | None = None
-    """Positions of keys; none is all."""
-    numbers: Annotated[int | None, at_least(2)] = None
-    """How many tokens, from 0, are the numbers that they are called; none means that tokens are no numbers."""
-    largest: Annotated[int, at_least(1)] = LARGEST
+    largest: Annotated[int, at_least(1)] = 256
     """Most features of a hypothesis: the commonest tokens, the first positions, the most varied features."""
     centre_query: bool | None = None
     """Whether heads can centre their queries; none: those that have a query bias that is not zero."""
@@ -109,11 +99,10 @@ DEFAULTS = Settings()
 def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
     bundle = source.bundle()
-    known = {name: x for name, x in PUBLIC.get(source.label, {}).items() if getattr(settings, name) is None}
-    settings = replace(settings, **known)
+    settings = replace(settings, **read_as(source.label, settings))
     hypotheses, inputs = read_hypotheses(Path(settings.file)) if settings.file else (None, None)
     if settings.features:
-        layer = _layer(bundle, settings)
+        layer = chosen_layer(bundle, settings)
         hypotheses = [*(hypotheses or ()), *of_features(bundle, dictionary(settings.features, bundle), layer, settings)]
         settings = replace(settings, layer=layer)
     return survey(bundle, hypotheses, settings, inputs).assign_attrs(bundle=source.label)
@@ -131,70 +120,35 @@ def survey(
     W_K of one layer read, (n, D) and (n', D'), by default the last one's.
     Raises InputError for a bundle without tokens or attn_in where they are needed, hypotheses of the same name or about
     other samples, and for heads or positions that are not there.
+
+    >>> from svtheory import load_heads
+    >>> results = survey(load_heads("induction_ft000.safetensors"), settings=Settings(queries="-1:"))  # doctest: +SKIP
+    >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
     bundle.check_bilinear()
-    queries, keys = _positions("queries", settings.queries, "1:"), _positions("keys", settings.keys, ":")
-    if hypotheses is None:
-        hypotheses = token_hypotheses(_tokens(bundle), queries, keys, _numbers(bundle, settings), settings.largest)
+    hypotheses = of_tokens(bundle, settings, settings.largest) if hypotheses is None else list(hypotheses)
     if not hypotheses:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")
     if inputs is not None:
-        layers = {_layer(bundle, settings): inputs}
+        layers = {chosen_layer(bundle, settings): inputs}
     else:
-        read, chosen = _read(bundle), range(len(bundle.W_Q)) if settings.layer is None else [_layer(bundle, settings)]
-        layers = {layer: (read_at(read[layer], queries), read_at(read[layer], keys)) for layer in chosen}
+        all_layers = settings.layer is None
+        chosen = range(len(bundle.W_Q)) if all_layers else [chosen_layer(bundle, settings)]
+        layers = {layer: samples_of(bundle, layer, settings) for layer in chosen}
     count = bundle.W_Q.shape[1]
     heads = range(count) if settings.head is None else [index("head", settings.head, count)]
     centre = (
         bundle.query_bias if settings.centre_query is None else np.full_like(bundle.query_bias, settings.centre_query)
     )
-    question = Question(bundle, list(hypotheses), layers, list(heads), centre)
+    question = Question(bundle, hypotheses, layers, list(heads), centre)
     results = explained(question, jax.random.key(settings.seed), settings.draws, settings.resamples)
     return results.assign_attrs(bundle.metadata)
 
 
 def of_features(bundle: HeadBundle, X: np.ndarray, layer: int, settings: Settings) -> list[Hypothesis]:
     """Hypotheses about the features of a dictionary (D, N), by the least coefficients `X^+ x` of what a layer reads."""
-    queries, keys = _positions("queries", settings.queries, "1:"), _positions("keys", settings.keys, ":")
-    values = _read(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
-    return feature_hypotheses(values, queries, keys, settings.largest)
-
-
-def _layer(bundle: HeadBundle, settings: Settings) -> int:
-    count = len(bundle.W_Q)
-    return index("layer", count - 1 if settings.layer is None else settings.layer, count)
-
-
-def _positions(name: str, given: str | None, default: str) -> slice:
-    parts = (default if given is None else given).split(":")
-    try:
-        first, end = (int(part) if part.strip() else None for part in parts)
-    except ValueError:
-        raise InputError(f"{name} must be positions first:end, such as 1: or 7:11, got {given!r}") from None
-    return slice(first, end)
-
-
-def _read(bundle: HeadBundle) -> np.ndarray:
-    if bundle.attn_in is None:
-        raise InputError("bundle must hold attn_in, what its heads read, got one without")
-    return bundle.attn_in
-
-
-def _tokens(bundle: HeadBundle) -> np.ndarray:
-    """The tokens of the sequences that attn_in has."""
-    read, tokens = _read(bundle), bundle.others.get("tokens")
-    if tokens is None:
-        raise InputError("bundle must hold tokens for hypotheses about them, got one without: give hypotheses")
-    if tokens.shape != read.shape[1:3]:
-        raise InputError(f"tokens must have shape {read.shape[1:3]}, as attn_in has positions, got {tokens.shape}")
-    return tokens
-
-
-def _numbers(bundle: HeadBundle, settings: Settings) -> np.ndarray | None:
-    if settings.numbers is None:
-        return None
-    size = max(settings.numbers, int(_tokens(bundle).max()) + 1)
-    return np.where(np.arange(size) < settings.numbers, np.arange(size, dtype=float), np.nan)
+    values = read(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
+    return feature_hypotheses(values, *positions(settings), settings.largest, bundle.mask)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Explain's figure: which heads are explained by what, and the best of them beside all that it is held against."""
 
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def _draw_cosines(ax: Axes, here: xr.Dataset) -> None:
     errors = np.concatenate([_error(one) for one in places(here, "hypothesis")], axis=1)
     measured(ax, x + 0.3, here.functional_cosine, errors, markersize=7, label="the head")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    ax.set_xticks(x, [fill(str(name), 14) for name in here.hypothesis.values], rotation=30 if len(x) > 4 else 0)
+    ax.set_xticks(x, [str(name) for name in here.hypothesis.values], rotation=30, ha="right")
     title = f"{here.attrs.get('bundle', 'the head')}, layer {here.layer.item()}, head {here['head'].item()}"
     ax.set(xlim=(-0.6, len(x) - 0.4), ylabel="functional cosine", title=title)
 

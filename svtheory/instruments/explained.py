@@ -16,10 +16,10 @@ from svtheory.heads.hypotheses import Hypothesis
 from svtheory.heads.turned_heads import NULLS
 from svtheory.instruments.beyond_chance import Part, beyond_chance
 from svtheory.instruments.grades import best, grades, sentence
-from svtheory.instruments.hypothesised import Factors, Reading
+from svtheory.instruments.hypothesised import Factors, Reading, side_by_side
 from svtheory.instruments.leads import TABLE, best_members, families, leads
 from svtheory.instruments.modes import SIDES, first_modes
-from svtheory.instruments.survey import PLACE
+from svtheory.instruments.survey import PLACE, places
 from svtheory.progress import track
 
 UNITS = {
@@ -61,7 +61,7 @@ class Question:
 
     def parts(self) -> Iterator[Part]:
         """The heads of each layer, those that centre their queries apart from those that do not."""
-        b = self.bundle
+        b, given = self.bundle, side_by_side(self.hypotheses, self.bundle.W_Q.dtype)
         for i, (layer, inputs) in enumerate(self.layers.items()):
             for centred in (False, True):
                 at = [j for j, head in enumerate(self.heads) if bool(self.centre[layer, head]) == centred]
@@ -69,7 +69,7 @@ class Question:
                     own = layer, [self.heads[j] for j in at]
                     biases = (None if x is None else x[own] for x in (b.b_Q, b.b_K))
                     factors = Factors.of(b.W_Q[own], b.W_K[own], *biases)
-                    yield Part(i, at, Reading.of(factors, inputs, list(self.hypotheses), centred))
+                    yield Part(i, at, Reading.of(factors, inputs, given, centred))
 
 
 def explained(question: Question, key: Array, draws: int, resamples: int) -> xr.Dataset:
@@ -92,8 +92,8 @@ def explained(question: Question, key: Array, draws: int, resamples: int) -> xr.
     results = results.assign(beyond_chance(parts, shape, of_random, draws))
     results = results.assign(grade=grades(results))
     results = results.merge(first_modes(parts, results))
-    verdict = [[sentence(best(results).isel(layer=i, head=j)) for j in range(shape[1])] for i in range(shape[0])]
-    results = results.assign(verdict=(PLACE, np.array(verdict)))
+    verdicts = [sentence(here) for here in places(best(results), *PLACE)]
+    results = results.assign(verdict=(PLACE, np.reshape(verdicts, shape[:2])))
     for name, units in UNITS.items():
         results[name].attrs["units"] = units
     return results

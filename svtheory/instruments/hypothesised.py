@@ -4,6 +4,7 @@ Each reading is one compiled program for a layer's shape; samples, moments, perm
 all heads and hypotheses of a layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -48,6 +49,15 @@ class Factors(NamedTuple):
         return cls(q, k.astype(q.dtype), q_size * k_size, query, key)
 
 
+def side_by_side(hypotheses: Sequence[Hypothesis], dtype: np.dtype) -> tuple[Templates, Layout]:
+    """Hypotheses about the same samples, as what heads read is held against them."""
+    f, g, T = (
+        [np.asarray(getattr(hypothesis, name), dtype) for hypothesis in hypotheses]
+        for name in ("query_features", "key_features", "family")
+    )
+    return stacked(f, g, T)
+
+
 @dataclass(frozen=True)
 class Reading:
     """Heads, samples of what they read, (n, D) and (n', D'), and hypotheses about these."""
@@ -61,16 +71,15 @@ class Reading:
 
     @classmethod
     def of(
-        cls, factors: Factors, inputs: tuple[np.ndarray, np.ndarray], hypotheses: list[Hypothesis], centre_query: bool
+        cls,
+        factors: Factors,
+        inputs: tuple[np.ndarray, np.ndarray],
+        given: tuple[Templates, Layout],
+        centre_query: bool,
     ) -> "Reading":
         """Heads that read inputs (n, D) and (n', D') held against hypotheses."""
-        dtype = factors.W_Q.dtype
-        f, g, T = (
-            [np.asarray(getattr(hypothesis, name), dtype) for hypothesis in hypotheses]
-            for name in ("query_features", "key_features", "family")
-        )
-        x, y = (jnp.asarray(x, dtype) for x in inputs)
-        return cls(factors, x, y, *stacked(f, g, T), centre_query)
+        x, y = (jnp.asarray(x, factors.W_Q.dtype) for x in inputs)
+        return cls(factors, x, y, *given, centre_query)
 
     @cached_property
     def asked(self) -> Asked:

@@ -29,8 +29,8 @@ around one decomposition.
 >>> from svtheory import HeadBundle
 >>> W_Q, W_K, tokens = (np.random.default_rng(0).normal(size=s) for s in ((1, 1, 2, 3), (1, 1, 2, 3), (1, 3, 4, 3)))
 >>> found = survey(HeadBundle(W_Q, W_K, attn_in=tokens), Settings(draws=19))
->>> found.verdict.values.tolist()
-[['neither sparser than random heads of its spectrum nor of low rank']]
+>>> found.verdict.dims, found.contribution.dims  # a sentence a head; a share of each pair, in each reading
+(('layer', 'head'), ('layer', 'head', 'reading', 'pair'))
 """
 
 from collections.abc import Mapping

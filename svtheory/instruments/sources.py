@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
@@ -37,7 +38,7 @@ class Texts(Options):
 class Source(Texts):
     """A bundle, or the folder of a model."""
 
-    source: tyro.conf.Positional[str] = ""
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]] = ""
     """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a model."""
 
     @property
@@ -80,6 +81,7 @@ def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
     InputError where `reads` asks for what heads read and there is nothing.
     """
     if Path(name).is_dir():
+        Checkpoint(name)  # a folder that is none says so before a text is asked for
         return read_model(name, **_given(texts, reads))
     bundle = read_bundle(name)
     if bundle.attn_in is None:

@@ -15,7 +15,7 @@ def double():
 
 def test_optimum():
     claimed = function(t01.theorem.claim["optimum"].rhs, t01.X, t01.T, t01.Y)
-    computed = jax.jit(optimal_omega)
+    computed = optimal_omega
     for _, X, Y, T in frames():
         assert close(computed(Scenario(X, Y, T)), claimed(X, T, Y))
 
@@ -23,7 +23,7 @@ def test_optimum():
 def test_single_pair():
     symbols = t01.X, t01.Y, t01.e_i, t01.e_j, t01.t
     sigma, u, v = (function(t01.theorem.claim[name].rhs, *symbols) for name in ("sigma", "u", "v"))
-    computed = jax.jit(predict)
+    computed = predict
     for rng, X, Y, T in frames():
         i, j, t = rng.integers(T.shape[0]), rng.integers(T.shape[1]), rng.normal()
         e_i, e_j = np.eye(T.shape[0])[:, [i]], np.eye(T.shape[1])[:, [j]]

@@ -44,13 +44,13 @@ def test_polytopes(name):
 def test_sigma_of_an_aligned_pair(left, right):
     """Tegum products in random position: sigma^2 is the claim's right-hand side, and both features are aligned."""
     claimed = function(t02.theorem.claim["sigma of an aligned pair"].args[1].rhs, t02.X, t02.Y, t02.e_i, t02.e_j, t02.t)
-    rng, computed = np.random.default_rng(1), jax.jit(predict)
+    rng, built = np.random.default_rng(1), jax.jit(lambda: [tegum(SHAPES[k](), antipodal(2)) for k in (left, right)])
     for _ in range(4):
-        X, Y = (np.asarray(tegum(SHAPES[name](), antipodal(2))) * rng.uniform(0.5, 2) for name in (left, right))
+        X, Y = (np.asarray(F) * rng.uniform(0.5, 2) for F in built())
         D = max(len(X), len(Y))
         X, Y = (np.linalg.qr(rng.normal(size=(D, D)))[0][:, : len(F)] @ F for F in (X, Y))
         e_i, e_j, t = np.eye(X.shape[1])[:, :1], np.eye(Y.shape[1])[:, :1], rng.normal()
-        spectrum = computed(Scenario(X, Y, t * e_i @ e_j.T))
-        assert close(spectrum.values[0] ** 2, claimed(X, Y, e_i, e_j, t))
-        assert np.isclose(alignment(spectrum.left, X)[0, 0], 1, atol=1e-12)
-        assert np.isclose(alignment(spectrum.right, Y)[0, 0], 1, atol=1e-12)
+        spectrum = predict(Scenario(X, Y, t * e_i @ e_j.T))
+        assert close(np.asarray(spectrum.values)[0] ** 2, claimed(X, Y, e_i, e_j, t))
+        assert np.isclose(np.asarray(alignment(spectrum.left, X))[0, 0], 1, atol=1e-12)
+        assert np.isclose(np.asarray(alignment(spectrum.right, Y))[0, 0], 1, atol=1e-12)

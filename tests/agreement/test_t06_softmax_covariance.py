@@ -20,7 +20,7 @@ def test_optimum(query_bias):
     expression = t06.centred if query_bias else t06.plain
     root, token = (t06.F_V, t06.Z_V) if query_bias else (t06.F, t06.Z)
     claimed = function(expression, t06.X, t06.Y, root, t06.G, token, t06.W, t06.T)
-    computed = jax.jit(optimal_omega)
+    computed = optimal_omega
     for rng, X, Y, T in frames(3):
         query, key = (BernoulliUniform(rng.uniform(0.05, 1, n), n) for n in T.shape)
         moment = query.covariance() if query_bias else query.second_moment()

@@ -18,7 +18,7 @@ def double():
 
 def test_sizes_of_modes():
     size, idle = function(t09.size, *SYMBOLS, t09.t), function(t09.idle_size, *SYMBOLS, t09.t)
-    grown, computed = jax.jit(growth), jax.jit(predict)
+    grown, computed = jax.jit(growth), predict
     for rng, X, alpha, Y, beta, T in tight_scenarios(4):
         scenario = Scenario(X, Y, T)
         s = np.asarray(computed(scenario).values)
@@ -34,7 +34,7 @@ def test_sizes_of_modes():
 
 def test_half_times():
     claimed = function(t09.half_time, *SYMBOLS)
-    waited, computed = jax.jit(half_times), jax.jit(predict)
+    waited, computed = jax.jit(half_times), predict
     for rng, X, alpha, Y, beta, T in tight_scenarios(5):
         scenario = Scenario(X, Y, T)
         s = np.asarray(computed(scenario).values)

@@ -41,7 +41,7 @@ def test_pairs_of_polytopes_are_ranked_by_the_root_of_their_dimensionalities():
         heads = capacity._heads(capacity.Config(square_seeds=2), 0, "square")
         (number, _) = np.flatnonzero((heads.labels["kind"] == "polytopes") & (heads.labels["pairs"] == 6))
         scenario = jax.tree.map(lambda leaf: leaf[number], heads.given)
-        modes, kept = np.asarray(jax.jit(mode_strengths)(scenario))[:6], jax.jit(predict)(scenario)
+        modes, kept = np.asarray(jax.jit(mode_strengths)(scenario))[:6], predict(scenario)
     _, first = capacity._blocks(1)
     t = np.asarray(scenario.target)[first, first]
     key_features = np.asarray(scenario.key_features)

@@ -57,7 +57,11 @@ def a_wrong_prediction_fails_the_verdict(results):
     row = ledger.ROWS[3]
     heads = results.sel(head=results.row == 3)
     assert ledger._verdict(row, heads)["holds"]
-    assert not ledger._verdict(row, heads.assign(cosine=heads.cosine * 0.99))["holds"]
+    assert ledger._verdict(row, heads)["theory expects"] == ""
+    wrong = ledger._verdict(row, heads.assign(cosine=heads.cosine * 0.99))
+    assert not wrong["holds"]
+    assert wrong["theory expects"].startswith("median |cos| at least 0.999, 1st percentile")
+    assert not ledger._verdict(row, heads.assign(cosine=heads.cosine * float("nan")))["holds"]
     row = next(row for row in ledger.ROWS if row.objective == "softmax")
     sampled = results.sel(head=results.objective == "softmax")
     assert ledger._verdict(row, sampled)["holds"]

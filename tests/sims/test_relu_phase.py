@@ -1,8 +1,9 @@
 import jax
+import numpy as np
 import pytest
 
 from sims import relu_phase
-from svtheory.geometry import STATES
+from svtheory.geometry import STATES, ReluStates
 
 SMALL = ["--probabilities", "0.1", "0.03", "0.01", "--couplings", "6", "--searches", "2", "--steps", "200"]
 
@@ -22,6 +23,17 @@ def test_toys_change_where_theory_says(outcome):
     assert leaves["p = 0.1"] > leaves["p = 0.03"] > leaves["p = 0.01"] > leaves["T19"]
     assert kinds["states"].startswith(", ".join(name[:3] for name in STATES) + "; at p = 0.01 sup")
     assert outcome.summary["toys"] == 2 * 3 * 6 * 5
+
+
+def test_toys_start_from_the_lowest_state_of_each_kind():
+    """Two searches of two kinds: lines of the first cross at 1, those of the second are apart."""
+    known = [
+        ReluStates(np.full((2, 1, 3), k), np.array([1.0 - k, 5.0 + k]), np.array([[1.0, 1.0 + k], [1.0, 2.0]]))
+        for k in (0.0, 1.0)
+    ]
+    near = relu_phase.lowest_of_each(known, np.array([0.5, 2.0]))
+    assert near.shape == (2, 2, 1, 3)
+    assert near[:, :, 0, 0].tolist() == [[1, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -100,4 +100,4 @@ def test_a_beginning_of_the_config(folder):
     made = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(made | {"post_processor": None}))
     tokens = [read_model(folder, prompts=["1 2 3 4 5", "7"], bos=bos).others["tokens"].tolist() for bos in (None, True)]
-    assert tokens == [[[1, 2, 3, 4, 5], [7, 0, 0, 0, 0]], [[28, 1, 2, 3, 4, 5], [28, 7, 0, 0, 0, 0]]]
+    assert tokens == [[[1, 2, 3, 4, 5], [7, 7, 7, 7, 7]], [[28, 1, 2, 3, 4, 5], [28, 7, 7, 7, 7, 7]]]

@@ -67,6 +67,14 @@ def test_what_each_row_begins_with(tmp_path, case):
     assert reader.rows("a", 3).shape == (0, 3)
 
 
+def test_special_tokens_that_a_text_spells_are_its_own(tmp_path):
+    made = Tokenizer.from_file(str(saved(tmp_path, special=True) / "tokenizer.json"))
+    made.add_special_tokens(["[S]", "[E]"])
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert Reader(tmp_path, None, None).prompt("[S] a [E]") == [0, 0, 2, 4]
+    assert Reader(tmp_path, False, None).rows("[S] a [E] b", 2).tolist() == [[0, 2], [4, 3]]
+
+
 def test_a_beginning_that_is_not_there(tmp_path):
     for bos_token in (None, 99):
         with pytest.raises(InputError, match=r"^bos_token_id of config.json must be a whole number from 0 to 4, got"):
@@ -79,9 +87,9 @@ def test_a_beginning_that_is_not_there(tmp_path):
 
 def test_rows_of_different_lengths_are_padded():
     tokens, mask = padded([[5, 6], [7], [8, 9, 1]])
-    assert tokens[mask].tolist() == [5, 6, 7, 8, 9, 1]
+    assert tokens.tolist() == [[5, 6, 6], [7, 7, 7], [8, 9, 1]]
     assert mask.tolist() == [[True, True, False], [True, False, False], [True] * 3]
     assert padded([[5, 6], [7, 8]])[1] is None
-    for rows in ([], [[1], []], [1, 2]):
+    for rows in ([], [[1], []], [1, 2], 5):
         with pytest.raises(InputError, match=r"^tokens must be rows of at least one token, got"):
             padded(rows)

@@ -21,7 +21,7 @@ from svtheory.prediction.whitened import correlations, probes
 
 D, N, M = 4, 7, 6
 seeds = st.integers(0, 2**16)
-structure, spectrum_of_scenario = jax.jit(pair_structure), jax.jit(predict)
+structure = jax.jit(pair_structure)
 
 
 def frame(seed, columns=N):
@@ -73,7 +73,7 @@ def test_a_star_is_one_block_and_one_singular_pair():
     assert labels == [0, 0, 1]
     assert alone == [False, False, True]
     np.testing.assert_allclose(values, [0, 0, 1])
-    spectrum = spectrum_of_scenario(scenario)
+    spectrum = predict(scenario)
     cosines = np.abs(np.asarray(spectrum.right[:, 0]) @ orthonormal(M))
     np.testing.assert_allclose(cosines[[3, 0]], [0.6, 0.8], rtol=1e-9)
     strengths = np.zeros(M)
@@ -87,7 +87,7 @@ def test_a_star_in_superposition(seed):
     X, Y = frame(seed), frame(seed + 1, M)
     T = np.zeros((N, M))
     T[2] = strengths
-    v = np.asarray(spectrum_of_scenario(Scenario(X, Y, T)).right[:, 0])
+    v = np.asarray(predict(Scenario(X, Y, T)).right[:, 0])
     cosines = np.abs(v @ Y) / np.linalg.norm(Y, axis=0)
     np.testing.assert_allclose(star_alignment(Y, strengths), cosines, rtol=1e-6, atol=1e-9)
 

@@ -53,16 +53,20 @@ def test_against_numpy(shape, dtype, eps):
     values = np.linalg.svd(X, compute_uv=False)[: shape[2]]
     kappa = (values[0] / values[-1]) ** 2
     close = {"rel": 100 * eps * kappa, "abs": 100 * eps * kappa}
-    assert np.asarray(frame_operator(Xj)) == pytest.approx(X @ X.T, **close)
-    assert np.asarray(dual_frame(Xj)) == pytest.approx(np.linalg.pinv(X.T), **close)
-    assert np.asarray(leverage(Xj)) == pytest.approx(np.linalg.pinv(X) @ X, **close)
-    assert np.asarray(feature_dimensionality(Xj)) == pytest.approx(naive_dimensionality(X), **close)
-    assert np.asarray(frame_bounds(Xj)) == pytest.approx([values[-1] ** 2, values[0] ** 2], **close)
-    assert float(condition_number(Xj)) == pytest.approx(kappa, **close)
-    assert float(spread(Xj)) == pytest.approx((kappa - 1) / (kappa + 1), **close)
-    assert float(frame_potential(Xj)) == pytest.approx(np.sum((X.T @ X) ** 2), **close)
-    results = (frame_operator, dual_frame, leverage, feature_dimensionality, condition_number, spread, frame_potential)
-    assert all(f(Xj).dtype == dtype for f in results)
+    wanted = {
+        frame_operator: X @ X.T,
+        dual_frame: np.linalg.pinv(X.T),
+        leverage: np.linalg.pinv(X) @ X,
+        feature_dimensionality: naive_dimensionality(X),
+        frame_bounds: [values[-1] ** 2, values[0] ** 2],
+        condition_number: kappa,
+        spread: (kappa - 1) / (kappa + 1),
+        frame_potential: np.sum((X.T @ X) ** 2),
+    }
+    found = jax.jit(lambda X: [f(X) for f in wanted])(Xj)
+    for x, value in zip(found, wanted.values(), strict=True):
+        assert np.asarray(x) == pytest.approx(value, **close)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {dtype}
 
 
 def test_float32_stays_float32_beside_float64():
@@ -86,9 +90,11 @@ POLYTOPES = {
 def test_superposition_polytopes(make, D_i, dtype, eps):
     X = make()
     assert X.dtype == dtype
-    assert np.asarray(feature_dimensionality(X)) == pytest.approx(np.full(X.shape[1], D_i), rel=20 * eps)
-    assert float(condition_number(X)) == pytest.approx(1, abs=20 * eps)
-    assert float(spread(X)) == pytest.approx(0, abs=20 * eps)
+    read = jax.jit(lambda X: (feature_dimensionality(X), condition_number(X), spread(X)))
+    dimensionality, kappa, epsilon = map(np.asarray, read(X))
+    assert dimensionality == pytest.approx(np.full(X.shape[1], D_i), rel=20 * eps)
+    assert float(kappa) == pytest.approx(1, abs=20 * eps)
+    assert float(epsilon) == pytest.approx(0, abs=20 * eps)
 
 
 def test_tegum_product_keeps_each_blocks_dimensionality(dtype, eps):

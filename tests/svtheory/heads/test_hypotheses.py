@@ -69,6 +69,22 @@ def test_rows_are_what_is_read_there(made):
     assert (made["same token"].key_features.argmax(axis=1) == read_at(TOKENS, KEYS)).all()
 
 
+def test_padding_has_no_part_and_positions_are_of_each_sequences_own_tokens():
+    """Of two sequences, one of which ends two tokens earlier, whatever stands behind its last token."""
+    real = np.arange(9) < np.array([[9], [7]])
+    whole = [token_hypotheses(TOKENS[[i]][:, : 9 - 2 * i], slice(-3, None), slice(None, -1)) for i in range(2)]
+    for behind in (0, 4):
+        tokens = np.where(real, TOKENS[:2], behind)
+        both = {h.name: h for h in token_hypotheses(tokens, slice(-3, None), slice(None, -1), real=real)}
+        same = both["same token"]
+        logits = np.einsum("an,nm,bm->ab", same.query_features, same.template, same.key_features)
+        own = [np.einsum("an,nm,bm->ab", h[0].query_features, h[0].template, h[0].key_features) for h in whole]
+        np.testing.assert_array_equal(logits[:3, :8], own[0])
+        np.testing.assert_array_equal(logits[3:, 8:], own[1])
+    values = np.where(real[..., None], 1.0, 1e6) * np.arange(1, 10)[None, :, None]
+    assert feature_hypotheses(values, real=real)[0].query_features.max() == 9
+
+
 def test_only_the_commonest_tokens_are_features():
     tokens = np.array([[7, 7, 9], [7, 9, 1]])
     same = token_hypotheses(tokens, slice(None), slice(None), largest=2)[0]

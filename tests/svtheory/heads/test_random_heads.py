@@ -346,7 +346,7 @@ def test_padding_has_no_part_in_what_heads_read_together():
     for size in (1, 1e3):
         padded = np.where(real[..., None], tokens, size * rng.normal(size=tokens.shape))
         found.append(read_together(heads, padded, padded, real=real))
-    assert np.array_equal(np.isnan(found[0].sparseness[0]), ~real | (np.arange(T) == 0))
+    assert np.array_equal(np.isnan(found[0].sparseness[0, 0]), ~real | (np.arange(T) == 0))
     for small, large in zip(
         *(jax.tree.leaves((x.sparseness, x.balanced, x.heads.balanced)) for x in found), strict=True
     ):

@@ -1,11 +1,18 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
+from svtheory import HeadBundle, optimal_omega, save_heads
+from svtheory.heads.hypotheses import read_at
+from svtheory.instruments.asking import of_tokens
 from svtheory.instruments.command import run as command
+from svtheory.instruments.conditions import Request, asked_for, of_head
+from svtheory.instruments.sources import Source
+from svtheory.prediction.whitened import whiten
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 5))
@@ -58,7 +65,7 @@ def test_the_script_explains_its_file(capsys):
         command("conditions", ["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for words in ("[FILE]", "query_features", "key_covariance", "--head-dim"):
+    for words in ("SOURCE is", "query_features", "key_covariance", "--head-dim"):
         assert words in printed
 
 
@@ -134,3 +141,73 @@ def test_files_that_are_none(tmp_path, capsys):
     for name in ("broken.npz", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"not arrays")
         assert "FILE must hold whole arrays of numbers" in refused(capsys, tmp_path / name)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """One layer that reads a token, that before it and noise, one head with a query bias and one without."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 3, (30, 6))
+    own, previous = rng.normal(size=(2, 3, 8))
+    read = own[tokens] + 0.3 * rng.normal(size=(30, 6, 8)) + 0.5
+    read[:, 1:] += previous[tokens[:, :-1]]
+    W, b_Q = rng.normal(size=(2, 1, 2, 4, 8)), np.zeros((1, 2, 4))
+    b_Q[0, 1, 0] = 1
+    made = HeadBundle(W[0], W[1], b_Q, attn_in=read[None].astype(np.float32), others={"tokens": tokens})
+    save_heads(tmp_path / "heads.safetensors", made)
+    return made
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_the_scenario_of_a_head_has_the_moments_of_what_it_reads(bundle, head):
+    """And its optimum of full rank is that of the samples: `A^+ E[r f^T] T E[g s^T] B^+`, key side centred (T6)."""
+    settings = Request(head=head, hypothesis="previous token", head_dim=8)
+    with jax.enable_x64(True):
+        made = of_head(bundle, settings)
+        tokens = whiten(made)
+        omega = np.asarray(optimal_omega(made))
+    x, y = (read_at(bundle.attn_in[0], at).astype(float) for at in (slice(1, None), slice(None)))
+    hypothesis = next(h for h in of_tokens(bundle, settings, 24) if h.name == "previous token")
+    f, g = hypothesis.query_features.astype(float), hypothesis.key_features.astype(float)
+    X, mean = np.asarray(made.query_features), np.asarray(made.query_law.mean())
+    np.testing.assert_allclose(X @ mean, x.mean(axis=0), atol=1e-7)
+    if head == 1:
+        x, f = x - x.mean(axis=0), f - f.mean(axis=0)
+    y, g = y - y.mean(axis=0), g - g.mean(axis=0)
+    A, B = x.T @ x / len(x), y.T @ y / len(y)
+    for side, moment in ((tokens.query, A), (tokens.key, B)):
+        U, s = np.asarray(side.basis), np.asarray(side.scale)
+        np.testing.assert_allclose((U * s**2) @ U.T, moment, atol=1e-6)
+    expected = np.linalg.solve(A, x.T @ f / len(x)) @ hypothesis.template @ (g.T @ y / len(y)) @ np.linalg.inv(B)
+    cosine = (omega * expected).sum() / np.linalg.norm(omega) / np.linalg.norm(expected)
+    assert cosine == pytest.approx(1, abs=1e-8)
+
+
+def test_a_source_is_a_model_or_a_file_of_arrays(bundle, tmp_path):
+    made = asked_for(Source(source=str(tmp_path / "heads.safetensors")), Request(dtype="float32"))
+    assert (made.objective, made.head_dim, made.query_bias) == ("softmax", 4, False)
+    assert made.query_features.shape == (8, 3 + 8 + 1)
+    save_file(ARRAYS, tmp_path / "arrays.safetensors")
+    assert (
+        asked_for(Source(source=str(tmp_path / "arrays.safetensors")), Request(dtype="float32")).objective == "square"
+    )
+
+
+@pytest.mark.slow
+def test_the_conditions_of_a_head(bundle, tmp_path):
+    outcome = command("conditions", [str(tmp_path / "heads.safetensors"), "--out", str(tmp_path)])
+    assert outcome.results.query_feature.values.tolist() == [0, 1, 2]
+    assert {"T6", "T7"} <= set(outcome.results.theorem.values)
+    assert (tmp_path / "conditions/heads/results.nc").is_file()
+
+
+def test_what_cannot_be_asked_of_a_head_is_named(bundle):
+    for settings, message in (
+        (Request(hypothesis="nothing"), "hypothesis must be one of 'same token', 'previous token', .* got 'nothing'"),
+        (Request(head=2), "head must be a whole number from 0 to 1, got 2"),
+        (Request(hypothesis="next larger number", numbers=3, member=9.0), "member must be one of 1, .* got 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            of_head(bundle, settings)
+    family = of_head(bundle, Request(hypothesis="next larger number", numbers=3, member=3.0, dtype="float32"))
+    np.testing.assert_allclose(family.target[0, 1:3], np.exp([-1 / 3, -2 / 3]), rtol=1e-5)

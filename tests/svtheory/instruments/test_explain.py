@@ -12,6 +12,7 @@ from svtheory import explain as explain_head
 from svtheory.heads.bundles import MODELS
 from svtheory.heads.hypotheses import read_at, token_hypotheses
 from svtheory.instruments import explain
+from svtheory.instruments.asking import PUBLIC, of_tokens, samples_of
 from svtheory.instruments.command import run as command
 from svtheory.instruments.explained import Question
 
@@ -239,11 +240,9 @@ def test_public_heads_are_read_as_explain_reads_arrays_of_them(name, hypothesis,
     """The head of the last layer, and the numbers that were published before: 0.974 of 2000 fresh sequences, 0.905."""
     results = run(tmp_path, name).results
     here = results.isel(layer=-1, head=0).sel(hypothesis=hypothesis)
-    bundle, options = load_heads(MODELS / f"{name}.safetensors"), explain.Settings(**explain.PUBLIC[name])
-    at = [explain._positions("queries", x, ":") for x in (options.queries, options.keys)]
-    made = token_hypotheses(bundle.others["tokens"], *at, explain._numbers(bundle, options))
-    own = next(h for h in made if h.name == hypothesis)
-    inputs = [read_at(bundle.attn_in[-1], positions) for positions in at]
+    bundle, options = load_heads(MODELS / f"{name}.safetensors"), explain.Settings(**PUBLIC[name])
+    own = next(h for h in of_tokens(bundle, options, 256) if h.name == hypothesis)
+    inputs = samples_of(bundle, -1, options)
     alone = explain_head(
         *(bundle.W_Q[-1, 0], bundle.W_K[-1, 0], inputs[0], own.query_features, inputs[1], own.key_features, own.family),
         *(jax.random.key(0), bool(bundle.query_bias[-1, 0])),

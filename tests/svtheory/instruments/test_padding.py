@@ -1,11 +1,13 @@
 """Padding behind the last token of a sequence has no part in any reading, whatever stands there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from svtheory import HeadBundle
-from svtheory.instruments import align, sad, spectra
+from svtheory.instruments import align, explain, sad, spectra
 
 RNG = np.random.default_rng(0)
 HEADS, H, D, SEQUENCES, N, MORE = 2, 3, 4, 3, 6, 2
@@ -16,9 +18,17 @@ FEATURES = RNG.normal(size=(D, 5)).astype(np.float32)
 SURVEYS = {
     "sad": lambda bundle: sad.survey(bundle, sad.Settings(draws=19)),
     "spectra": lambda bundle: spectra.survey(bundle, spectra.Settings(resamples=4, gaussians=2)),
+    "explain": lambda bundle: explain.survey(with_tokens(bundle), settings=explain.Settings(draws=19, resamples=2)),
     "align": lambda bundle: align.survey(bundle, FEATURES, align.Settings(draws=19)),
 }
-NAMES = ["spectra", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sad", "align"))]
+NAMES = ["spectra", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sad", "explain", "align"))]
+
+
+def with_tokens(bundle):
+    """The bundle with tokens, which differ where its padding does."""
+    size = float(abs(bundle.attn_in[~bundle.real[None]]).max(initial=0))
+    tokens = np.random.default_rng(2).integers(0, 2, (SEQUENCES, N + MORE))[:, : bundle.attn_in.shape[2]]
+    return dataclasses.replace(bundle, others={"tokens": np.where(bundle.real, tokens, int(size > 100))})
 
 
 def padded(size, ends):

@@ -10,6 +10,7 @@ from svtheory.instruments.sources import Texts
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """What `read_heads` asks `read_model` for, given a folder and a file with this content."""
+    monkeypatch.setattr(sources, "Checkpoint", lambda _: None)
     monkeypatch.setattr(sources, "read_model", lambda _, **given: given)
 
     def ask(content, option="text", **texts):
@@ -36,7 +37,8 @@ def test_prompts_stand_one_a_line_as_they_are(asked):
 
 
 @pytest.mark.parametrize("option", ["text", "prompts"])
-def test_a_file_that_is_none(tmp_path, option):
+def test_a_file_that_is_none(monkeypatch, tmp_path, option):
+    monkeypatch.setattr(sources, "Checkpoint", lambda _: None)
     with pytest.raises(InputError, match=rf"^--{option} must be a text file for the model to read, got 'none'$"):
         sources.read_heads(str(tmp_path), Texts(**{option: "none"}))
 

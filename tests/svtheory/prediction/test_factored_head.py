@@ -13,7 +13,6 @@ D, N = 6, 12
 TABLE = Path(__file__).parents[3] / "docs/factored_head.md"
 CONDITIONS, STARTS, FRAMES = (1, 4, 16, 64), (1e-4, 1e-2, 1e-1, 1.0), 20
 filters = jax.jit(jax.vmap(filtered_optimum, in_axes=(None, 0, None)))
-optimum = jax.jit(optimal_omega)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def departure(condition, start, seed):
     """
     X, Y = (np.asarray(conditioned_frame(key, D, N, condition)) for key in jax.random.split(jax.random.key(seed)))
     scenario = Scenario(X, Y, single_pair(N, N, 0, 0, 1.0))
-    size = np.linalg.norm(optimum(scenario))
+    size = np.linalg.norm(optimal_omega(scenario))
     A, B, M = X @ X.T, Y @ Y.T, np.outer(X[:, 0], Y[:, 0])
     W = np.random.default_rng(seed).normal(size=(2, D, D))
     W *= np.sqrt(start * size / np.linalg.norm(W[0].T @ W[1], 2))

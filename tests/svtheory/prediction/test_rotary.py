@@ -170,7 +170,7 @@ def test_predicted_spectra_scale_the_optimum(dtype):
     g = jnp.asarray(np.cos(OFFSETS / 3), dtype)
     frequencies, offsets = jnp.asarray([1 / 3], dtype), jnp.asarray(OFFSETS, dtype)
     compiled = jax.jit(rotary_spectra)
-    found, best = compiled(scenario, g, frequencies, offsets), jax.jit(predict)(scenario)
+    found, best = compiled(scenario, g, frequencies, offsets), predict(scenario)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {dtype}
     assert found.left.shape == (16, 4, 2)
     tolerance = 100 * float(jnp.finfo(dtype).eps)

@@ -11,7 +11,7 @@ import scipy.optimize
 from svtheory import BernoulliUniform, Scenario, predict, predict_finite, single_pair
 
 D, N, M_KEYS, PROBABILITY = 10, 20, 8, 0.2
-PREDICTED, SIZED = jax.jit(predict), jax.jit(predict_finite, static_argnames=("samples", "pairs"))
+SIZED = jax.jit(predict_finite, static_argnames=("samples", "pairs"))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def measure(strength, query_bias, frame, samples):
     pair = single_pair(N, N, 0, 1, strength)
     scenario = Scenario(X, X, pair, law, law, "softmax", n_keys=M_KEYS, query_bias=query_bias)
     U, values, Vt = np.linalg.svd(optimised_omega(scenario, jax.random.key(1000 + frame), samples))
-    prediction = PREDICTED(scenario)
+    prediction = predict(scenario)
     size = SIZED(scenario, jax.random.key(2000 + frame), 10_000, pairs=1).values[0]
     return (
         abs(U[:, 0] @ np.asarray(prediction.left[:, 0])),

@@ -44,8 +44,11 @@ def layer_moments(bundle: HeadBundle) -> Moments | None:
     """
     if bundle.attn_in is None:
         return None
-    check_tokens_differ(bundle)
-    found = in_threads(lambda tokens: token_moments(tokens[bundle.real]), bundle.attn_in)
+    # where every side is centred, second moments are not asked for
+    asked = ~bundle.query_bias.all(axis=1) | (bundle.scoring.frequencies is not None)
+    found = in_threads(lambda tokens, asked: token_moments(tokens[bundle.real], asked), bundle.attn_in, asked)
+    if not all(here.centred.lengths.any() for here in found):
+        check_tokens_differ(bundle)
     return jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *found)
 
 
@@ -55,22 +58,35 @@ def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:
         return list(track(pool.map(read, *layers), "token moments", len(layers[0])))
 
 
-def token_moments(rows: np.ndarray) -> Moments:
-    """The moments of tokens (n, D) in float64."""
-    mean = rows.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((mean.size, mean.size))
-    for some in np.array_split(rows, max(1, len(rows) // 4096)):  # of which a copy in float64 is small
-        away = some - mean
-        covariance += away.T @ away / len(rows)
+def token_moments(rows: np.ndarray, uncentred: bool = True) -> Moments:
+    """The moments of tokens (n, D) in float64, seen from the first of them, so that a large mean costs no digits.
+
+    The covariance in place of the second moment, too, where `uncentred` is not asked for.
+    """
+    n, D = rows.shape
+    first, total, products = rows[0].astype(np.float64), np.zeros(D), np.zeros((D, D))
+    for some in np.array_split(rows, max(1, n // 1024)):  # of which a copy in float64 is small
+        away = some - first
+        total += np.ones(len(some)) @ away
+        products += away.T @ away
+    mean, covariance = first + total / n, products / n - np.outer(total / n, total / n)
     least = min(rows.shape) * np.finfo(np.float32).eps
-    uncentred = _root(covariance + np.outer(mean, mean), least)
-    return Moments(mean, uncentred, _root(covariance, least))
+    centred = _root(covariance, least)
+    return Moments(mean, _root(covariance + np.outer(mean, mean), least) if uncentred else centred, centred)
 
 
 def _root(moment: np.ndarray, least: float) -> Root:
     values, axes = np.linalg.eigh(moment)
     lengths = np.sqrt(np.maximum(values[::-1], 0))
     return Root(axes[:, ::-1], np.where(lengths > least * lengths[0], lengths, 0))
+
+
+def largest_norm(tokens: np.ndarray, real: np.ndarray) -> float:
+    """The largest norm of a layer's tokens (sequences, positions, D), of those that are real (sequences, positions)."""
+    size = float(np.abs(tokens).max(where=real[..., None], initial=0)) or 1.0  # so that no square is lost
+    scaled = tokens / tokens.dtype.type(size)
+    squares = np.einsum("spd,spd->sp", scaled, scaled)
+    return size * float(squares.max(where=real, initial=0)) ** 0.5
 
 
 def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:

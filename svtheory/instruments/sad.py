@@ -272,7 +272,7 @@ def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
     measured(ax, x, S, error, markerfacecolor="white", markersize=size, elinewidth=0.8, label="head")
     measured(ax, x[known], S[known], markersize=size)
     name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylabel="mean sparseness S", ylim=(0, None))
+    ax.set(ylabel="mean sparseness S")
     ax.set_title(f"{results.reading.item()}: {int(known.sum())} of {len(x)} heads sparser than random heads")
     legend_below(ax, 2, fontsize=8.5)
 

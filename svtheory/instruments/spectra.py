@@ -44,7 +44,7 @@ from matplotlib.ticker import MaxNLocator
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
-from svtheory.instruments.moments import Moments, layer_moments, seen_by
+from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by
 from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.instruments.token_bounds import TIMES, token_bounds
@@ -120,7 +120,7 @@ def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
     check_values_held(found.singular_value.sel(reading="raw").values)
     norms = 1.0
     if bundle.attn_in is not None:
-        norms = np.linalg.norm(bundle.attn_in, axis=-1).max(axis=(1, 2), where=bundle.real, initial=0).astype(float)
+        norms = np.array(in_threads(lambda tokens: largest_norm(tokens, bundle.real), bundle.attn_in))
     scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
     largest = found.singular_value.sel(reading="raw").isel(pair=0, drop=True)
     found["largest_score"] = (largest * scale).drop_vars("reading")

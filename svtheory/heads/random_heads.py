@@ -333,21 +333,20 @@ class _OnFrames(NamedTuple):
 
 
 def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
-    shapes = [(*x.shape[:-1], 0) for x in (together.like.query, together.like.keys)]
-    H, keys = together.heads.head.W_Q.shape[-2], jax.random.split(key)
-    frames = [
-        [_frame(k, tokens, H) for k, tokens in zip(keys, null, strict=True)]
-        for null in (together.raw, together.balanced)
-    ]
-    raw, balanced = (
-        tuple(_on_frame(tokens, E, shape) for tokens, E, shape in zip(null, of_null, shapes, strict=True))
-        for null, of_null in zip((together.raw, together.balanced), frames, strict=True)
-    )
-    back = tuple(_triangle(E, tokens.other) for E, tokens in zip(frames[1], together.balanced, strict=True))
+    H, (first, second) = together.heads.head.W_Q.shape[-2], jax.random.split(key)
+    query, keys = ((*x.shape[:-1], 0) for x in (together.like.query, together.like.keys))
+
+    def on_frames(sides):
+        E, F = _frame(first, sides[0], H), _frame(second, sides[1], H)
+        return (E, F), (_on_frame(sides[0], E, query), _on_frame(sides[1], F, keys))
+
+    raw_frames, raw = on_frames(together.raw)
+    (E, F), balanced = on_frames(together.balanced)
+    back = _triangle(E, together.balanced[0].other), _triangle(F, together.balanced[1].other)
     if len(together.sparseness) == 1:
         return _OnFrames(raw, balanced, None, back)
-    seen = tuple(jnp.linalg.qr(tokens.other @ E, mode="r") for E, tokens in zip(frames[0], together.raw, strict=True))
-    return _OnFrames(raw, balanced, seen, back)
+    seen = [jnp.linalg.qr(side.other @ E, mode="r") for side, E in zip(together.raw, raw_frames, strict=True)]
+    return _OnFrames(raw, balanced, (seen[0], seen[1]), back)
 
 
 def _on_frame(tokens: _Tokens, E: Array, shape: tuple[int, ...]) -> Array:

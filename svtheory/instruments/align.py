@@ -215,4 +215,4 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")
     name_heads(ax, layers, heads)
     ax.set(ylim=(0, 1.05))
-    legend_below(ax)
+    legend_below(ax, 2, fontsize=8.5)

@@ -78,7 +78,8 @@ def token_moments(rows: np.ndarray, uncentred: bool = True) -> Moments:
 def _root(moment: np.ndarray, least: float) -> Root:
     values, axes = np.linalg.eigh(moment)
     lengths = np.sqrt(np.maximum(values[::-1], 0))
-    return Root(axes[:, ::-1], np.where(lengths > least * lengths[0], lengths, 0))
+    found: tuple[Any, Any] = axes[:, ::-1], np.where(lengths > least * lengths[0], lengths, 0)
+    return Root(*found)
 
 
 def largest_norm(tokens: np.ndarray, real: np.ndarray) -> float:

@@ -57,7 +57,17 @@ from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, measured, name_heads, panels_or, thinned
+from svtheory.reports.plotting import (
+    COLOURS,
+    GREY,
+    MANY,
+    legend_below,
+    measured,
+    name_heads,
+    panels_or,
+    rank_ticks,
+    thinned,
+)
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.blocks import block_labels, block_sums
 
@@ -288,10 +298,8 @@ def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
         label = f"layer {layer}" if layer in thinned(layers) else None
         ax.plot(here.pair, here.sel(reading="raw"), "o", label=label, **style)
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="balanced")
-    ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\sum_k |c_k|$", xscale="log", ylim=(0, None))
-    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= K]
-    ax.set_xticks(ticks, [str(k) for k in ticks])
-    ax.minorticks_off()
+    ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\Sigma_k |c_k|$", xscale="log", ylim=(0, None))
+    rank_ticks(ax, K)
     legend_below(ax, 4, fontsize=8.5)
 
 

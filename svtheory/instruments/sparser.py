@@ -81,19 +81,19 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     S = np.where(zero.values[..., None], np.nan, start["head_sparseness"])
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
-        wanted = wanted.reshape(S.shape).any(axis=-1)
+        heads_wanted = np.asarray(wanted.reshape(S.shape).any(axis=-1))
         if number == 0:
             null = start["head_null"]
         else:
             null = np.full((*S.shape, len(NULLS), length), np.nan)
-            for layer in track(np.flatnonzero(wanted.any(axis=1)).tolist(), f"random heads, round {number + 1}"):
-                null[layer] = compared(layer, number, wanted[layer]).head_null
+            for layer in track(np.flatnonzero(heads_wanted.any(axis=1)).tolist(), f"random heads, round {number + 1}"):
+                null[layer] = compared(layer, number, heads_wanted[layer]).head_null
         # what is undefined counts as reached: neither a head of zeros nor a random one is evidence
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
-    of_kinds = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
+    of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
     kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (keys,), (real,), "rotations")
     null = start["head_null"]
     random = {

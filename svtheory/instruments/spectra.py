@@ -49,7 +49,7 @@ from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
 from svtheory.instruments.token_bounds import TIMES, token_bounds
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, thinned
+from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, rank_ticks, thinned
 from svtheory.spectra.balanced import BalancedSpectrum, balanced
 from svtheory.spectra.blocks import block_labels
 from svtheory.spectra.spectra import effective_rank, spectrum
@@ -108,9 +108,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
     """The spectra of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    axes = dict.fromkeys(VECTORS, ("reading", "dimension", "pair")) | dict.fromkeys(
-        ("rank", "effective_rank"), ("reading",)
-    )
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(VECTORS, ("reading", "dimension", "pair"))
+    axes |= dict.fromkeys(("rank", "effective_rank"), ("reading",))
     axes |= dict.fromkeys(("singular_value", "gap", "named", "block"), ("reading", "pair"))
     rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
     found = over_heads(_read, bundle, axes, of_layer=(moments,), shared=(rounding,))
@@ -155,12 +154,16 @@ def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:
 
 def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Settings) -> xr.Dataset:
     """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries, by layer."""
-    (layers, _, *shape), one = bundle.W_Q.shape, np.ones(bundle.W_Q.shape[-1])
+    layers, _, H, D = bundle.W_Q.shape
+    shape, one = (H, D), np.ones(D)
     raw = gaussian_values(shape, [(one, one)], settings.seed, settings.gaussians)[0]
     seen = [[raw] * layers]
     if moments is not None:
-        query = np.where(bundle.query_bias.all(axis=1)[:, None], moments.centred.lengths, moments.uncentred.lengths)
-        sides = list(zip(query, moments.centred.lengths, strict=True))
+        lengths = np.stack([moments.uncentred.lengths, moments.centred.lengths])
+        biased = np.zeros(layers, bool) if bundle.b_K is None else (bundle.b_K != 0).any(axis=2).all(axis=1)
+        centred = np.asarray(bundle.query_bias.all(axis=1)), biased | (bundle.scoring.frequencies is None)
+        query, key = (lengths[side.astype(int), np.arange(layers)] for side in centred)
+        sides = list(zip(query, key, strict=True))
         seen.append(list(gaussian_values(shape, sides, settings.seed, min(LAYER_DRAWS, settings.gaussians))))
     of = lambda read: [[read(values) for values in reading] for reading in seen]  # noqa: E731
     ranks = ("reading", "layer")
@@ -297,8 +300,8 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         ylabel=r"$\tilde\sigma_k / \tilde\sigma_1$" if balanced else r"$\sigma_k / \sigma_1$",
         title=title,
     )
-    ax.set(yscale="log") if relative.min() < 0.01 else ax.set(ylim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # below its rounding no value says anything
+    ax.set(yscale="log", ylim=(EPSILON / 10, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
     legend_below(ax)
 
 
@@ -311,6 +314,7 @@ def _draw_each(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.
         style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
         ax.plot(x, y, "o", markerfacecolor="none", **style)
         ax.plot(x[known], y[known], "o", label=None if head else f"layer {layer}", **style)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_quartiles(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.ndarray) -> None:
@@ -326,6 +330,7 @@ def _draw_quartiles(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours
         label = f"layer {layer}" if layer in thinned(layers) else None
         ax.plot(x[known], middle[known], "o", color=colour, markersize=3.5, label=label)
     ax.set(xscale="log")
+    rank_ticks(ax, K)
 
 
 def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
@@ -339,9 +344,14 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     for side, line, marker in (("keys", "-", "o"), ("queries", "--", "s")):
         ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
     chance_line(ax, float(results.chance_cosine))
-    levels = (0.05, 0.1, 0.2, 0.5, 1)
+    lowest = float(results.bound.min())
+    levels = [level for level in (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.5, 1) if level > min(0.04, lowest)]
     ax.set(
-        xscale="log", yscale="log", title="least alignment, single pair", yticks=levels, yticklabels=map(str, levels)
+        xscale="log",
+        yscale="log",
+        title="least alignment, single pair",
+        yticks=levels,
+        yticklabels=[f"{level:g}" for level in levels],
     )
     ticks = {0.01: "0.01", 1: "1", 100: "100", 1e4: "10⁴", 1e6: "10⁶", np.sqrt(ends[0, 0] * ends[-1, 1]): "end"}
     ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))

@@ -102,6 +102,13 @@ def name_heads(ax: Axes, layers: int, heads: int) -> None:
     ax.set_xlim(-0.8, layers * heads - 0.2)
 
 
+def rank_ticks(ax: Axes, highest: int) -> None:
+    """Ranks 1, 2, 5, 10, ... along a logarithmic x axis."""
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= highest]
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.minorticks_off()
+
+
 def thinned(number: int, most: int = 6) -> range:
     """Which of `number` things are labelled: at most as many as `most`, evenly spaced.
 

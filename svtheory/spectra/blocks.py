@@ -5,6 +5,7 @@ So a block of near-equal values is read as one: its terms by their sum, its vect
 Neither knows which basis of the block a factorisation happened to return.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -30,6 +31,7 @@ def block_labels(values: Array, error: Array | float = 0.0) -> Array:
     return value_groups(values, jnp.maximum(TOLERANCE, error * inverse(values[0])))
 
 
+@exact_products
 def block_sums(terms: Array, labels: Array) -> Array:
     """Terms (..., K) with those of a block, by its label (K,), summed in the place of its first and 0 in the others.
 
@@ -38,7 +40,7 @@ def block_sums(terms: Array, labels: Array) -> Array:
     """
     terms, labels = _labelled("terms", terms, labels)
     first = jnp.searchsorted(labels, labels)
-    return jnp.zeros_like(terms).at[..., first].add(terms)
+    return terms @ jax.nn.one_hot(first, len(labels), dtype=terms.dtype)
 
 
 @exact_products

@@ -1,10 +1,11 @@
 """`python -m sims` lists the experiments; `python -m sims NAME ...` runs one, `python -m sims all` those on toys."""
 
-import ast
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from svtheory.instruments import first_line
 
 # readings of other people's heads have become instruments
 MOVED = {"heads": "spectra", "sad": "sad", "explain": "explain", "align": "align", "conditions": "conditions"}
@@ -14,11 +15,6 @@ def experiments() -> dict[str, str]:
     """Every experiment of this folder and the first line of its docstring, read without importing it."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
     return {path.stem: first_line(path) for path in files}
-
-
-def first_line(path: Path) -> str:
-    """The first line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

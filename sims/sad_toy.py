@@ -47,6 +47,7 @@ from svtheory import (
     treves_rolls,
 )
 from svtheory.checks import InputError, whole
+from svtheory.instruments import sparser
 from svtheory.reports.options import above, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
@@ -54,12 +55,6 @@ from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 THEOREMS = ("T6", "T11", "T22")
 TOLERANCE, LEVEL, NOT_SPARSE = 0.05, 0.05, 0.25
 DIAGNOSTICS = ("common", "independent")
-SHOWN = {
-    "raw": "random heads",
-    "balanced": "random heads, balanced",
-    "common": "common rotation",
-    "independent": "independent rotations",
-}
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def run(config: Config, folder: Path) -> Outcome:
 
     steps = np.arange(config.snapshots + 1) * (config.steps // config.snapshots)
     results = labelled(each(over_members, snapshots), {"step": steps}, "step", "member", "null")
-    results = results.assign_coords(null=list(SHOWN)).assign_attrs(pairs_of_the_head=config.dim)
+    results = results.assign_coords(null=list(sparser.SHOWN)).assign_attrs(pairs_of_the_head=config.dim)
     return Outcome(_summary(results), results, {"sad_toy": _exhibit(results)}, list(_rows(results)))
 
 
@@ -175,7 +170,7 @@ def _rows(results: xr.Dataset) -> Iterator[dict[str, Any]]:
             "S": float(mean.S),
             "s.e.": float(errors.S.sel(step=step)),
             "predicted S": float(mean.predicted_S),
-            **{name: float(mean.null_S.sel(null=null)) for null, name in SHOWN.items()},
+            **{name: float(mean.null_S.sel(null=null)) for null, name in sparser.SHOWN.items()},
             "members with p <= 0.05": f"{int(reject.sel(step=step))} of {members}",
             "acc2025 count": float(mean["count"]),
             "attention to the planted key": float(mean.attention),
@@ -193,7 +188,7 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "S_after_standard_error": error.S[-1].item(),
         "predicted_S_after": end.predicted_S.item(),
         "error_of_S_after": abs(end.S - end.predicted_S).item(),
-        **{f"S_{null}_null_after": end.null_S.sel(null=null).item() for null in SHOWN},
+        **{f"S_{null}_null_after": end.null_S.sel(null=null).item() for null in sparser.SHOWN},
         "S_common_rotation_lowest": mean.null_S.sel(null="common").min().item(),
         "largest_p_value_after": results.p_value[-1].max().item(),
         "least_possible_S": 1 / results.attrs["pairs_of_the_head"],
@@ -206,7 +201,7 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
     ax.plot(mean.step, mean.predicted_S, color=COLOURS[1], label="best head on the features so far (T6)")
     measured(ax, mean.step, mean.S, error.S, label="trained head")
     colours, markers = (COLOURS[2], COLOURS[3], GREY, GREY), ("s", "D", "x", "^")
-    for (null, name), colour, marker in zip(SHOWN.items(), colours, markers, strict=True):
+    for (null, name), colour, marker in zip(sparser.SHOWN.items(), colours, markers, strict=True):
         here = mean.null_S.sel(null=null), error.null_S.sel(null=null)
         measured(ax, mean.step, *here, color=colour, fmt=marker, label=name)
     ax.axhline(1 / results.attrs["pairs_of_the_head"], color=GREY, linestyle=":", label="a single term")

@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
+from svtheory import instruments
 from svtheory.instruments import INSTRUMENTS, first_line
 
 USAGE = "usage: svtheory NAME SOURCE [--text FILE] [options] [--out DIR]; svtheory NAME --help; svtheory --version"
@@ -15,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """List the instruments, or run the one that the first argument names with the arguments after it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, INSTRUMENTS))
+        width, folder = max(map(len, INSTRUMENTS)), Path(instruments.__file__).parent
         print(f"{USAGE}\n")
-        print("\n".join(f"  {name:{width}}  {first_line(name)}" for name in INSTRUMENTS))
+        print("\n".join(f"  {name:{width}}  {first_line(folder / f'{name}.py')}" for name in INSTRUMENTS))
         print("\nSOURCE: a bundle (a safetensors file, or its name in $SVTHEORY_REAL_MODELS) or the folder of a model.")
         return
     if arguments[0] == "--version":

@@ -17,12 +17,9 @@ import tyro
 from sims.engines.devices import ALL, Machine, every_core, leads, using
 from sims.lab.rules import tally
 from svtheory.checks import InputError
-from svtheory.reports.command import parsed, perform, sentence_errors
+from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
 from svtheory.reports.runs import Outcome
 from svtheory.reports.tables import show
-
-# keys of jax keep 32 bits of a seed, and some experiments count on from theirs
-LARGEST_SEED = 2**31 - 1
 
 
 def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> Callable[..., Outcome]:
@@ -70,8 +67,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
         ],
     )
     chosen = parsed(options, f"python -m sims {name}", description, arguments)
-    if not 0 <= getattr(chosen.config, "seed", 0) <= LARGEST_SEED:
-        raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {chosen.config.seed}")
+    check_seed(chosen.config)
     return chosen.config, chosen.out, chosen.machine
 
 

@@ -25,9 +25,8 @@ INSTRUMENTS = ("spectra", "sad", "explain", "align", "conditions", "emergence")
 """The instruments, in the order in which a head is got to know."""
 
 
-def first_line(name: str) -> str:
-    """What an instrument does: the first line of its docstring, read without importing it."""
-    path = Path(__file__).with_name(f"{name}.py")
+def first_line(path: Path) -> str:
+    """What a module does: the first line of its docstring, read without importing it."""
     return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
 
 

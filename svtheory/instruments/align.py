@@ -44,17 +44,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls, unit
-from svtheory.instruments.arrays import read_arrays
+from svtheory.instruments.dictionaries import EMBEDDING, dictionary
 from svtheory.instruments.directions import SIDES
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
-
-EMBEDDING = "W_E"
 
 
 @dataclass(frozen=True)
@@ -102,33 +99,6 @@ def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAUL
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row for each reading of each side of each head."""
     return [row(here) for here in places(results, *AXES)]
-
-
-def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
-    """Features as columns, (D, N), in the order of their file, dead ones among them."""
-    if name in bundle.others:
-        what, X = f"--features {name}", bundle.others[name].T
-    elif name == EMBEDDING and not Path(name).is_file():
-        raise InputError(
-            f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
-            f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
-        )
-    else:
-        arrays = read_arrays(Path(name), ())
-        if ("features" in arrays) == ("W_dec" in arrays):
-            raise InputError(f"FILE must hold either features or W_dec, got {', '.join(arrays)}")
-        what, X = "FILE", arrays["features"] if "features" in arrays else arrays["W_dec"].T
-    D = bundle.W_Q.shape[-1]
-    finite = jnp.issubdtype(X.dtype, jnp.floating) and np.isfinite(X.astype(np.float32)).all()
-    if X.ndim != 2 or X.shape[0] != D or not finite:
-        turned = X.ndim == 2 and X.shape[1] == D != X.shape[0]
-        hint = ", which looks transposed: features are columns of `features`, rows of W_dec" if turned else ""
-        raise InputError(
-            f"{what} must hold finite features, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}{hint}"
-        )
-    if not X.any():
-        raise InputError(f"{what} must hold a feature that is not zero, got none")
-    return X
 
 
 def row(here: xr.Dataset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, read_at, token_hypotheses
 from svtheory.instruments.hypothesis_files import Inputs
+from svtheory.instruments.survey import read_inputs
 from svtheory.reports.options import Options, at_least
 
 # what the queries of the public heads are, and their keys: see the README beside their bundles
@@ -47,7 +48,7 @@ def of_tokens(bundle: HeadBundle, settings: Asking, largest: int) -> list[Hypoth
 
 def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:
     """What the heads of a layer read at queries and at keys, (n, D) and (n', D)."""
-    queries, keys = (read_at(read(bundle)[layer], at, bundle.mask) for at in positions(settings))
+    queries, keys = (read_at(read_inputs(bundle)[layer], at, bundle.mask) for at in positions(settings))
     return queries, keys
 
 
@@ -62,13 +63,6 @@ def chosen_layer(bundle: HeadBundle, settings: Asking) -> int:
     return index("layer", count - 1 if settings.layer is None else settings.layer, count)
 
 
-def read(bundle: HeadBundle) -> np.ndarray:
-    """What the heads read, (layers, sequences, positions, D); raises InputError for a bundle without."""
-    if bundle.attn_in is None:
-        raise InputError("bundle must hold attn_in, what its heads read, got one without")
-    return bundle.attn_in
-
-
 def _slice(name: str, given: str | None, default: str) -> slice:
     parts = (default if given is None else given).split(":")
     try:
@@ -80,7 +74,7 @@ def _slice(name: str, given: str | None, default: str) -> slice:
 
 def _tokens(bundle: HeadBundle) -> np.ndarray:
     """The tokens of the sequences that attn_in has."""
-    shape, tokens = read(bundle).shape[1:3], bundle.others.get("tokens")
+    shape, tokens = read_inputs(bundle).shape[1:3], bundle.others.get("tokens")
     if tokens is None:
         raise InputError("bundle must hold tokens for hypotheses about them, got one without: give hypotheses")
     if tokens.shape != shape:

@@ -11,12 +11,9 @@ import tyro
 
 from svtheory.checks import InputError
 from svtheory.instruments import INSTRUMENTS
-from svtheory.reports.command import parsed, perform, sentence_errors
+from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
 from svtheory.reports.runs import Exhibit, Outcome
 from svtheory.reports.tables import show
-
-# keys of jax keep 32 bits of a seed
-LARGEST_SEED = 2**31 - 1
 
 
 def run(name: str, arguments: Sequence[str]) -> Outcome:
@@ -52,6 +49,5 @@ def asked(instrument: Any, name: str, arguments: Sequence[str]) -> tuple[Any, An
         ],
     )
     chosen = parsed(request, f"svtheory {name}", str(instrument.__doc__), arguments)
-    if not 0 <= getattr(chosen.settings, "seed", 0) <= LARGEST_SEED:
-        raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {chosen.settings.seed}")
+    check_seed(chosen.settings)
     return chosen.source, chosen.settings, chosen.out

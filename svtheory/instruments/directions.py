@@ -15,7 +15,7 @@ from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.alignments import alignment
 from svtheory.spectra.balanced import Root, balanced, moment_root
-from svtheory.spectra.blocks import block_cosines, block_labels
+from svtheory.spectra.blocks import block_cosines, block_labels, firsts
 from svtheory.spectra.readings import READINGS
 from svtheory.spectra.spectra import Spectrum, spectrum
 from svtheory.spectra.unwhitening import remove_direction, unwhiten
@@ -66,7 +66,7 @@ def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[s
     values, gaps = (jnp.stack([getattr(x, name) for x in found]) for name in ("values", "gaps"))
     named = gaps > len(features) * epsilon * values[:, :1]
     labels = jax.vmap(block_labels)(values, len(features) * epsilon * values[:, 0])
-    found = {"singular_value": values, "named": named, "block": 1 + jax.vmap(jnp.searchsorted)(labels, labels)}
+    found = {"singular_value": values, "named": named, "block": 1 + jax.vmap(firsts)(labels)}
     return (
         found
         | of_vectors(s, patterns, biased, features, moments)

@@ -33,14 +33,6 @@ from svtheory.progress import track
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
 
-SHOWN = {
-    "raw": "random heads",
-    "balanced": "random heads, balanced",
-    "common": "common rotation",
-    "independent": "independent rotations",
-}
-"""Nulls of the table and the figure: two that decide, two diagnostics."""
-
 
 @dataclass(frozen=True)
 class Settings(Options):
@@ -95,7 +87,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "checkpoint": str(here.checkpoint.values),
         "loss (nats)": float(here.loss),
         "S": f"{float(S.mean()):.3f} ± {_error(S.values.ravel()):.3f}",
-        **{name: float(here.null_mean.sel(null=null).mean()) for null, name in SHOWN.items()},
+        **{name: float(here.null_mean.sel(null=null).mean()) for null, name in sparser.SHOWN.items()},
         "S / random heads": f"{float((S / random).mean()):.3f} ± {_error((S / random).values.ravel()):.3f}",
         "lowest S": float(S.min()),
         "sparser than chance": f"{int(sparser.found(here).sum())} of {S.size}",
@@ -122,7 +114,10 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         here = results.isel(checkpoint=i)
         found |= {
             f"{name}_sparseness_mean": float(S.isel(checkpoint=i).mean()),
-            **{f"{name}_sparseness_{null}_null_mean": float(here.null_mean.sel(null=null).mean()) for null in SHOWN},
+            **{
+                f"{name}_sparseness_{null}_null_mean": float(here.null_mean.sel(null=null).mean())
+                for null in sparser.SHOWN
+            },
             f"{name}_sparseness_over_random_heads_mean": float(ratio.isel(checkpoint=i).mean()),
             **{f"{name}_{count}": number for count, number in sparser.counted(here).items() if count != "heads"},
             f"{name}_loss_nats": float(here.loss),
@@ -152,7 +147,7 @@ def _draw_mean(ax: Axes, results: xr.Dataset) -> None:
     flat = results.stack(unit=PLACE).transpose(..., "unit")
     S = flat.sparseness.mean(("sequence", "query"))
     x = np.arange(results.sizes["checkpoint"])
-    for (null, name), style in zip(SHOWN.items(), ("-", "--", ":", "-."), strict=True):
+    for (null, name), style in zip(sparser.SHOWN.items(), ("-", "--", ":", "-."), strict=True):
         colour = COLOURS[1] if null in NULLS else GREY
         ax.plot(x, flat.null_mean.sel(null=null).mean("unit"), style, color=colour, label=name)
     measured(ax, x, S.mean("unit"), [_error(values) for values in S.values], label="heads")

@@ -44,14 +44,14 @@ import xarray as xr
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
-from svtheory.instruments.align import dictionary
-from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read, read_as, samples_of
+from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
+from svtheory.instruments.dictionaries import dictionary
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
-from svtheory.instruments.survey import PLACE, places
+from svtheory.instruments.survey import PLACE, places, read_inputs
 from svtheory.reports.options import at_least
 
 __all__ = ["DEFAULTS", "Request", "Settings", "caption", "figure", "requested", "rows", "summary", "survey"]
@@ -147,7 +147,7 @@ def survey(
 
 def of_features(bundle: HeadBundle, X: np.ndarray, layer: int, settings: Settings) -> list[Hypothesis]:
     """Hypotheses about the features of a dictionary (D, N), by the least coefficients `X^+ x` of what a layer reads."""
-    values = read(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
+    values = read_inputs(bundle)[layer] @ np.linalg.pinv(X.astype(np.float32)).T
     return feature_hypotheses(values, *positions(settings), settings.largest, bundle.mask)
 
 

@@ -54,7 +54,7 @@ from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
 from svtheory.instruments.moments import Moments, layer_moments, seen_by
 from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
-from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
+from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places, rounding
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import (
@@ -69,7 +69,7 @@ from svtheory.reports.plotting import (
     thinned,
 )
 from svtheory.spectra.balanced import balanced
-from svtheory.spectra.blocks import block_labels, block_sums
+from svtheory.spectra.blocks import block_labels, block_sums, firsts
 
 MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
 PUBLISHED = {  # each rule with the conventions it was published in
@@ -114,9 +114,10 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     of = ("reading",)
     axes = {"count": (*of, "rule", "sequence", "query"), "score_error": (*of, "rule"), "attention_error": ()}
     axes |= dict.fromkeys(("contribution", "largest", "named", "block", "singular_value"), (*of, "pair"))
-    rounding = bundle.W_Q.shape[-1] * max(sparser.EPSILON, bundle.epsilon)
     given = sparser.tokens_read(bundle), layer_moments(bundle)
-    found = over_heads(_head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding), doing="terms")
+    found = over_heads(
+        _head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding(bundle)), doing="terms"
+    )
     check_values_held(found.singular_value.sel(reading=0).values)
     coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
     return found.assign_coords(coordinates)
@@ -159,7 +160,7 @@ def _described(
         "contribution": (terms / positive(total)).mean(**over),
         "largest": jax.nn.one_hot(terms.argmax(axis=-1), terms.shape[-1]).mean(**over),
         "named": d.named,
-        "block": 1 + jnp.searchsorted(labels, labels),
+        "block": 1 + firsts(labels),
         "singular_value": values,
         "score_error": jnp.stack(errors),
     }

@@ -15,25 +15,31 @@ from svtheory.heads.random_heads import NULLS, READINGS, compare_with_random_hea
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
-from svtheory.instruments.survey import PLACE, adjusted, over_heads, stacked_heads
+from svtheory.instruments.survey import EPSILON, PLACE, adjusted, over_heads, read_inputs, stacked_heads
 from svtheory.progress import track
 
 LEVEL = 0.05
 ROUND = 39  # draws at a time: the first ones of every head, and all that a decision gets
 DIAGNOSTIC = 24  # draws of each diagnostic null
-EPSILON = float(np.finfo(np.float32).eps)  # a head whose largest score is smaller decides nothing
 SPARSER = "sparser than random heads of its spectrum"
 ROTATED = "low rank only: sparser than its rotations, not than random heads of its spectrum"
 NEITHER = "neither sparser than random heads of its spectrum nor of low rank"
 ZERO = "numerically zero: decides nothing"
+SHOWN = {
+    "raw": "random heads",
+    "balanced": "random heads, balanced",
+    "common": "common rotation",
+    "independent": "independent rotations",
+}
+"""Nulls over a training, by what they are called: two that decide, two diagnostics."""
 
 
 def tokens_read(bundle: HeadBundle) -> Array:
-    """What the heads read, (layers, sequences, positions, D); raises InputError for a single position."""
-    assert bundle.attn_in is not None
-    if bundle.attn_in.shape[2] < 2:
+    """What the heads read, (layers, sequences, positions, D); raises InputError for none or a single position."""
+    read = read_inputs(bundle)
+    if read.shape[2] < 2:
         raise InputError("attn_in must hold at least 2 positions, or no query has keys to choose from, got 1")
-    return jnp.asarray(bundle.attn_in, jnp.float32)
+    return jnp.asarray(read, jnp.float32)
 
 
 def real_tokens(bundle: HeadBundle) -> Array | None:
@@ -77,7 +83,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     layers, heads = bundle.W_Q.shape[:2]
     everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
     start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
-    zero = largest < EPSILON
+    zero = largest < EPSILON  # decides nothing
     S = np.where(zero.values[..., None], np.nan, start["head_sparseness"])
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:

@@ -46,18 +46,17 @@ from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
 from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by
 from svtheory.instruments.sources import Source, check_values_held
-from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places
+from svtheory.instruments.survey import EPSILON, PLACE, layer_colours, over_heads, places, rounding
 from svtheory.instruments.token_bounds import TIMES, token_bounds
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, rank_ticks, thinned
 from svtheory.spectra.balanced import BalancedSpectrum, balanced
-from svtheory.spectra.blocks import block_labels
+from svtheory.spectra.blocks import block_labels, firsts
 from svtheory.spectra.spectra import effective_rank, spectrum
 
 READINGS = ("raw", "balanced")
 VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
 LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most
-EPSILON = float(np.finfo(np.float32).eps)
 MANY = 24  # heads, of which each is drawn
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
 SPECTRA = (
@@ -111,8 +110,7 @@ def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(VECTORS, ("reading", "dimension", "pair"))
     axes |= dict.fromkeys(("rank", "effective_rank"), ("reading",))
     axes |= dict.fromkeys(("singular_value", "gap", "named", "block"), ("reading", "pair"))
-    rounding = bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
-    found = over_heads(_read, bundle, axes, of_layer=(moments,), shared=(rounding,))
+    found = over_heads(_read, bundle, axes, of_layer=(moments,), shared=(rounding(bundle),))
     found = found.assign_coords(
         reading=list(READINGS[: found.sizes["reading"]]), pair=range(1, found.sizes["pair"] + 1)
     )
@@ -148,7 +146,7 @@ def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:
     labels = block_labels(s.values, error)
     found = {"singular_value": s.values, "gap": s.gaps, "named": s.gaps > error}
     found |= dict(zip(VECTORS, (s.query_patterns, s.query_probes, s.key_patterns, s.key_probes), strict=True))
-    found |= {"block": 1 + jnp.searchsorted(labels, labels), "rank": (s.values > error).sum()}
+    found |= {"block": 1 + firsts(labels), "rank": (s.values > error).sum()}
     return found | {"effective_rank": effective_rank(s.values)}
 
 

@@ -15,12 +15,26 @@ import numpy as np
 import xarray as xr
 from scipy.stats import false_discovery_control
 
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
 from svtheory.progress import track
 
 PLACE = ("layer", "head")
+EPSILON = float(np.finfo(np.float32).eps)
 Axes = Mapping[str, tuple[str, ...]]
+
+
+def rounding(bundle: HeadBundle) -> float:
+    """The rounding of a head's matrix over its sigma_1, `D eps`: gaps below it name nothing (T14)."""
+    return bundle.W_Q.shape[-1] * max(EPSILON, bundle.epsilon)
+
+
+def read_inputs(bundle: HeadBundle) -> np.ndarray:
+    """What the heads read, (layers, sequences, positions, D); raises InputError for a bundle without."""
+    if bundle.attn_in is None:
+        raise InputError("bundle must hold attn_in, what its heads read, got one without")
+    return bundle.attn_in
 
 
 def stacked_heads(bundle: HeadBundle) -> list[Head]:

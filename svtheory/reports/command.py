@@ -15,6 +15,8 @@ from svtheory.reports import plotting, runs
 from svtheory.reports.page import report
 from svtheory.reports.runs import Outcome
 
+# keys of jax keep 32 bits of a seed, and some experiments count on from theirs
+LARGEST_SEED = 2**31 - 1
 # what tyro draws its boxes with, in UTF-8 and elsewhere
 BORDER, RULE = "│╰╯ ", "─-"
 
@@ -63,6 +65,12 @@ def parsed(options: Any, program: str, description: str, arguments: Sequence[str
         if stop.code == 2:
             raise InputError(_sentence(printed.getvalue())) from None
         raise
+
+
+def check_seed(options: Any) -> None:
+    """Raise InputError for options whose seed, if they have one, is too small or too large."""
+    if not 0 <= getattr(options, "seed", 0) <= LARGEST_SEED:
+        raise InputError(f"--seed must be a whole number from 0 to {LARGEST_SEED}, got {options.seed}")
 
 
 def _sentence(box: str) -> str:

@@ -39,8 +39,7 @@ def block_sums(terms: Array, labels: Array) -> Array:
     [1.0, -1.0, 0.0, 4.0]
     """
     terms, labels = _labelled("terms", terms, labels)
-    first = jnp.searchsorted(labels, labels)
-    return terms @ jax.nn.one_hot(first, len(labels), dtype=terms.dtype)
+    return terms @ jax.nn.one_hot(firsts(labels), len(labels), dtype=terms.dtype)
 
 
 @exact_products
@@ -69,6 +68,11 @@ def _orthonormal(vectors: Array, labels: Array) -> Array:
     values, axes = jnp.linalg.eigh(G)
     root = inverse(jnp.sqrt(jnp.abs(values)), values > len(values) * jnp.finfo(G.dtype).eps * values[-1])
     return vectors @ ((axes * root[None, :]) @ axes.T)
+
+
+def firsts(labels: Array) -> Array:
+    """The index of the first of each one's block, shape (K,)."""
+    return jnp.searchsorted(labels, labels)
 
 
 def starts(labels: Array) -> Array:

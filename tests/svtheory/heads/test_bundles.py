@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +6,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from svtheory import HeadBundle, InputError, decompose, load_heads, read_bundle, save_heads, spectrum
+from svtheory.heads.bundles import MODELS
 
-REAL = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared/real_models"))
-real_models = pytest.mark.skipif(not REAL.is_dir(), reason=f"no trained heads in {REAL} (set SVTHEORY_REAL_MODELS)")
+real_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads in {MODELS} (set SVTHEORY_REAL_MODELS)")
 
 RNG = np.random.default_rng(0)
 W_Q, W_K = RNG.normal(size=(2, 2, 3, 4, 5)).astype(np.float32)
@@ -156,7 +153,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
     ],
 )
 def test_real_models(name, shape, divisor, tokens):
-    bundle = load_heads(REAL / f"{name}.safetensors")
+    bundle = load_heads(MODELS / f"{name}.safetensors")
     assert bundle.W_Q.shape == bundle.W_K.shape == shape
     assert bundle.score_divisor == pytest.approx(divisor)
     assert (None if bundle.attn_in is None else bundle.attn_in.shape) == tokens
@@ -166,7 +163,7 @@ def test_real_models(name, shape, divisor, tokens):
 @real_models
 def test_spectra_of_real_heads_against_float64():
     for name, tolerance in (("tinystories_260k", 1e-6), ("modadd59_l8k1hzciux", 1e-6), ("modadd59_p99zdpze5l", 1e-6)):
-        bundle = load_heads(REAL / f"{name}.safetensors")
+        bundle = load_heads(MODELS / f"{name}.safetensors")
         for q, k in zip(bundle.W_Q[0], bundle.W_K[0], strict=True):
             exact = np.linalg.svd(q.T.astype(float) @ k.astype(float), compute_uv=False)[: len(q)]
             assert np.abs(np.asarray(spectrum(q, k).values, float) - exact).max() <= tolerance * exact[0]
@@ -380,7 +377,7 @@ def test_parameters_of_pytorch_and_lists():
 @pytest.mark.parametrize("name", ["modadd59_l8k1hzciux", "modadd59_p99zdpze5l"])
 def test_modular_addition_sees_every_position(name):
     """Both files say `causal: False`: the first token attends to the second, by a softmax in float64."""
-    bundle = load_heads(REAL / f"{name}.safetensors")
+    bundle = load_heads(MODELS / f"{name}.safetensors")
     x = np.random.default_rng(0).normal(size=(2, 2, 128)).astype(np.float32)
     for head in range(4):
         q, k = (x.astype(float) @ W[0, head].astype(float).T for W in (bundle.W_Q, bundle.W_K))

@@ -1,8 +1,6 @@
 """T11 for any head: terms against the matrix of each convention, and sums against the scores that a head computes."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +16,9 @@ from svtheory import (
     relative_attention,
 )
 from svtheory.heads import CONVENTIONS, attention, without_padding
+from svtheory.heads.bundles import MODELS
 from svtheory.heads.decomposition import read_balanced
 
-MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 H, D, T = 4, 6, 5
 TOGETHER = [name for name in CONVENTIONS if name != "offset"]
 

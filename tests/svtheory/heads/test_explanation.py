@@ -1,8 +1,5 @@
 """T16: hypotheses against the filter's own formula, against heads made by it, and against a public induction head."""
 
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, ortho_group
 
 from svtheory import InputError, compare, explain, load_heads
+from svtheory.heads.bundles import MODELS
 from svtheory.heads.permuted import derangements
 from svtheory.heads.turned_heads import haar_frames
 
-MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[4] / "shared" / "real_models"))
 D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 400  # of most tests: one compiled program serves all of one shape
 
 

@@ -1,5 +1,7 @@
 """Spectra of 144 heads of GPT-2's shape, beside the full SVD of D x D products and TransformerLens's factored one."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ HEADS, H, D = 144, 64, 768
 TOLERANCE = 1e-5  # of sigma_1
 
 
-def product_svd(W_Q: Array, W_K: Array) -> tuple[Array, Array, Array]:
+def product_svd(W_Q: Array, W_K: Array) -> Any:
     """The full SVD of the D x D product."""
     return jnp.linalg.svd(jnp.matmul(W_Q.T, W_K, precision="highest"), full_matrices=False)
 

@@ -12,7 +12,7 @@ from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
-from svtheory.heads.bundles import HeadBundle, read_bundle
+from svtheory.heads.bundles import HeadBundle, bundle_file, read_bundle
 from svtheory.reports.options import Options, at_least
 
 SEQUENCES = 40  # of a text, and of a bundle whose decisions are compared with random heads
@@ -53,6 +53,7 @@ class Source(Texts):
         """
         if not self.source:
             raise InputError("SOURCE must be a bundle or the folder of a model, got none")
+        check_source(self.source)
         return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads)
 
 
@@ -72,6 +73,13 @@ class Series(Texts):
 def named(source: str) -> str:
     """The name of a file or folder, without what a bundle's ends with."""
     return Path(source).resolve().name.removesuffix(".safetensors") if source else "example"
+
+
+def check_source(name: str, called: str = "SOURCE") -> None:
+    """Raise InputError where there is no such file, bundle or folder, under what the command calls it."""
+    if not (Path(name).is_dir() or bundle_file(name).is_file()):
+        allowed = "a bundle's file, its name in $SVTHEORY_REAL_MODELS or the folder of a model"
+        raise InputError(f"{called} must be {allowed}, got {name!r}, which is none")
 
 
 def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:

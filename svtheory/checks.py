@@ -113,7 +113,7 @@ def held(name: str, result: Array, given: Array | None = None) -> Array:
 
     That is where it is not finite, or, with a `given` that cannot give 0 unless it is 0, where it has become 0.
     """
-    vanished = given is not None and concrete(given) and concrete(result) and not jnp.any(result) and jnp.any(given)
+    vanished = given is not None and concrete(given) and concrete(result) and np.any(given) and not np.any(result)
     if vanished or (concrete(result) and not np.isfinite(np.asarray(result)).all()):
         size = "small" if vanished else "large"
         raise InputError(f"{name} must be of a size whose products {result.dtype} holds, got one too {size}")

@@ -28,7 +28,9 @@ def read_model(
     folded: bool = True,
     attention: bool = False,
 ) -> HeadBundle:
-    """The heads of a GPT-2, GPT-NeoX or Llama folder as Hugging Face writes it, and what they read, as a bundle.
+    """The heads of a model's folder as Hugging Face writes it, and what they read, as a bundle.
+
+    Models are GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3, OLMo 2 or Phi-3.
 
     They read one of:
 

@@ -35,7 +35,7 @@ def settled(config: Config) -> tuple[Config, Description]:
         tied = flag(config, "tie_word_embeddings", True)
         kind, config = IMAGES[kind], {**config, **section(config, "text_config"), "tie_word_embeddings": tied}
     d = DESCRIPTIONS[kind]
-    refuse_others(config, d.reads, d.silent)
+    refuse_others(config, kind, d.reads, d.silent)
     given = {name: value for name, value in config.items() if value is not None or name in NULLABLE}
     given |= {name: config[other] for name, other in d.aliases.items() if config.get(other) is not None}
     given = {**d.defaults, **given, "model_type": kind}

@@ -25,17 +25,19 @@ SILENT: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def refuse_others(config: Config, reads: Collection[str], own: Mapping[str, tuple[Any, ...]]) -> None:
+def refuse_others(config: Config, kind: str, reads: Collection[str], own: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise InputError for a setting of attention, scores or logits that would have to be ignored.
 
-    A type of model `reads` some of those in SILENT, and has some of its `own` that must say nothing.
+    A `kind` of model `reads` some of those in SILENT, and has some of its `own` that must say nothing.
     """
     for name, silent in {**SILENT, **own}.items():
         if name in reads or (name == "sliding_window" and config.get("use_sliding_window") is False):
             continue
         if (given := config.get(name)) is not None and given not in silent:
             allowed = " or ".join(["absent", *map(repr, silent)])
-            raise InputError(f"{name} of config.json must be {allowed} in a model that is read here, got {given!r:.60}")
+            raise InputError(
+                f"{name} of config.json must be {allowed} in a {kind} that is read here, got {given!r:.60}"
+            )
 
 
 def size(config: Config, name: str, default: int | None = None) -> int:

@@ -78,18 +78,25 @@ def test_hugging_face_gives_the_same(tmp_path, case):
     assert errors["inputs"] <= 2e-5
 
 
+def frequencies(rotary):
+    """Those of a rotary embedding, (n,), or of Gemma 3's layers, a windowed one and one that is not, (2, n)."""
+    if hasattr(rotary, "inv_freq"):
+        return rotary.inv_freq.numpy()
+    return np.stack([getattr(rotary, f"{kind}_attention_inv_freq").numpy() for kind in ("sliding", "full")])
+
+
 @pytest.mark.parametrize("case", rope_cases.CASES)
 def test_rotary_settings_mean_the_same(tmp_path, case):
     """Both read one folder, its config.json as the case has it: frequencies, and attention past 1,000 positions."""
     config = rope_cases.CASES[case]
-    kind = {"llama": "Llama", "gpt_neox": "GPTNeoX"}[config["model_type"]]
-    sizes = {name: value for name, value in config.items() if name in {*rope_cases.LLAMA, "head_dim"} - {"model_type"}}
+    kind = {"llama": "Llama", "gpt_neox": "GPTNeoX", "gemma3_text": "Gemma3Text"}[config["model_type"]]
+    sizes = {name: value for name, value in config.items() if name in {*rope_cases.GEMMA3} - {"model_type"}}
     reference(kind, sizes).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     model, checkpoint = from_folder(tmp_path), Checkpoint(tmp_path)
-    theirs = model.base_model.rotary_emb.inv_freq.numpy()
-    assert np.abs(np.array(checkpoint.architecture.frequencies[0]) / theirs - 1).max() <= 1e-6
-    assert theirs.tolist() == pytest.approx(rope_cases.RECORDED["frequencies"][case], rel=1e-6)
+    theirs, ours = frequencies(model.base_model.rotary_emb), np.array(checkpoint.architecture.frequencies)
+    assert np.abs((ours if theirs.ndim == 2 else ours[0]) / theirs - 1).max() <= 1e-6
+    assert theirs == pytest.approx(np.array(rope_cases.RECORDED["frequencies"][case]), rel=1e-6)
     tokens = np.random.default_rng(0).integers(0, V, size=(1, 1100))
     _, _, attention = run_reference(kind, model, tokens)
     error = max(np.abs(x.attention - attention[i]).max() for i, x in enumerate(read_layers(checkpoint, tokens)))

@@ -12,6 +12,7 @@ from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.texts import Reader, padded
 from svtheory.checks import InputError, whole
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.scoring import told_by_layer
 from svtheory.progress import track
 
 
@@ -27,7 +28,9 @@ def read_model(
     folded: bool = True,
     attention: bool = False,
 ) -> HeadBundle:
-    """The heads of a GPT-2, GPT-NeoX or Llama folder as Hugging Face writes it, and what they read, as a bundle.
+    """The heads of a model's folder as Hugging Face writes it, and what they read, as a bundle.
+
+    Models are GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3, OLMo 2 or Phi-3.
 
     They read one of:
 
@@ -104,18 +107,33 @@ def bundle_heads(
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
-        "score_divisor": ", ".join(map(repr, a.divisors if len(set(a.divisors)) > 1 else a.divisors[:1])),
+        "score_divisor": told_by_layer(a.divisors),
         "causal": "True",
-        "norm": f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}",
-        "folded": str(folded),
+        "window": told_by_layer(a.windows),
+        "score_cap": told_by_layer([a.score_cap]),
+        **_norms(checkpoint, folded),
         "weights_dtype": checkpoint.weights_dtype,
-        "positional": "rope" if a.frequencies else "learned absolute",
+        "positional": "rope" if a.frequencies[0] else "learned absolute",
     }
     read = {} if tokens is None else _read(checkpoint, tokens, folded, attention)
-    if a.frequencies:
-        read["rope_frequencies"] = np.array(a.frequencies, np.float32)
-        metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies))}
+    read |= {name: weights.pop(name) for name in list(weights) if name.endswith("gain")}
+    if a.frequencies[0]:
+        theta = a.frequencies if len(set(a.frequencies)) > 1 else a.frequencies[0]
+        read["rope_frequencies"] = np.array(theta, np.float32)
+        metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies[0]))}
     return HeadBundle(**weights, attn_in=read.pop("attn_in", None), mask=mask, others=read, metadata=metadata)
+
+
+def _norms(checkpoint: Checkpoint, folded: bool) -> dict[str, str]:
+    """What metadata says of the norm before heads, and of that of queries and keys."""
+    a = checkpoint.architecture
+    said = {"norm": "none: heads read the residual stream as it is", "folded": "False"}
+    if checkpoint.normalises:
+        norm = f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}"
+        said = {"norm": norm, "folded": str(folded)}
+    if a.query_key_norm != "none":
+        said |= {"query_key_norm": a.query_key_norm, "query_key_epsilon": repr(a.epsilon)}
+    return said
 
 
 def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> dict[str, np.ndarray]:
@@ -132,10 +150,12 @@ def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: b
 
 
 def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.ndarray]:
-    """Weights of a layer's heads by name, stacked."""
-    heads = [checkpoint.head(layer, head, folded) for head in range(checkpoint.architecture.heads)]
+    """Weights of a layer's heads by name, stacked, and the gains of their queries and keys."""
+    heads = [checkpoint.head(layer, head, folded, norms=False) for head in range(checkpoint.architecture.heads)]
     present = [name for name in HEAD_WEIGHTS if getattr(heads[0], name) is not None]
-    return _stacked([{name: np.asarray(getattr(head, name)) for name in present} for head in heads])
+    weights = _stacked([{name: np.asarray(getattr(head, name)) for name in present} for head in heads])
+    gains = checkpoint.gains(layer)
+    return weights | {name: np.repeat(gain, len(heads) // len(gain), axis=0) for name, gain in gains.items()}
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

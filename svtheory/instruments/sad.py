@@ -1,7 +1,7 @@
 """Sparse attention decomposition: does a head need fewer singular vectors than chance would? (the paper's Figs 8, 9)
 
 For every head of a bundle (safetensors: W_Q, W_K and attn_in, what they read) or of a checkpoint (a Hugging Face folder
-of GPT-2, GPT-NeoX or Llama type, with --text), each query's attention to the key it attends most is a decision. Its
+of a model, with --text), each query's attention to the key it attends most is a decision. Its
 relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair; or,
 read balanced, one a mode of the head as its data see it (T22). S is their Treves-Rolls sparseness, 1 for equal
 magnitudes and 1/K for a single term.

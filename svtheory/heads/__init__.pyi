@@ -11,6 +11,8 @@ from .decomposition import attention as attention
 from .decomposition import decompose as decompose
 from .decomposition import relative_attention as relative_attention
 from .decomposition import without_padding as without_padding
+from .dictionaries import Dictionary as Dictionary
+from .dictionaries import Encoder as Encoder
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .hypotheses import Hypothesis as Hypothesis

@@ -10,6 +10,7 @@ import tyro
 
 from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
+from svtheory.checkpoints.hub import PREFIX, fetch_named
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle, read_bundle
@@ -39,7 +40,8 @@ class Source(Texts):
     """A bundle, or the folder of a model."""
 
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]] = ""
-    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a model."""
+    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), folder of a model, or
+    hf:ORG/MODEL@REVISION on the hub."""
 
     @property
     def label(self) -> str:
@@ -61,7 +63,7 @@ class Series(Texts):
     """Bundles or folders of one model in the order of training."""
 
     models: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODELS")]] = ()
-    """Files of bundles or folders of checkpoints, in the order of training."""
+    """Files of bundles, folders of checkpoints or hf:ORG/MODEL@REVISION, in the order of training."""
 
     @property
     def label(self) -> str:
@@ -70,16 +72,21 @@ class Series(Texts):
 
 
 def named(source: str) -> str:
-    """The name of a file or folder, without what a bundle's ends with."""
+    """The name of a file or folder, without what a bundle's ends with; of a model of the hub, with its revision."""
+    if source.startswith(PREFIX):
+        return source.partition("/")[2].replace("/", "-")
     return Path(source).resolve().name.removesuffix(".safetensors") if source else "example"
 
 
 def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
-    """The heads of a bundle, or of a model's folder reading a text or prompts, normalisation folded.
+    """The heads of a bundle, or of a model, in a folder or on the hub, reading a text or prompts, normalisation folded.
 
     A bundle's first `sequences` are kept; a text is cut into as many sequences of `positions` tokens. Raises
     InputError where `reads` asks for what heads read and there is nothing.
     """
+    if name.startswith(PREFIX):
+        given = _given(texts, reads)  # what is wrong with that is said before anything is fetched
+        return read_model(fetch_named(name), **given)
     if Path(name).is_dir():
         Checkpoint(name)  # a folder that is none says so before a text is asked for
         return read_model(name, **_given(texts, reads))

@@ -42,11 +42,13 @@ class LayerPass(NamedTuple):
     """What one layer does: its heads' inputs, their attention if asked for, as in ForwardPass, and what comes after.
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
+    before     the residual stream before it
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
+    before: Array | None = None
 
 
 def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
@@ -87,8 +89,8 @@ def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention:
     del weights  # of a large model they are large
     for i in range(a.layers):
         made = _layer(a, folded, attention, checkpoint.layer(i), a.divisors[i], x)
+        yield made._replace(before=x)
         x = made.after
-        yield made
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:

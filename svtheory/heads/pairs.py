@@ -27,8 +27,8 @@ SIDES = ("query", "key")
 FACTORS, BIASES = ({"query": f"{name}_Q", "key": f"{name}_K"} for name in "Wb")
 SAME = 1e-3
 """Of its largest entry: how far a stream may be from what was normalised."""
-PARTS = ("pairs", "query features, key biases", "query biases, key features", "biases", "errors")
-"""What a score is the sum of."""
+PARTS = ("pairs", "features x biases", "biases x features", "biases", "errors")
+"""What a score is the sum of, the query's side first."""
 
 
 class FeaturePairs(NamedTuple):

@@ -33,16 +33,39 @@ def named(features: str) -> str:
     return called(Path(features.partition("@")[0] if features.startswith(PREFIX) else features))
 
 
-def dictionary(name: str, bundle: HeadBundle, place: Place, encoder: bool = False) -> Dictionary:
-    """A dictionary that the heads of a bundle can be read with: its features are directions of what they read.
+def dictionary(name: str, bundle: HeadBundle, place: Place) -> Dictionary:
+    """A dictionary that the heads of a bundle can be read with, of a file, or an array of the bundle, without encoder.
 
-    Raises InputError where it is none, is of another width, lives in the residual stream beside heads whose
-    normalisation is not folded in, or in what heads read on the other side of the norm's gain.
+    Raises InputError as `read_features` and `check_fits` do.
     """
-    found = _read(name, bundle, place, encoder)
+    if name in bundle.others:
+        found = Dictionary(bundle.others[name].T, "attn_in", source=f"--features {name}")
+    elif name == EMBEDDING and not Path(name).exists():
+        raise InputError(
+            f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
+            f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
+        )
+    else:
+        found = read_features(name, place)
+    check_fits(found, bundle)
+    return found
+
+
+def read_features(name: str, place: Place, encoder: bool = False) -> Dictionary:
+    """The dictionary of a file, a folder or the hub; raises InputError where it is none."""
+    path = fetch_dictionary(name) if name.startswith(PREFIX) else Path(name)
+    return read_dictionary(path, place.hook or None, place.folded, encoder=encoder)
+
+
+def check_fits(found: Dictionary, bundle: HeadBundle) -> None:
+    """Raise InputError unless features are directions of what the heads of a bundle read.
+
+    That is for a dictionary of another width, one of the residual stream beside heads that read after a norm's gain,
+    and one of what heads read that lies on the other side of that gain.
+    """
     found.check_width(bundle.W_Q.shape[-1])
-    folded = bundle.scoring.folded
-    if found.space != "attn_in" and not folded:
+    folded, norm = bundle.scoring.folded, bundle.metadata.get("norm", "")
+    if found.space != "attn_in" and not folded and not norm.startswith("none"):
         raise InputError(
             f"heads must have their normalisation folded in beside a dictionary of {found.space}, got ones that read "
             "after its gain; what these read is --hook attn_in"
@@ -53,19 +76,3 @@ def dictionary(name: str, bundle: HeadBundle, place: Place, encoder: bool = Fals
             f"the dictionary must live {side[folded]} the gain of the normalisation, as what these heads read, got one "
             f"{side[not folded]} it"
         )
-    return found
-
-
-def _read(name: str, bundle: HeadBundle, place: Place, encoder: bool) -> Dictionary:
-    """The array of that name in the bundle, or the dictionary of a file, a folder or the hub."""
-    if name in bundle.others:
-        return Dictionary(bundle.others[name].T, "attn_in", source=f"--features {name}")
-    path = Path(name)
-    if name == EMBEDDING and not path.exists():
-        raise InputError(
-            f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
-            f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
-        )
-    if name.startswith(PREFIX):
-        path = fetch_dictionary(name)
-    return read_dictionary(path, place.hook or None, place.folded, encoder=encoder)

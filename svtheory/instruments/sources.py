@@ -48,14 +48,14 @@ class Source(Texts):
         """What the source is called."""
         return named(self.source)
 
-    def bundle(self, reads: bool = False, sequences: int | None = None) -> HeadBundle:
+    def bundle(self, reads: bool = False, sequences: int | None = None, **kept: Any) -> HeadBundle:
         """Its heads; with what they read where there is something, or `reads` asks for it.
 
-        At most as many `sequences`, where the command says nothing else.
+        At most as many `sequences`, where the command says nothing else; `kept` is what `read_model` is told besides.
         """
         if not self.source:
             raise InputError("SOURCE must be a bundle or the folder of a model, got none")
-        return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads)
+        return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads, **kept)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def named(source: str) -> str:
     return Path(source).resolve().name.removesuffix(".safetensors") if source else "example"
 
 
-def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
+def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> HeadBundle:
     """The heads of a bundle, or of a model, in a folder or on the hub, reading a text or prompts, normalisation folded.
 
     A bundle's first `sequences` are kept; a text is cut into as many sequences of `positions` tokens. Raises
@@ -86,18 +86,22 @@ def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
     """
     if name.startswith(PREFIX):
         given = _given(texts, reads)  # what is wrong with that is said before anything is fetched
-        return read_model(fetch_named(name), **given)
+        return read_model(fetch_named(name), **given, **kept)
     if Path(name).is_dir():
         Checkpoint(name)  # a folder that is none says so before a text is asked for
-        return read_model(name, **_given(texts, reads))
+        return read_model(name, **_given(texts, reads), **kept)
     bundle = read_bundle(name)
     if bundle.attn_in is None:
         if reads:
             raise InputError(f"bundle must hold attn_in, what its heads read, got {name!r} without")
         return bundle
-    read, tokens = bundle.attn_in[:, : texts.sequences], bundle.others.get("tokens")
+    read = bundle.attn_in[:, : texts.sequences]
     mask = None if bundle.mask is None else bundle.mask[: texts.sequences]
-    cut = {} if tokens is None or len(tokens) != bundle.attn_in.shape[1] else {"tokens": tokens[: texts.sequences]}
+    cut = {
+        name: bundle.others[name][: texts.sequences]
+        for name in ("tokens", "residual")
+        if name in bundle.others and len(bundle.others[name]) == bundle.attn_in.shape[1]
+    }
     return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut})
 
 

@@ -45,7 +45,7 @@ from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
-from svtheory.instruments.dictionaries import dictionary
+from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
@@ -79,18 +79,18 @@ class Settings(Asking):
 
 
 @dataclass(frozen=True)
-class Request(Settings):
+class Request(Place, Settings):
     """Settings, and where hypotheses of one's own are."""
 
     file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[FILE]")]] = ""
     """Features and templates, .npz or .safetensors; without it hypotheses about tokens."""
     features: str = ""
-    """Dictionary, .npz or .safetensors, or the name of an array of the bundle, as for `align`; of one layer."""
+    """Dictionary, or the name of an array of the bundle, as for `align`; of one layer."""
 
     @property
     def label(self) -> str:
         """What the file or dictionary is called."""
-        return "-".join(Path(name).stem for name in (self.file, self.features) if name)
+        return "-".join([Path(self.file).stem] * bool(self.file) + [named(self.features)] * bool(self.features))
 
 
 DEFAULTS = Settings()
@@ -103,7 +103,8 @@ def requested(source: Source, settings: Request) -> xr.Dataset:
     hypotheses, inputs = read_hypotheses(Path(settings.file)) if settings.file else (None, None)
     if settings.features:
         layer = chosen_layer(bundle, settings)
-        hypotheses = [*(hypotheses or ()), *of_features(bundle, dictionary(settings.features, bundle), layer, settings)]
+        X = dictionary(settings.features, bundle, settings).features
+        hypotheses = [*(hypotheses or ()), *of_features(bundle, X, layer, settings)]
         settings = replace(settings, layer=layer)
     return survey(bundle, hypotheses, settings, inputs).assign_attrs(bundle=source.label)
 

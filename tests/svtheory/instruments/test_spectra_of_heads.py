@@ -329,7 +329,7 @@ W = bundle().W_Q
 BAD = {
     "missing": (
         lambda path: None,
-        "SOURCE must be a bundle's file, its name .* or the folder of a model, got '.*', which is none",
+        "SOURCE must be a bundle's file, its name .*, the folder of a model or hf:ORG/MODEL, got '.*', which is none",
     ),
     "a folder": (lambda path: path.mkdir(), "config.json must be a JSON file in the checkpoint's folder, got "),
     "no safetensors": (lambda path: path.write_text("text " * 99), "bundle must be a whole safetensors file, got '"),

@@ -129,7 +129,7 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
         _head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding(bundle)), doing="terms"
     )
     check_values_held(found.singular_value.sel(reading=0).values)
-    first = bundle.attn_in.shape[2] - found.sizes["query"]
+    first = bundle.real.shape[1] - found.sizes["query"]
     found["decision"] = ("sequence", "query"), bundle.real[:, first:]
     coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
     return found.assign_coords(coordinates)
@@ -200,7 +200,7 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
 def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: its verdict; by reading S and its standard error, p and mean S of random heads; diagnostics, counts."""
     S, error = sparser.mean_sparseness(here)
-    row = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
+    row: dict[str, Any] = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
     for reading in READINGS:
         there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
         row |= {

@@ -186,7 +186,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys):
         ([str(tmp_path / "bare.safetensors")], "bundle must hold attn_in, what its heads read, got"),
         (
             ["nothing"],
-            "SOURCE must be a bundle's file, its name in $SVTHEORY_REAL_MODELS or the folder of a model, got 'nothing'",
+            "SOURCE must be a bundle's file, its name in $SVTHEORY_REAL_MODELS, the folder of a model or hf:ORG/MODEL, got 'nothing'",
         ),
         ([str(tmp_path / "folder")], "config.json"),
         (["a", "--draws", "5"], "--draws must be a whole number of at least 19, got 5"),

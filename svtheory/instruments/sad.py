@@ -23,6 +23,11 @@ of both sides keeps every score: a head of low rank is sparser than it, whatever
 of U and V, the paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments
 alone would give.
 
+In the table S is a head's mean over its decisions, with the standard error over sequences; "random heads" their mean
+S, of the singular values of Omega / of those that the data see; p the share of random heads that are as sparse, "p
+adj." the same for all heads and readings; "p <= 0.05" the share of decisions that few random heads' are as sparse as;
+"named" how many singular pairs have a gap above rounding (T14).
+
 Singular values that lie closer than 0.001 sigma_1, or than rounding, are one block, whose vectors are only together
 something: its contribution is one term, the sum of its pairs', in shares and counts. Counts follow three published
 rules, each in its own convention of biases, on the same decisions (balanced, all on the same terms): the table gives
@@ -129,7 +134,7 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
         _head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding(bundle)), doing="terms"
     )
     check_values_held(found.singular_value.sel(reading=0).values)
-    first = bundle.real.shape[1] - found.sizes["query"]
+    first = given[0].shape[2] - found.sizes["query"]
     found["decision"] = ("sequence", "query"), bundle.real[:, first:]
     coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
     return found.assign_coords(coordinates)

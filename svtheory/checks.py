@@ -5,6 +5,7 @@ import warnings
 from numbers import Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -50,7 +51,7 @@ def real_array(name: str, x: Any, ndim: int | None = None, endless: bool = False
         raise InputError(f"{name} must not be empty, got shape {array.shape}")
     if concrete(array):
         _check_values(name, x, np.asarray(given), np.asarray(array), endless)
-    return jnp.asarray(array)
+    return jax.device_put(array)  # where jnp.asarray would compile a program for each new shape
 
 
 def _read(name: str, x: Any) -> np.ndarray:

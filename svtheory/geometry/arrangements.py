@@ -62,7 +62,7 @@ def polygon(n_features: int) -> Array:
 
 def _floats(X: np.ndarray) -> Array:
     """Numbers that depend on no array, computed without a program of their own, in JAX's own precision."""
-    return jnp.asarray(X, jnp.result_type(float))
+    return jax.device_put(X.astype(jnp.result_type(float)))
 
 
 def tegum(*blocks: Array) -> Array:

@@ -84,7 +84,7 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     all_real = np.ones((2, 6), bool)
 
     def read(head):
-        return sad._head(head, tokens, moments, all_real, 1e-6), decompose(head, tokens, tokens, None)
+        return sad._head(head, tokens, moments, None, all_real, 1e-6), decompose(head, tokens, tokens, None)
 
     found, scores = jax.jit(read)(head)
     missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))

@@ -22,6 +22,8 @@ from .pairs import FeaturePairs as FeaturePairs
 from .pairs import feature_pairs as feature_pairs
 from .random_heads import SparsenessTest as SparsenessTest
 from .random_heads import sparseness_test as sparseness_test
+from .rescaled import TokenScales as TokenScales
+from .rescaled import without_norms as without_norms
 from .rotations import RotationNull as RotationNull
 from .rotations import rotation_null as rotation_null
 from .sparsity import IndependentRotations as IndependentRotations

@@ -13,7 +13,8 @@ Each hypothesis predicts the head up to one fitted number, training time. Its fu
 predicted and measured logits over independent draws of query and key, decides; the cosine of the weights also counts
 directions that data never exercises, where a head keeps its initialisation. Queries are centred if the head has a query
 bias that is not zero. A time marked as a bound could be any shorter, or longer, one. Rotary heads are read at offset 0:
-what they make of distance by rotation is not seen.
+what they make of distance by rotation is not seen. Heads that normalise their queries and keys are read by the tokens
+that each rescales for itself (T23), and predicted as if those sizes had stood fixed in training.
 
 Two questions, two comparisons, each with the hypothesis' own freedom, the best time and of a family the best member. Is
 there anything? p is the share of random heads that the hypothesis explains as well: the head's whitened form, and the
@@ -131,7 +132,6 @@ def survey(
     >>> results = survey(load_heads("induction_ft000.safetensors"), settings=Settings(queries="-1:"))  # doctest: +SKIP
     >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
-    bundle.check_bilinear()
     hypotheses = of_tokens(bundle, settings, settings.largest) if hypotheses is None else list(hypotheses)
     if not hypotheses:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")

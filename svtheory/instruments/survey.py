@@ -17,6 +17,7 @@ from scipy.stats import false_discovery_control
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.rescaled import without_norms
 from svtheory.heads.weights import Head
 from svtheory.progress import track
 
@@ -40,9 +41,9 @@ def read_inputs(bundle: HeadBundle) -> np.ndarray:
 def stacked_heads(bundle: HeadBundle) -> list[Head]:
     """Of each layer its heads as one Head, every array with a first axis of heads.
 
-    Raises InputError for a bundle with a query-key norm, which no instrument reads yet.
+    Heads with a query-key norm come as `without_norms` has them: over all heads of a layer, each would hold all of it.
     """
-    bundle.check_bilinear()
+    bundle, _ = without_norms(bundle)
     layers, heads = bundle.W_Q.shape[:2]
     return [
         jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))

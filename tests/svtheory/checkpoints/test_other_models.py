@@ -5,13 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from other_models import OTHERS, WINDOWS, naive, weights
-from small_models import LLAMA, V, write
+from small_models import CONFIGS, LLAMA, V, write
 from small_models import weights as llama_weights
 
-from svtheory import decompose
+from svtheory import decompose, read_model
 from svtheory.checkpoints import Checkpoint, bundle_heads, forward
 from svtheory.checks import InputError
-from svtheory.heads.decomposition import CONVENTIONS
+from svtheory.heads.decomposition import CONVENTIONS, read_balanced
+from svtheory.heads.rescaled import rescaled, without_norms
+from svtheory.instruments import explain, sad, spectra
+from svtheory.instruments.moments import seen_rescaled
+from svtheory.spectra.balanced import balanced
 
 n = 11
 TOKENS = np.random.default_rng(6).integers(0, V, size=(1, n))
@@ -186,3 +190,55 @@ def test_half_precision_shards_of_a_base_model(tmp_path):
     expected = tensors["layers.1.self_attn.k_proj.weight"].astype(np.float32)[8:16] * gain
     assert np.array_equal(bundle.W_K[1, 3], expected)
     assert (bundle.metadata["weights_dtype"], bundle.W_K.dtype) == ("bfloat16", np.float32)
+
+
+# instruments
+
+
+def plain_heads(bundle, layer):
+    """Heads of a layer, stacked, as plain ones, and what their queries and keys are made of, (heads, s, n, D)."""
+    plain, scales = without_norms(bundle)
+    heads = [plain.head(layer, h) for h in range(plain.W_Q.shape[1])]
+    tokens = jnp.asarray(bundle.attn_in[layer])
+    read = [rescaled(tokens, jax.tree.map(lambda x, h=h: x[layer, h], scales)) for h in range(len(heads))]
+    return jax.tree.map(lambda *x: jnp.stack(x), *zip(heads, read, strict=True))
+
+
+@jax.jit
+def off(given):
+    """How far sums of singular terms and of balanced modes are from scores, over the largest of each head."""
+
+    def of(given):
+        head, (r, s) = given
+        d = decompose(head, r, s, None)
+        modes = balanced(head.W_Q, head.W_K, *seen_rescaled(head, r, s, None))
+        seen = read_balanced(d, head, head.queries(r, jnp.arange(n)), head.keys(s, jnp.arange(n)), modes)
+        return jnp.stack([d.error.max(), seen.error.max()]) / jnp.where(d.visible, jnp.abs(d.scores), 0).max()
+
+    return jax.lax.map(of, given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*CONFIGS, *OTHERS])
+def test_instruments_read_every_type(tmp_path, kind):
+    """Terms sum to the scores, raw in each published convention and balanced; attention is that of the model."""
+    config, tensors = (
+        (CONFIGS[kind], llama_weights(CONFIGS[kind])) if kind in CONFIGS else (OTHERS[kind], weights(kind))
+    )
+    tokens = np.random.default_rng(8).integers(0, V, size=(12, n))
+    bundle = read_model(write(tmp_path, config, tensors), tokens=tokens, attention=True)
+    found = sad.survey(bundle, sad.Settings(draws=19))
+    assert float(found.score_error.max()) <= sad.MISSED  # of each query's own largest score, however small
+    for layer in range(2):
+        found_off = np.asarray(off(plain_heads(bundle, layer)))
+        print(kind, "terms and modes miss scores by", found_off.max(axis=0))
+        assert (found_off <= 1e-4).all()
+    assert float(found.attention_error.max()) <= 1e-5
+    assert found.sparseness.notnull().any()
+    at = {"layer": 1, "head": 1}
+    seen = decompose(bundle.head(**at), *[jnp.asarray(bundle.attn_in[1])] * 2, None)
+    assert np.abs(seen.attention - bundle.others["attention"][1, :, 1]).max() <= 1e-5
+    spectrum = spectra.survey(bundle, spectra.Settings(resamples=2, gaussians=2))
+    assert np.isfinite(spectrum.singular_value).all()
+    explained = explain.survey(bundle, settings=explain.Settings(draws=19, resamples=2, **at))
+    assert explained.functional_cosine.notnull().all()

@@ -219,6 +219,28 @@ def test_models_with_other_heads_or_none(tmp_path, name):
         assert np.abs(layer.attention - exact).max() <= 1e-4
 
 
+@torch.no_grad()
+def test_the_text_part_of_gemma_3_with_images(tmp_path):
+    """As transformers writes it, on text alone; its config.json leaves out what the class implies."""
+    sizes = {**SETTINGS["Gemma3Text"], "sliding_window": 8, "num_key_value_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4}
+    torch.manual_seed(0)
+    config = transformers.Gemma3Config(text_config=sizes, vision_config=vision, **tokens, attn_implementation="eager")
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.12)
+    model.save_pretrained(tmp_path)
+    given = 6 + np.random.default_rng(0).integers(0, V - 6, size=(2, 30))
+    out = model(torch.tensor(given), output_attentions=True)
+    checkpoint = Checkpoint(tmp_path)
+    reading = forward(checkpoint, given)
+    assert "head_dim" in checkpoint.config
+    assert np.abs(reading.logits - out.logits.numpy()).max() <= 1e-4
+    assert np.abs(reading.attention - torch.stack(out.attentions).numpy()).max() <= 1e-5
+
+
 def test_a_sharded_save_is_one(tmp_path):
     reference("Llama", LLAMA).save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2

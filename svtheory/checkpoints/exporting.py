@@ -1,6 +1,6 @@
 """Exporting: the heads of a model's folder, and what they read, as a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def bundle_heads(
     Raises InputError as `read_layers` and HeadBundle do.
     """
     a = checkpoint.architecture
-    weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
+    weights = _gathered((_heads(checkpoint, i, folded) for i in range(a.layers)), a.layers)
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
@@ -170,3 +170,14 @@ def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.nda
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _gathered(parts: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """The same of parts that are made one by one, of which there is then no second copy."""
+    kept: dict[str, np.ndarray] = {}
+    for i, part in enumerate(parts):
+        if i == 0:
+            kept = {name: np.empty((count, *x.shape), x.dtype) for name, x in part.items()}
+        for name, x in part.items():
+            kept[name][i] = x
+    return kept

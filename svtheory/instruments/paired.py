@@ -124,11 +124,11 @@ def _mean(sums: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def decisions(head: Head, tokens: np.ndarray) -> list[Decision]:
     """Of each query of a context (T, D) that sees another key: the one it attends most, and the others it sees."""
-    at = jnp.arange(len(tokens))
-    seen = np.asarray(visible_keys(head, at, len(at)))
+    at = np.arange(len(tokens))
+    seen = np.asarray(visible_keys(head, jnp.asarray(at), len(at)))
     most = np.asarray(_attention(head, jnp.asarray(tokens))).argmax(axis=1)
-    others = seen & (np.arange(len(tokens))[None, :] != most[:, None])
-    return [Decision(int(i), int(most[i]), np.flatnonzero(others[i])) for i in np.flatnonzero(others.any(axis=1))]
+    others = seen & (at[None, :] != most[:, None])
+    return [Decision(i, int(most[i]), np.flatnonzero(others[i])) for i in np.flatnonzero(others.any(axis=1)).tolist()]
 
 
 _attention = jax.jit(attention)

@@ -44,6 +44,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls, unit
 from svtheory.instruments.dictionaries import EMBEDDING, dictionary
@@ -82,6 +83,8 @@ DEFAULTS = Settings()
 
 def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
+    if settings.features == EMBEDDING and Path(source.source).is_dir():
+        raise InputError("--features must be given beside a model's folder, a FILE of features that its heads read")
     bundle = source.bundle()
     bundle.check_bilinear()
     results = survey(bundle, dictionary(settings.features, bundle), settings)

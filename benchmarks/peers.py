@@ -2,6 +2,7 @@
 
 All train the same toys from the same start with AdamW, their rate falling as a cosine, on numbers of their own
 generators, and return the loss of each member at the last step. `start` holds the members' parameters by name, stacked.
+All run where JAX runs: on a GPU the compiled losses are replayed as CUDA graphs, which is PyTorch's best there.
 """
 
 from collections.abc import Callable
@@ -15,23 +16,35 @@ import torch  # pyright: ignore[reportMissingImports]
 from jax import Array
 
 DECAY = 1e-4  # optax's default for AdamW
+DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
+compiled = torch.compile(mode="reduce-overhead") if DEVICE == "cuda" else torch.compile
+
+
+def started(start: dict[str, np.ndarray]) -> list[torch.Tensor]:
+    """Parameters to train."""
+    return [torch.tensor(start[name], device=DEVICE, requires_grad=True) for name in ("W", "b", "W_Q", "W_K")]
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    """Uniform random numbers."""
+    return torch.rand(shape, device=DEVICE)
 
 
 def notebook(
     start: dict[str, np.ndarray], target: np.ndarray, p: float, n_keys: int, batch: int, rate: float, steps: int
 ) -> Callable[[], np.ndarray]:
     """The published notebooks' style: eager, batch first, `einsum` over an instance axis, value and mask apart."""
-    T = torch.as_tensor(target)
+    T = torch.as_tensor(target, device=DEVICE)
     instances, _, N = start["W"].shape
 
     def run() -> np.ndarray:
         torch.manual_seed(0)
-        W, b, W_Q, W_K = parameters = [torch.tensor(start[n], requires_grad=True) for n in ("W", "b", "W_Q", "W_K")]
+        W, b, W_Q, W_K = parameters = started(start)
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
-            feature = torch.rand((batch, instances, 1 + n_keys, N))
-            f = torch.where(torch.rand((batch, instances, 1 + n_keys, N)) <= p, feature, torch.zeros(()))
+            feature = drawn(batch, instances, 1 + n_keys, N)
+            f = torch.where(drawn(batch, instances, 1 + n_keys, N) <= p, feature, 0.0)
             tokens = torch.einsum("bitn,idn->bitd", f, W)
             out = torch.relu(torch.einsum("bitd,idn->bitn", tokens, W) + b[:, None])
             q = torch.einsum("bid,ihd->bih", tokens[:, :, 0], W_Q)
@@ -44,7 +57,7 @@ def notebook(
             loss.sum().backward()
             optimizer.step()
             schedule.step()
-        return loss.detach().numpy()
+        return loss.detach().cpu().numpy()
 
     return run
 
@@ -54,11 +67,11 @@ def best(
 ) -> Callable[[], np.ndarray]:
     """PyTorch at its best: instance and features first, `bmm`, one draw, fused AdamW, compiled; overlaps as ours."""
     instances, _, N = start["W"].shape
-    T = torch.as_tensor(target).expand(instances, N, N)
+    T = torch.as_tensor(target, device=DEVICE).expand(instances, N, N)
 
-    @torch.compile
+    @compiled
     def losses(W, b, W_Q, W_K):
-        u = torch.rand((instances, N, (1 + n_keys) * batch))
+        u = drawn(instances, N, (1 + n_keys) * batch)
         f = torch.where(u < p, u / p, 0.0)
         out = torch.relu(torch.baddbmm(b[:, :, None], torch.bmm(W.mT, W), f))
         omega = torch.bmm(torch.bmm(W_K, W).mT, torch.bmm(W_Q, W))
@@ -70,7 +83,7 @@ def best(
 
     def run() -> np.ndarray:
         torch.manual_seed(0)
-        parameters = [torch.tensor(start[n], requires_grad=True) for n in ("W", "b", "W_Q", "W_K")]
+        parameters = started(start)
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=DECAY, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
@@ -79,7 +92,7 @@ def best(
             loss.sum().backward()
             optimizer.step()
             schedule.step()
-        return loss.detach().numpy()
+        return loss.detach().cpu().numpy()
 
     return run
 
@@ -125,4 +138,7 @@ def transformerlens_svd(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor,
     Ua, Sa, Va = torch.svd(A)
     Ub, Sb, Vb = torch.svd(B)
     U, S, V = torch.svd(Sa[..., :, None] * (Va.mT @ Ub) * Sb[..., None, :])
-    return Ua @ U, S, Vb @ V
+    found = Ua @ U, S, Vb @ V
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return found

@@ -113,6 +113,14 @@ def spread(tree: Any, over: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def on_cpu(tree: Any) -> Any:
+    """The same on a CPU: small factorisations one after the other would wait for an accelerator's launches."""
+    try:
+        return jax.device_put(tree, jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves no CPU
+        return tree
+
+
 def gathered(tree: Any) -> Any:
     """Numpy arrays of what is split among devices, the same in every process."""
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True) if several() else tree)

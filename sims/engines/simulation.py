@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from sims.engines.descent import descend
+from sims.engines.devices import on_cpu
 from svtheory import Scenario, Spectrum, spectrum
 from svtheory.checks import InputError, whole
 from svtheory.numerics import inverse, numerical_rank_tolerance
@@ -66,7 +67,7 @@ def simulate_ensemble(
         data, whiteners = jax.jit(partial(jax.lax.map, partial(_whitened, scenarios.query_bias)))(data)
     given = data, scenarios.weight_decay
     weights, _ = descend(head_loss, weights, keys, training.steps, *given, checkpoint=checkpoint, label=label)
-    return jax.jit(partial(jax.lax.map, lambda given: _spectrum(*given)))((weights, whiteners))
+    return jax.jit(partial(jax.lax.map, lambda given: _spectrum(*given)))(on_cpu((weights, whiteners)))
 
 
 class Contexts(NamedTuple):

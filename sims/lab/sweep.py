@@ -16,6 +16,8 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from sims.engines.devices import on_cpu
+
 
 class Batch(NamedTuple):
     """M heads of one shape.
@@ -68,7 +70,7 @@ def sweep(
         size = members(batch)
         keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
         trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} heads")
-        tables.append(labelled(each(read, batch.given, trained), batch.labels, head, *axes))
+        tables.append(labelled(each(read, *on_cpu((batch.given, trained))), batch.labels, head, *axes))
         order += [index for index in group for _ in range(members(batches[index]))]
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
 

@@ -16,6 +16,7 @@ from svtheory.instruments.directions import (
     READINGS,
     ROUND,
     SIDES,
+    Features,
     TokenMoments,
     balanced_heads,
     in_parts,
@@ -40,9 +41,8 @@ def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> x
     Vectors that cannot be named are left out; dead features are no comparisons of chance.
     """
     (D, N), moments = given.shape, None
-    parts = in_parts(given)
-    dead = np.flatnonzero(~parts.any(axis=1).reshape(-1)[:N])
-    features = jnp.asarray(parts)
+    features = in_parts(given)
+    dead = np.flatnonzero(np.asarray(features.lengths).reshape(-1)[:N] == 0)
     if bundle.attn_in is not None:
         check_tokens_differ(bundle)
         tokens = jnp.asarray(unit(bundle.attn_in[:, bundle.real], (1, 2)), jnp.float32)
@@ -50,7 +50,7 @@ def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> x
     of_pairs = ("best_cosine", "best_feature", "mean_removed", "block_cosine", "block_feature")
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named", "block"), ("reading", "pair"))
     axes |= dict.fromkeys(of_pairs, ("side", "reading", "pair"))
-    epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
+    epsilon = max(bundle.epsilon, float(jnp.finfo(features.units.dtype).eps))
     results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))
     check_values_held(results.singular_value.values[:, :, 0])
     K = results.sizes["pair"]
@@ -90,7 +90,7 @@ def nulls(results: xr.Dataset) -> list[str]:
 
 
 def chance(
-    largest: xr.DataArray, bundle: HeadBundle, features: Array, moments: TokenMoments, key: Array, draws: int
+    largest: xr.DataArray, bundle: HeadBundle, features: Features, moments: TokenMoments, key: Array, draws: int
 ) -> xr.Dataset:
     """What random heads of all kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
     weights, biased = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)], bundle.query_bias

@@ -17,6 +17,7 @@ from svtheory.instruments.directions import (
     SIDES,
     Features,
     balanced_heads,
+    gaussian_heads,
     matched_directions,
     of_head,
     token_moments,
@@ -114,9 +115,9 @@ def aligned(size: Size, case: Case, key: Array) -> dict[str, Array]:
         left, right = jax.random.split(key)
         directions = matched_directions(left, H, X, moments)  # sides without a bias and with one: query, key
         heads = (*(W[None] for W in weights), unbiased)
-        return jnp.stack(
-            [directions[..., 0], directions[..., 2], balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]]
-        )
+        balanced = balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]
+        gaussian = gaussian_heads(jax.random.fold_in(key, 2), H, X, moments)[:, 0]
+        return jnp.stack([directions[..., 0], directions[..., 2], balanced, gaussian])
 
     null = jnp.concatenate(list(jax.lax.map(drawn, jax.random.split(third, -(-size.draws // SHARED)))), axis=1)
     random = (1 + (null >= best[None, None]).sum(axis=1).max(axis=0)) / (1 + null.shape[1])

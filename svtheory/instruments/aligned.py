@@ -19,6 +19,7 @@ from svtheory.instruments.directions import (
     Features,
     TokenMoments,
     balanced_heads,
+    gaussian_heads,
     in_parts,
     matched_directions,
     moments_of_layers,
@@ -32,7 +33,7 @@ from svtheory.spectra.alignments import alignment_p_value, chance_alignment
 
 LEVEL = 0.05
 AXES = (*PLACE, "side", "reading")
-CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
+CHANCE = ("matched", "isotropic", "balanced", "gaussian")  # kinds of random heads
 
 
 def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> xr.Dataset:
@@ -115,14 +116,22 @@ def chance(
         of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
         return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, moments_of(layer)))
 
+    @cache
+    def gaussian(layer: int, number: int) -> np.ndarray:
+        """Gaussian heads of a layer's shape in a round, (ROUND, head, side, reading)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, 2 * layers + layer), number)
+        drawn = gaussian_heads(at, weights[0].shape[2], features, moments_of(layer))
+        return np.asarray(drawn)[:, biased[layer].astype(int)]
+
     def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
             wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
                 directions = matched(layer, number)
-                of_a_head = directions[..., 0], directions[..., 2], balanced(layer, number, wanted[layer])
-                random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
+                of_heads = balanced(layer, number, wanted[layer]), gaussian(layer, number)
+                random = np.stack([directions[..., 0], directions[..., 2], *of_heads])
+                random = np.moveaxis(random[..., reading], (0, 1), (2, 3))
                 reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
             return reached.reshape(tests, len(CHANCE), ROUND)
 
@@ -132,12 +141,15 @@ def chance(
     p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
     first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
     others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
+    gaussians = np.stack([gaussian(layer, 0) for layer in range(layers)], axis=1)
     columns = {
         "matched_chance": first[..., 1].mean(axis=0),
         "matched_chance_of_a_head": first[..., 0].mean(axis=0),
         "matched_chance_of_a_head_standard_error": first[..., 0].std(axis=0, ddof=1) / ROUND**0.5,
         "balanced_chance_of_a_head": others.mean(axis=0),
         "balanced_chance_of_a_head_standard_error": others.std(axis=0, ddof=1) / ROUND**0.5,
+        "gaussian_chance_of_a_head": gaussians.mean(axis=0),
+        "gaussian_chance_of_a_head_standard_error": gaussians.std(axis=0, ddof=1) / ROUND**0.5,
         "random_p": p,
         "random_draws": count,
     }

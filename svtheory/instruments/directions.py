@@ -237,6 +237,29 @@ def matched_directions(key: Array, pairs: int, features: Features, moments: Any)
     return jax.lax.map(draw, jax.random.split(key, ROUND))
 
 
+@partial(jax.jit, static_argnums=1)
+@exact_products
+def gaussian_heads(key: Array, pairs: int, features: Features, moments: Any) -> Array:
+    """Largest best |cos| of heads with independent Gaussian entries, (ROUND, biased or not, side, reading).
+
+    Seen by tokens of which few directions carry the variance, their balanced patterns lie along those more than Haar
+    modes do: variance weighs a direction once in which modes a head has, and again in their patterns.
+    """
+
+    def draw(key):
+        W_Q, W_K = jax.random.normal(key, (2, pairs, moments.mean.shape[-1]), moments.mean.dtype)
+        s = spectrum(W_Q, W_K)
+
+        def seen(biased):
+            modes = balanced(W_Q, W_K, *moments.seen_by(biased))
+            patterns = modes.query_patterns, modes.key_patterns
+            return of_vectors(s, patterns, biased, features, moments)["best_cosine"].max(axis=-1)
+
+        return jnp.stack([seen(jnp.asarray(biased)) for biased in (False, True)])
+
+    return jax.lax.map(draw, jax.random.split(key, ROUND))
+
+
 @jax.jit
 @exact_products
 def balanced_heads(key: Array, heads: Any, wanted: Array, features: Features, moments: Any) -> Array:

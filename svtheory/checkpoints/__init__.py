@@ -1,4 +1,4 @@
-"""Checkpoints: GPT-2, GPT-NeoX and Llama models from a local Hugging Face folder, without torch and without pickle."""
+"""Checkpoints: decoders of ten types from a local Hugging Face folder, without torch and without pickle."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Architectures: the sizes and options of a decoder that its forward pass depends on, and where its weights lie."""
+"""Architectures: the sizes and options of a decoder that its forward pass depends on, and places of weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,17 +7,24 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer of GPT-2, GPT-NeoX or Llama type; hashable, so that compiled code can depend on it.
+    """A decoder-only transformer of a type that is read here; hashable, so that compiled code can depend on it.
 
-    model_type   "gpt2", "gpt_neox" or "llama"
+    model_type       as config.json has it
     layers, heads, key_heads, d_head, d_model, d_mlp, vocabulary
-                 sizes; `heads / key_heads` query heads share a key and a value head
-    context      number of learned positions, or None where positions are rotary
-    norm         "layer" or "rms", with `epsilon` added to the variance
-    activation   of the MLP, by its name in ACTIVATIONS
-    parallel     whether the MLP reads the residual stream before attention has written to it
-    divisors     what scores are divided by before the softmax, one a layer
-    frequencies  of the rotated planes, in radians a position, first rows of a head, half-split; empty if not rotary
+                     sizes; `heads / key_heads` query heads share a key and a value head
+    context          the most positions that it reads, or None: of learned ones their number, of rotary ones those
+                     within which "dynamic" frequencies do not depend on the length
+    norm             "layer" or "rms", with `epsilon` added to the variance
+    activation       of the MLP, by its name in ACTIVATIONS
+    parallel         whether the MLP reads the residual stream before attention has written to it
+    divisors         what scores are divided by before the softmax, one a layer
+    windows          how many keys a query sees, its own among them, one a layer; None is all
+    frequencies      of the rotated planes, in radians a position, first rows of a head, half-split; one tuple a layer,
+                     empty if not rotary
+    score_cap        c where `c tanh(score / divisor / c)` is softmaxed, or None
+    logit_cap        the same of the logits
+    query_key_norm   over what queries and keys are normalised before they turn: "per head", "all heads" or "none"
+    embedding_scale  what embeddings are multiplied by
     """
 
     model_type: str
@@ -34,13 +41,19 @@ class Architecture:
     activation: str
     parallel: bool
     divisors: tuple[float, ...]
-    frequencies: tuple[float, ...] = ()
+    windows: tuple[int | None, ...]
+    frequencies: tuple[tuple[float, ...], ...]
+    score_cap: float | None
+    logit_cap: float | None
+    query_key_norm: str
+    embedding_scale: float
 
 
 class Place(NamedTuple):
     """Where a weight lies: in tensor `name` of the given shape, its rows `start` to `stop` (all of them if None).
 
     `transposed` tensors are (in, out) where this package has (out, in): then columns are meant, and turned to rows.
+    Of those `above_one`, 1 has been taken before they were stored.
     """
 
     name: str
@@ -48,6 +61,7 @@ class Place(NamedTuple):
     start: int = 0
     stop: int | None = None
     transposed: bool = False
+    above_one: bool = False
 
 
 # nested dicts of Places by role; a list holds one Place a head
@@ -61,24 +75,3 @@ def all_places(places: Any) -> Iterator[Place]:
     else:
         for part in places.values() if isinstance(places, dict) else places:
             yield from all_places(part)
-
-
-def norm_places(name: str, a: Architecture) -> Places:
-    """Gain and, for a LayerNorm, bias."""
-    gain = {"gain": Place(f"{name}.weight", (a.d_model,))}
-    return gain if a.norm == "rms" else gain | {"bias": Place(f"{name}.bias", (a.d_model,))}
-
-
-def linear_places(role: str, name: str, out: int, into: int, *, bias: bool, transposed: bool = False) -> Places:
-    """`W_role` (out, into) and, if there is one, `b_role` (out,) of a linear map."""
-    shape = (into, out) if transposed else (out, into)
-    weight = {f"W_{role}": Place(f"{name}.weight", shape, transposed=transposed)}
-    return weight | {f"b_{role}": Place(f"{name}.bias", (out,))} if bias else weight
-
-
-def head_places(
-    role: str, name: str, out: int, into: int, starts: list[int], d_head: int, *, bias: bool, transposed: bool = False
-) -> Places:
-    """`W_role` and `b_role` of each head: `d_head` rows from each of `starts` of a linear map (out, into)."""
-    whole = linear_places(role, name, out, into, bias=bias, transposed=transposed)
-    return {key: [place._replace(start=i, stop=i + d_head) for i in starts] for key, place in whole.items()}

@@ -1,6 +1,6 @@
 """Exporting: the heads of a model's folder, and what they read, as a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from svtheory.checkpoints.architecture import Architecture
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint
 from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.texts import Reader, padded
-from svtheory.checks import InputError, whole
+from svtheory.checks import InputError, index, whole
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.scoring import told_by_layer
 from svtheory.progress import track
 
 
@@ -26,8 +27,11 @@ def read_model(
     bos: bool | None = None,
     folded: bool = True,
     attention: bool = False,
+    residual: int | None = None,
 ) -> HeadBundle:
-    """The heads of a GPT-2, GPT-NeoX or Llama folder as Hugging Face writes it, and what they read, as a bundle.
+    """The heads of a model's folder as Hugging Face writes it, and what they read, as a bundle.
+
+    Models are GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3, OLMo 2 or Phi-3.
 
     They read one of:
 
@@ -40,8 +44,9 @@ def read_model(
     that tokenizer.json puts first, as Llama's does and GPT-2's does not; `bos` True begins all with one, if need be the
     bos_token_id of config.json, and False with none. `positions` counts them.
     Weights are `folded` with the gain and bias of the normalisation before them (see Head), and `attention`, if asked
-    for, is kept among `others`, shape (layers, sequences, heads, positions, positions). The model is read a layer at a
-    time; arrays are float32, or float64 where JAX has x64 on.
+    for, is kept among `others`, shape (layers, sequences, heads, positions, positions); so is, as `residual`, the
+    residual stream before a layer, (sequences, positions, d_model), which metadata then names as residual_layer. The
+    model is read a layer at a time; arrays are float32, or float64 where JAX has x64 on.
     Raises InputError for a folder that is no checkpoint (see Checkpoint), more than one thing to read, a text without a
     whole row, and tokens outside the vocabulary or more of them than the model has positions.
     """
@@ -58,7 +63,7 @@ def read_model(
         else:
             parts = [text] if isinstance(text, str) else _several("text", text)
             tokens = _rows(reader, checkpoint.architecture, parts, positions, sequences)
-    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention)
+    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention, residual=residual)
 
 
 def _several(name: str, texts: Any) -> Sequence[str]:
@@ -90,53 +95,89 @@ def bundle_heads(
     *,
     folded: bool = False,
     attention: bool = False,
+    residual: int | None = None,
 ) -> HeadBundle:
     """All heads of a checkpoint as a HeadBundle; with tokens (sequences, positions), also what they read as `attn_in`.
 
     `mask` says where tokens are no padding, as in HeadBundle. Every query head has its group's W_K. `folded` folds gain
     and bias of the normalisation into the weights. Rotary frequencies stand among `others` as rope_frequencies,
-    half-split; tokens as tokens; `attention`, where it is asked for, as attention.
+    half-split; tokens as tokens; `attention` and the `residual` stream before a layer as those, if they are asked for.
     No logits are made: a base model or a classifier, without an unembedding, will do.
     Raises InputError as `read_layers` and HeadBundle do.
     """
     a = checkpoint.architecture
-    weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
+    weights = _gathered((_heads(checkpoint, i, folded) for i in range(a.layers)), a.layers)
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
-        "score_divisor": ", ".join(map(repr, a.divisors if len(set(a.divisors)) > 1 else a.divisors[:1])),
+        "score_divisor": told_by_layer(a.divisors),
         "causal": "True",
-        "norm": f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}",
-        "folded": str(folded),
+        "window": told_by_layer(a.windows),
+        "score_cap": told_by_layer([a.score_cap]),
+        **_norms(checkpoint, folded),
         "weights_dtype": checkpoint.weights_dtype,
-        "positional": "rope" if a.frequencies else "learned absolute",
+        "positional": "rope" if a.frequencies[0] else "learned absolute",
     }
-    read = {} if tokens is None else _read(checkpoint, tokens, folded, attention)
-    if a.frequencies:
-        read["rope_frequencies"] = np.array(a.frequencies, np.float32)
-        metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies))}
+    read = {} if tokens is None else _read(checkpoint, tokens, folded, attention, residual)
+    if "residual" in read:
+        metadata["residual_layer"] = str(residual)
+    read |= {name: weights.pop(name) for name in list(weights) if name.endswith("gain")}
+    if a.frequencies[0]:
+        theta = a.frequencies if len(set(a.frequencies)) > 1 else a.frequencies[0]
+        read["rope_frequencies"] = np.array(theta, np.float32)
+        metadata |= {"rope_pairing": "half-split", "rope_dims": str(2 * len(a.frequencies[0]))}
     return HeadBundle(**weights, attn_in=read.pop("attn_in", None), mask=mask, others=read, metadata=metadata)
 
 
-def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> dict[str, np.ndarray]:
+def _norms(checkpoint: Checkpoint, folded: bool) -> dict[str, str]:
+    """What metadata says of the norm before heads, and of that of queries and keys."""
+    a = checkpoint.architecture
+    said = {"norm": "none: heads read the residual stream as it is", "folded": "False"}
+    if checkpoint.normalises:
+        norm = f"{a.norm} norm, {'folded into the weights' if folded else 'its gain and bias in attn_in'}"
+        said = {"norm": norm, "folded": str(folded)}
+    if a.query_key_norm != "none":
+        said |= {"query_key_norm": a.query_key_norm, "query_key_epsilon": repr(a.epsilon)}
+    return said
+
+
+def _read(
+    checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool, residual: int | None
+) -> dict[str, np.ndarray]:
     """What a bundle holds of a forward pass, by name; each layer's part is written where it stays."""
     kept: dict[str, np.ndarray] = {}
     layers = checkpoint.architecture.layers
+    wanted = None if residual is None else index("residual", residual, layers)
     for i, layer in enumerate(track(read_layers(checkpoint, tokens, folded, attention), "layers read", layers)):
         for name in ("attn_in", "attention") if attention else ("attn_in",):
             part = np.asarray(getattr(layer, name))
             if i == 0:
                 kept[name] = np.empty((layers, *part.shape), part.dtype)
             kept[name][i] = part
+        if i == wanted:
+            kept["residual"] = np.asarray(layer.before)
     return {**kept, "tokens": np.asarray(tokens)}
 
 
 def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.ndarray]:
-    """Weights of a layer's heads by name, stacked."""
-    heads = [checkpoint.head(layer, head, folded) for head in range(checkpoint.architecture.heads)]
+    """Weights of a layer's heads by name, stacked, and the gains of their queries and keys."""
+    heads = [checkpoint.head(layer, head, folded, norms=False) for head in range(checkpoint.architecture.heads)]
     present = [name for name in HEAD_WEIGHTS if getattr(heads[0], name) is not None]
-    return _stacked([{name: np.asarray(getattr(head, name)) for name in present} for head in heads])
+    weights = _stacked([{name: np.asarray(getattr(head, name)) for name in present} for head in heads])
+    gains = checkpoint.gains(layer)
+    return weights | {name: np.repeat(gain, len(heads) // len(gain), axis=0) for name, gain in gains.items()}
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _gathered(parts: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """The same of parts that are made one by one, of which there is then no second copy."""
+    kept: dict[str, np.ndarray] = {}
+    for i, part in enumerate(parts):
+        if i == 0:
+            kept = {name: np.empty((count, *x.shape), x.dtype) for name, x in part.items()}
+        for name, x in part.items():
+            kept[name][i] = x
+    return kept

@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checkpoints.architecture import Architecture
-from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint, rotation
+from svtheory.checkpoints.checkpoint import Checkpoint, rotation
 from svtheory.checks import InputError
+from svtheory.heads.decomposition import attention_weights, capped
 from svtheory.heads.weights import Head, affine
 from svtheory.numerics import exact_products
 
@@ -42,11 +43,13 @@ class LayerPass(NamedTuple):
     """What one layer does: its heads' inputs, their attention if asked for, as in ForwardPass, and what comes after.
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
+    before     the residual stream before it
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
+    before: Array | None = None
 
 
 def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
@@ -81,14 +84,16 @@ def read_layers(
 
 def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerPass]:
     a, weights = checkpoint.architecture, checkpoint.inputs()
-    x = jnp.asarray(weights["embedding"][tokens])
+    x = jnp.asarray(weights["embedding"][tokens]) * a.embedding_scale
     if "positions" in weights:
         x += weights["positions"][None, : tokens.shape[1]]
     del weights  # of a large model they are large
     for i in range(a.layers):
-        made = _layer(a, folded, attention, checkpoint.layer(i), a.divisors[i], x)
+        window = a.windows[i] or tokens.shape[1]
+        turned = a.frequencies.index(a.frequencies[i])  # compiled once for all layers that turn alike
+        made = _layer(a, turned, folded, attention, checkpoint.layer(i), a.divisors[i], window, x)
+        yield made._replace(before=x)
         x = made.after
-        yield made
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
@@ -104,40 +109,58 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 @exact_products
-def _layer(a: Architecture, folded: bool, attention: bool, w: Weights, divisor: Array, x: Array) -> LayerPass:
-    """One layer of x (sequences, positions, d_model), sequence after sequence: hidden ones of all would be large."""
+def _layer(
+    a: Architecture, turned: int, folded: bool, attention: bool, w: Weights, divisor: Array, window: Array, x: Array
+) -> LayerPass:
+    """One layer, heads turned as in layer `turned`, of x (sequences, positions, d_model).
+
+    Sequence after sequence: hidden ones of all would be large.
+    """
 
     def read_one(x: Array) -> LayerPass:
-        normal = _standardised(a, x)
-        read = _scaled(w["attention_norm"], normal)
-        mixed, paid = _attend(a, attention, w, divisor, read)
-        after = x + mixed
-        after += _mlp(a, w, _scaled(w["mlp_norm"], _standardised(a, x if a.parallel else after)))
+        normal = _standardised(a, x) if "attention_norm" in w else x
+        read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
+        mixed, paid = _attend(a, turned, attention, w, divisor, window, read)
+        after = x + _normalised(a, w.get("attention_post_norm"), mixed)
+        hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
+        after += _normalised(a, w.get("mlp_post_norm"), hidden)
         return LayerPass(normal if folded else read, paid, after)
 
     return lax.map(read_one, x)
 
 
-def _attend(a: Architecture, keep: bool, w: Weights, divisor: Array, read: Array) -> tuple[Array, Array | None]:
+def _attend(
+    a: Architecture, turned: int, keep: bool, w: Weights, divisor: Array, window: Array, read: Array
+) -> tuple[Array, Array | None]:
     """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions)."""
-    group = a.heads // a.key_heads
-    positions = jnp.arange(read.shape[0])
-    weights = {
-        name: w[name] if name.endswith("Q") else jnp.repeat(w[name], group, axis=0)
-        for name in HEAD_WEIGHTS
-        if name in w
-    }
-    heads = jax.vmap(lambda weights: Head(**weights, **rotation(a)))(weights)
-    queries, keys = (jax.vmap(lambda head, f=f: f(head, read, positions))(heads) for f in (Head.queries, Head.keys))
-    scores = queries @ keys.swapaxes(1, 2) / divisor
-    causal = positions[:, None] >= positions[None, :]
-    attention = jax.nn.softmax(jnp.where(causal[None], scores, -jnp.inf), axis=-1)
-    values = jax.vmap(affine, in_axes=(0, 0 if "b_V" in w else None, None))(w["W_V"], w.get("b_V"), read)
-    mixed = attention @ jnp.repeat(values, group, axis=0)
+    group, positions = a.heads // a.key_heads, jnp.arange(read.shape[0])
+    turns = Head(w["W_Q"][0], w["W_K"][0], **rotation(a, turned))
+    queries, keys = (turns.rotated(_compared(a, side, w, read), positions) for side in "QK")
+    scores = queries @ jnp.repeat(keys, group, axis=0).swapaxes(1, 2) / divisor
+    behind = positions[:, None] - positions[None, :]
+    visible = (behind >= 0) & (behind < window)
+    attention = attention_weights(capped(scores, a.score_cap), visible[None])
+    mixed = attention @ jnp.repeat(_projected("V", w, read), group, axis=0)
     written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
     return written, attention if keep else None
+
+
+def _compared(a: Architecture, side: str, w: Weights, read: Array) -> Array:
+    """Queries or keys of every head before they turn, (heads, positions, d_head)."""
+    x = _projected(side, w, read)
+    if a.query_key_norm == "none":
+        return x
+    over = (0, 2) if a.query_key_norm == "all heads" else (2,)
+    scale = lax.rsqrt((x**2).mean(axis=over, keepdims=True) + a.epsilon)
+    return x * scale * w[f"{side.lower()}_gain"][:, None, :]
+
+
+def _projected(role: str, w: Weights, read: Array) -> Array:
+    """`W x + b` of every head that has W, (heads, positions, d_head)."""
+    bias = w.get(f"b_{role}")
+    return jax.vmap(affine, in_axes=(0, None if bias is None else 0, None))(w[f"W_{role}"], bias, read)
 
 
 def _mlp(a: Architecture, w: Weights, x: Array) -> Array:
@@ -154,6 +177,11 @@ def _standardised(a: Architecture, x: Array) -> Array:
     return x * lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + a.epsilon)
 
 
+def _normalised(a: Architecture, norm: Weights | None, x: Array) -> Array:
+    """What a norm makes of x; x itself where there is none."""
+    return x if norm is None else _scaled(norm, _standardised(a, x))
+
+
 def _scaled(norm: Weights, x: Array) -> Array:
     parts = {name: part.reshape((1,) * (x.ndim - 1) + part.shape) for name, part in norm.items()}
     return x * parts["gain"] + parts.get("bias", 0)
@@ -162,4 +190,4 @@ def _scaled(norm: Weights, x: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 @exact_products
 def _logits(a: Architecture, w: Weights, x: Array) -> Array:
-    return _scaled(w["norm"], _standardised(a, x)) @ w["unembedding"].T
+    return capped(_normalised(a, w["norm"], x) @ w["unembedding"].T, a.logit_cap)

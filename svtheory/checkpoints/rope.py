@@ -4,44 +4,85 @@ import math
 
 import numpy as np
 
-from svtheory.checkpoints.settings import Config, entry, number, section
+from svtheory.checkpoints.descriptions import FULL, KINDS, Description
+from svtheory.checkpoints.settings import Config, entry, number, section, size
 from svtheory.checks import InputError, one_of
 
-RULES = ("default", "linear", "llama3")
+SECTIONS = ("rope_scaling", "rope_parameters")
+ORIGINAL = "original_max_position_embeddings"
 
 
-def rotary_section(config: Config) -> Config:
+def frequencies_by_kind(config: Config, d: Description, d_head: int) -> dict[str, tuple[float, ...]]:
+    """`theta_h = base^{-2h/rows}` of the `rows/2` rotated planes of a head, by kind of layer; none without a base.
+
+    The first rows of a head are rotated, as many as the share says. Rounded to float32, in which models are trained,
+    and rescaled by the rule that the config names: "linear" divides all by `factor`; "llama3" those whose wavelength
+    exceeds the original context over `low_freq_factor`, and goes over to none smoothly; "dynamic" none within the
+    model's context. Raises InputError for any other rule, and for rows that make no planes.
+    """
+    if not d.bases:
+        return dict.fromkeys(KINDS, ())
+    return {kind: _frequencies(_of_kind(config, d, kind), d, d_head, base) for kind, base in _bases(d)}
+
+
+def context_limit(config: Config, d: Description) -> int | None:
+    """The most positions at which frequencies do not depend on the length, or None: "dynamic" ones do beyond."""
+    rules = [_rule(_section(_of_kind(config, d, kind)), d) for kind, _ in _bases(d)]
+    return size(config, "max_position_embeddings") if "dynamic" in rules else None
+
+
+def _bases(d: Description) -> list[tuple[str, str]]:
+    """Kinds of layers, each with the setting of its base."""
+    return list(zip(KINDS, d.bases * (len(KINDS) // len(d.bases)), strict=True))
+
+
+def _of_kind(config: Config, d: Description, kind: str) -> Config:
+    """The config as it is for layers of one kind, where kinds differ: the section that is theirs is its section.
+
+    rope_parameters has one for each kind; rope_scaling, of older files, is about layers that attend to all.
+    """
+    if len(d.bases) == 1:
+        return config
+    by_kind = section(config, "rope_parameters")
+    if strange := [name for name in by_kind if name not in KINDS]:
+        kinds = " and ".join(map(repr, KINDS))
+        raise InputError(f"rope_parameters of config.json must be by layer type, {kinds}, got {strange[0]!r}")
+    older = section(config, "rope_scaling") if kind == FULL else {}
+    plain = {name: value for name, value in config.items() if name not in (*SECTIONS, ORIGINAL)}
+    return plain | {"rope_parameters": {**section(by_kind, kind), **older}}
+
+
+def _section(config: Config) -> Config:
     """What config.json says of rotary positions: rope_scaling, else rope_parameters, an empty one being none.
 
     Base and rotated share stand in it in newer files, and win over those beside it. Raises InputError for one that is
     no object or that differs between layers.
     """
-    given = section(config, "rope_scaling", "rope_parameters")
+    given = section(config, *SECTIONS)
     if nested := [name for name, value in given.items() if isinstance(value, dict)]:
         raise InputError(f"rotary settings of config.json must be one for all layers, got some for {nested[0]!r}")
     return given
 
 
-def rotary_rule(config: Config) -> str:
-    """The name of the rule by which frequencies are rescaled; raises InputError for one that is not known here."""
-    given = rotary_section(config)
-    return one_of("rope_type of config.json", entry(given, "rope_type", entry(given, "type", "default")), RULES)
+def _rule(given: Config, d: Description) -> str:
+    return one_of("rope_type of config.json", entry(given, "rope_type", entry(given, "type", "default")), d.rules)
 
 
-def rotary_frequencies(config: Config, d_head: int, share: float, base: float) -> tuple[float, ...]:
-    """`theta_h = base^{-2h/rows}` of the `rows/2` rotated planes, rescaled by the rule that the config names.
-
-    The first `share` of the rows of a head are rotated. Rounded to float32, in which models are trained. "linear"
-    divides all by `factor`; "llama3" those whose wavelength exceeds the original context over `low_freq_factor`, and
-    goes over to none smoothly. Raises InputError for any other rule, and for rows that make no planes.
-    """
-    rows = int(d_head * share)
+def _frequencies(config: Config, d: Description, d_head: int, base_name: str) -> tuple[float, ...]:
+    """The frequencies of one kind of layer."""
+    given = _section(config)
+    rule, base = _rule(given, d), number(given, "rope_theta", number(config, base_name))
+    name = "partial_rotary_factor"
+    share = number(given, name, number(config, d.share or name, 1.0))
+    if d.share is None and share != 1 and rule != "default":  # by default all rows turn, whatever the share
+        raise InputError(f"{name} of config.json must be 1 where frequencies are rescaled, got {share}")
+    rows = d_head if d.share is None else int(d_head * share)
     if rows % 2 or not 0 < rows <= d_head:
         raise InputError(f"config.json must rotate an even number of rows of a head, got {rows} of {d_head}")
-    given, rule = rotary_section(config), rotary_rule(config)
     theta = base ** (-np.arange(0, rows, 2) / rows)
-    if rule == "linear":
-        theta = theta / number(given, "factor")
+    if rule in ("linear", "dynamic"):
+        factor = number(given, "factor")
+        theta = theta / factor if rule == "linear" else theta
     if rule == "llama3":
         theta = _llama3(theta, given, _original_context(config, given))
     return tuple(theta.astype(np.float32).tolist())
@@ -49,8 +90,7 @@ def rotary_frequencies(config: Config, d_head: int, share: float, base: float) -
 
 def _original_context(config: Config, given: Config) -> float:
     """The context before it was stretched: stated beside the section, in it, or the model's own."""
-    name = "original_max_position_embeddings"
-    return number(config, name, number(given, name, number(config, "max_position_embeddings", 2048)))
+    return number(config, ORIGINAL, number(given, ORIGINAL, number(config, "max_position_embeddings")))
 
 
 def _llama3(theta: np.ndarray, given: Config, context: float) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Settings: the entries of a config.json, checked one by one; an absent or null one takes the library's default."""
+"""Settings: the entries of a config.json, checked one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,19 @@ SILENT: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def refuse_others(config: Config) -> None:
-    """Raise InputError for a setting of attention, scores or logits that the readers here would have to ignore."""
-    kinds = entry(config, "layer_types", [])
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise InputError(f"layer_types of config.json must all be 'full_attention', got {kinds!r:.60}")
-    for name, silent in SILENT.items():
-        if name == "sliding_window" and config.get("use_sliding_window") is False:
+def refuse_others(config: Config, kind: str, reads: Collection[str], own: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise InputError for a setting of attention, scores or logits that would have to be ignored.
+
+    A `kind` of model `reads` some of those in SILENT, and has some of its `own` that must say nothing.
+    """
+    for name, silent in {**SILENT, **own}.items():
+        if name in reads or (name == "sliding_window" and config.get("use_sliding_window") is False):
             continue
         if (given := config.get(name)) is not None and given not in silent:
             allowed = " or ".join(["absent", *map(repr, silent)])
-            raise InputError(f"{name} of config.json must be {allowed} in a model that is read here, got {given!r:.60}")
+            raise InputError(
+                f"{name} of config.json must be {allowed} in a {kind} that is read here, got {given!r:.60}"
+            )
 
 
 def size(config: Config, name: str, default: int | None = None) -> int:
@@ -51,7 +53,7 @@ def number(config: Config, name: str, default: float | None = None) -> float:
     return float(x)
 
 
-def flag(config: Config, name: str, default: bool) -> bool:
+def flag(config: Config, name: str, default: bool | None = None) -> bool:
     """True or false."""
     x = entry(config, name, default)
     if not isinstance(x, bool):
@@ -59,9 +61,9 @@ def flag(config: Config, name: str, default: bool) -> bool:
     return x
 
 
-def activation(config: Config, name: str, default: str) -> str:
+def activation(config: Config, name: str) -> str:
     """An activation function that is known here."""
-    return one_of(f"{name} of config.json", entry(config, name, default), ACTIVATIONS)
+    return one_of(f"{name} of config.json", entry(config, name), ACTIVATIONS)
 
 
 def section(config: Config, *names: str) -> Config:

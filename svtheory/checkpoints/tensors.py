@@ -15,7 +15,8 @@ from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PREFIXES = ("transformer.", "gpt_neox.", "model.")  # present where the folder also holds an unembedding or a classifier
+# present where the folder also holds an unembedding or a classifier; or images are read too
+PREFIXES = ("transformer.", "gpt_neox.", "model.language_model.", "language_model.model.", "language_model.", "model.")
 ADAPTER = "adapter_config.json"
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # from coarse to fine
 
@@ -23,14 +24,12 @@ FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float6
 class Tensors:
     """Tensors of a folder by name, without the model's prefix; opening reads the files' headers only.
 
-    Raises InputError for a folder without safetensors files, one with an adapter beside them, an index that cannot be
-    read, a missing or broken file, and a tensor that is there twice.
+    Raises InputError for a folder without safetensors files, an index that cannot be read, a missing or broken file,
+    and a tensor that is there twice.
     """
 
     def __init__(self, folder: Path, config: Config):
         self.folder = folder
-        if (folder / ADAPTER).is_file():
-            raise InputError(f"the checkpoint must be a merged model, got {str(folder)!r} with {ADAPTER} beside it")
         self._found: dict[str, tuple[Path, str, tuple[int, ...], str]] = {}
         for path in _files(folder, config.get("transformers_weights")):
             for name, (shape, dtype) in _header(path).items():
@@ -79,6 +78,12 @@ class Tensors:
         if not np.isfinite(part).all():
             raise InputError(f"{place.name} must be finite, got {int((~np.isfinite(part)).sum())} entries that are not")
         return part
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise InputError for a folder with an adapter, alone or beside a model that it changes."""
+    if (folder / ADAPTER).is_file():
+        raise InputError(f"the checkpoint must be a merged model, got {str(folder)!r} with {ADAPTER} in it")
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.scoring import told_by_layer
 
 
 class Layer(NamedTuple):
@@ -48,7 +49,7 @@ def assembled(layers: Sequence[Layer], pairing: str, metadata: Mapping[str, str]
             weights[name] = np.stack([none if b is None else _every_head(b, heads) for b in biases])
     others, said = _rotation(layers, pairing)
     gains, of_norm = _norm(layers, heads)
-    said |= of_norm | {"window": _by_layer([layer.window or "none" for layer in layers])}
+    said |= of_norm | {"window": told_by_layer([layer.window for layer in layers])}
     cap = _check_alike("caps of scores", [layer.cap for layer in layers])
     if cap is not None:
         said["score_cap"] = repr(cap)
@@ -62,11 +63,6 @@ def _check_alike(what: str, values: Sequence[Any]) -> Any:
     return values[0]
 
 
-def _by_layer(values: Sequence[Any]) -> str:
-    """As metadata has it: one value for all layers, or one a layer."""
-    return ", ".join(map(str, values[:1] if len(set(values)) == 1 else values))
-
-
 def _every_head(x: np.ndarray, heads: int) -> np.ndarray:
     """Arrays of key heads as those of the query heads that share them."""
     return x.repeat(heads // len(x), axis=0)
@@ -78,7 +74,7 @@ def _rotation(layers: Sequence[Layer], pairing: str) -> tuple[dict[str, np.ndarr
     turning = [x for x in found if x is not None]
     lengths = [1.0 if x is None else x[1] for x in found]
     divisors = [layer.divisor / length**2 for layer, length in zip(layers, lengths, strict=True)]
-    said = {"score_divisor": _by_layer(divisors)}
+    said = {"score_divisor": told_by_layer(divisors)}
     if not turning:
         return {}, said | {"positional": "absolute"}
     _check_alike("rows that turn", [x[0].shape for x in turning])

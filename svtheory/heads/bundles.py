@@ -132,11 +132,11 @@ class HeadBundle:
         return max(float(jnp.finfo(dtype).eps) for dtype in (stored, self.W_Q.dtype, self.W_K.dtype))
 
     def check_bilinear(self) -> None:
-        """Raise InputError where W_Q and W_K alone do not make the scores: queries and keys are normalised (T23)."""
+        """Raise InputError where queries and keys are normalised, for what is not known then (T23)."""
         if self.scoring.query_key_norm != "none":
             raise InputError(
-                f"query_key_norm must be 'none' for heads to be read from W_Q and W_K, which are not yet read with "
-                f"normalised queries and keys, got {self.scoring.query_key_norm!r}"
+                f"query_key_norm must be 'none' where it is asked what training makes of a head, whose norms would "
+                f"move with its weights, got {self.scoring.query_key_norm!r}"
             )
 
     @property

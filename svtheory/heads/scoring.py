@@ -1,6 +1,6 @@
 """Scoring: what a bundle's metadata says of how its heads turn tokens into attention, every value checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,16 @@ def check_version(text: str) -> None:
     """Raise InputError for a bundle_version that is not known here."""
     if _number("bundle_version", text, whole=True) > VERSION:
         raise InputError(f"bundle_version must be at most {VERSION}, the newest known here, got {text!r}")
+
+
+def told_by_layer(values: Sequence[Any]) -> str:
+    """Values of layers as metadata has them: one where all are alike, else one a layer; None is "none".
+
+    >>> told_by_layer([8.0, 8.0]), told_by_layer([None, 16])
+    ('8.0', 'none, 16')
+    """
+    words = ["none" if value is None else str(value) for value in values]
+    return ", ".join(words[:1] if len(set(words)) == 1 else words)
 
 
 def _rotation(

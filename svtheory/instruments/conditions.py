@@ -131,6 +131,7 @@ def _is_model(name: str) -> bool:
 
 def of_head(bundle: HeadBundle, settings: Request) -> Scenario:
     """The Scenario of a head of a bundle, by a hypothesis about its tokens; raises InputError where there is none."""
+    bundle.check_bilinear()
     made = {hypothesis.name: hypothesis for hypothesis in of_tokens(bundle, settings, settings.largest)}
     if not made:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")

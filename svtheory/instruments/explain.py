@@ -13,7 +13,8 @@ Each hypothesis predicts the head up to one fitted number, training time. Its fu
 predicted and measured logits over independent draws of query and key, decides; the cosine of the weights also counts
 directions that data never exercises, where a head keeps its initialisation. Queries are centred if the head has a query
 bias that is not zero. A time marked as a bound could be any shorter, or longer, one. Rotary heads are read at offset 0:
-what they make of distance by rotation is not seen.
+what they make of distance by rotation is not seen. Heads that normalise their queries and keys are read by the tokens
+that each rescales for itself (T23), and predicted as if those sizes had stood fixed in training.
 
 Two questions, two comparisons, each with the hypothesis' own freedom, the best time and of a family the best member. Is
 there anything? p is the share of random heads that the hypothesis explains as well: the head's whitened form, and the
@@ -50,7 +51,7 @@ from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
-from svtheory.instruments.dictionaries import dictionary
+from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
@@ -84,18 +85,18 @@ class Settings(Asking):
 
 
 @dataclass(frozen=True)
-class Request(Settings):
+class Request(Place, Settings):
     """Settings, and where hypotheses of one's own are."""
 
     file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[FILE]")]] = ""
     """Features and templates, .npz or .safetensors; without it hypotheses about tokens."""
     features: str = ""
-    """Dictionary, .npz or .safetensors, or the name of an array of the bundle, as for `align`; of one layer."""
+    """Dictionary, or the name of an array of the bundle, as for `align`; of one layer."""
 
     @property
     def label(self) -> str:
         """What the file or dictionary is called."""
-        return "-".join(Path(name).stem for name in (self.file, self.features) if name)
+        return "-".join([Path(self.file).stem] * bool(self.file) + [named(self.features)] * bool(self.features))
 
 
 DEFAULTS = Settings()
@@ -108,7 +109,8 @@ def requested(source: Source, settings: Request) -> xr.Dataset:
     hypotheses, inputs = read_hypotheses(Path(settings.file)) if settings.file else (None, None)
     if settings.features:
         layer = chosen_layer(bundle, settings)
-        hypotheses = [*(hypotheses or ()), *of_features(bundle, dictionary(settings.features, bundle), layer, settings)]
+        X = dictionary(settings.features, bundle, settings).features
+        hypotheses = [*(hypotheses or ()), *of_features(bundle, X, layer, settings)]
         settings = replace(settings, layer=layer)
     return survey(bundle, hypotheses, settings, inputs).assign_attrs(bundle=source.label)
 
@@ -130,7 +132,6 @@ def survey(
     >>> results = survey(load_heads("induction_ft000.safetensors"), settings=Settings(queries="-1:"))  # doctest: +SKIP
     >>> results.grade.sel(hypothesis="previous token").to_dataframe()  # doctest: +SKIP
     """
-    bundle.check_bilinear()
     hypotheses = of_tokens(bundle, settings, settings.largest) if hypotheses is None else list(hypotheses)
     if not hypotheses:
         raise InputError("hypotheses must be at least 1, got none that can be asked at these queries and keys")

@@ -14,6 +14,7 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis
 from svtheory.heads.turned_heads import NULLS
+from svtheory.heads.weights import bilinear
 from svtheory.instruments.beyond_chance import Part, beyond_chance
 from svtheory.instruments.grades import best, grades, sentence
 from svtheory.instruments.hypothesised import Factors, Reading, side_by_side
@@ -60,10 +61,18 @@ class Question:
                     )
 
     def parts(self) -> Iterator[Part]:
-        """The heads of each layer, those that centre their queries apart from those that do not."""
+        """The heads of each layer, those that centre their queries apart from those that do not.
+
+        Heads with a query-key norm each by itself: it rescales what it reads (T23).
+        """
         b, given = self.bundle, side_by_side(self.hypotheses, self.bundle.W_Q.dtype)
+        normed = b.scoring.query_key_norm != "none"
         for i, (layer, inputs) in enumerate(self.layers.items()):
-            for centred in (False, True):
+            for j, at in enumerate(self.heads if normed else ()):
+                plain, r, s = bilinear(b.head(layer, at), *map(jnp.asarray, inputs))
+                factors = Factors.of(plain.W_Q[None], plain.W_K[None], None, None)
+                yield Part(i, [j], Reading.of(factors, (r, s), given, bool(self.centre[layer, at])))
+            for centred in () if normed else (False, True):
                 at = [j for j, head in enumerate(self.heads) if bool(self.centre[layer, head]) == centred]
                 if at:
                     own = layer, [self.heads[j] for j in at]

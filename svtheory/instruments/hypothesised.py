@@ -73,7 +73,7 @@ class Reading:
     def of(
         cls,
         factors: Factors,
-        inputs: tuple[np.ndarray, np.ndarray],
+        inputs: tuple[np.ndarray | Array, np.ndarray | Array],
         given: tuple[Templates, Layout],
         centre_query: bool,
     ) -> "Reading":

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from svtheory.factorisations import safe_svd
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
 from svtheory.instruments.sources import check_tokens_differ
+from svtheory.numerics import exact_products, numerical_rank_tolerance
 from svtheory.progress import track
 from svtheory.spectra.balanced import Root
 
@@ -102,6 +105,26 @@ def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:
         return jax.tree.map(lambda x, y: jnp.where(centred, x, y), moments.centred, moments.uncentred)
 
     return side(head.b_Q, False), side(head.b_K, head.frequencies is None)
+
+
+@exact_products
+def seen_rescaled(head: Head, queries: Array, keys: Array, real: Array | None) -> tuple[Root, Root]:
+    """`seen_by` of a head that reads tokens of its own, queries and keys (sequences, positions, D) (T23).
+
+    `real` says which positions hold tokens, (sequences, positions); None is all.
+    """
+    count = jnp.asarray(queries.shape[0] * queries.shape[1] if real is None else real.sum(), queries.dtype)
+
+    def side(x: Array, centred: bool) -> Root:
+        rows = x.reshape(-1, x.shape[-1])
+        inside = jnp.ones((len(rows), 1), bool) if real is None else real.reshape(-1, 1)
+        mean = jnp.where(inside, rows, 0).sum(axis=0) / count if centred else jnp.zeros(rows.shape[1:], rows.dtype)
+        # of the tokens, not of their products, which would lose the small axes in float32
+        _, lengths, axes = safe_svd(jnp.linalg.qr(jnp.where(inside, rows - mean[None, :], 0), mode="r"))
+        kept = lengths > numerical_rank_tolerance(lengths, min(rows.shape))
+        return Root(axes.T, jnp.where(kept, lengths / jnp.sqrt(count), 0))
+
+    return side(queries, False), side(keys, head.frequencies is None)
 
 
 def extremes(root: Root) -> tuple[np.ndarray, np.ndarray]:

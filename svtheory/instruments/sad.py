@@ -1,10 +1,10 @@
 """Sparse attention decomposition: does a head need fewer singular vectors than chance would? (the paper's Figs 8, 9)
 
 For every head of a bundle (safetensors: W_Q, W_K and attn_in, what they read) or of a checkpoint (a Hugging Face folder
-of GPT-2, GPT-NeoX or Llama type, with --text), each query's attention to the key it attends most is a decision. Its
-relative attention, that key's score less the mean of the others', is the sum of terms c_k, one a singular pair; or,
-read balanced, one a mode of the head as its data see it (T22). S is their Treves-Rolls sparseness, 1 for equal
-magnitudes and 1/K for a single term.
+of a model, with --text), each query's attention to the key it attends most is a decision. Its relative attention, that
+key's score less the mean of the others', is the sum of terms c_k, one a singular pair; or, read balanced, one a mode of
+the head as its data see it (T22). S is their Treves-Rolls sparseness, 1 for equal magnitudes and 1/K for a single term.
+Heads that normalise their queries and keys are read by the tokens that each rescales for itself (T23).
 
 A head is called sparser than chance when its mean S is below that of random heads on the same tokens (T22), read alike,
 which keep its singular values, biases and rotary maps, rotate its singular vectors on both sides, and attend to a key
@@ -59,10 +59,11 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.counting import count_vectors
 from svtheory.heads.decomposition import Decomposition, decompose, read_balanced, relative_attention
 from svtheory.heads.random_heads import NULLS, READINGS
+from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS
 from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
-from svtheory.instruments.moments import Moments, layer_moments, seen_by
+from svtheory.instruments.moments import Moments, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
 from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places, rounding
 from svtheory.numerics import positive
@@ -127,12 +128,12 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 def _terms(bundle: HeadBundle) -> xr.Dataset:
     """The terms of every head's decisions, by reading: counts, ranks, and how well scores are reproduced."""
     of = ("reading",)
+    bundle, scales = without_norms(bundle)
     axes = {"count": (*of, "rule", "sequence", "query"), "score_error": (*of, "rule"), "attention_error": ()}
     axes |= dict.fromkeys(("contribution", "largest", "named", "block", "singular_value"), (*of, "pair"))
-    given = sparser.tokens_read(bundle), layer_moments(bundle)
-    found = over_heads(
-        _head, bundle, axes, given, shared=(sparser.real_tokens(bundle), rounding(bundle)), doing="terms"
-    )
+    given = sparser.tokens_read(bundle), layer_moments(bundle) if scales is None else None
+    shared = sparser.real_tokens(bundle), rounding(bundle)
+    found = over_heads(_head, bundle, axes, given, (scales,), shared, "terms")
     check_values_held(found.singular_value.sel(reading=0).values)
     first = given[0].shape[2] - found.sizes["query"]
     found["decision"] = ("sequence", "query"), bundle.real[:, first:]
@@ -140,15 +141,19 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     return found.assign_coords(coordinates)
 
 
-def _head(head: Head, tokens: Array, moments: Moments, real: Array | None, rounding: Array) -> dict[str, Array]:
-    """One head on tokens (sequences, positions, D), of which some may not be `real`."""
-    d, at = sparser.decisions(head, tokens, real), jnp.arange(tokens.shape[1])
+def _head(
+    head: Head, tokens: Array, moments: Moments | None, scales: TokenScales | None, real: Array | None, rounding: Array
+) -> dict[str, Array]:
+    """One head on tokens (sequences, positions, D), of which some may not be `real`, rescaled where it does so."""
+    (r, s), at = rescaled(tokens, scales), jnp.arange(tokens.shape[1])
+    d = sparser.decisions(head, r, s, real)
     decided = jnp.ones(d.index.shape, bool) if real is None else real
-    modes = balanced(head.W_Q, head.W_K, *seen_by(head, moments))
-    seen = read_balanced(d, head, head.queries(tokens, at), head.keys(tokens, at), modes)
+    sides = seen_rescaled(head, r, s, real) if moments is None else seen_by(head, moments)
+    modes = balanced(head.W_Q, head.W_K, *sides)
+    seen = read_balanced(d, head, head.queries(r, at), head.keys(s, at), modes)
     # of a head without biases all conventions are one
     same = head.b_Q is None and head.b_K is None
-    raw = {c: d if same or c == "plain" else decompose(head, tokens, tokens, d.index, c) for _, c in PUBLISHED.values()}
+    raw = {c: d if same or c == "plain" else decompose(head, r, s, d.index, c) for _, c in PUBLISHED.values()}
     readings = (raw["plain"], raw), (seen, dict.fromkeys(raw, seen))
     found = [_described(*reading, decided, sparser.first_decision(head), rounding) for reading in readings]
     off = jnp.where(d.visible, 0, d.attention).sum(axis=-1) + jnp.abs(d.attention.sum(axis=-1) - 1)

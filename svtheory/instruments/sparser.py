@@ -24,7 +24,8 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import Decomposition, decompose, without_padding
 from svtheory.heads.full_rank import full_rank_sparseness
-from svtheory.heads.random_heads import NULLS, READINGS, compare_with_random_heads, read_together
+from svtheory.heads.random_heads import NULLS, READINGS, ReadTogether, compare_with_random_heads, read_together
+from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
@@ -61,9 +62,9 @@ def real_tokens(bundle: HeadBundle) -> Array | None:
     return None if bundle.mask is None else jnp.asarray(bundle.mask)
 
 
-def decisions(head: Head, tokens: Array, real: Array | None) -> Decomposition:
+def decisions(head: Head, queries: Array, keys: Array, real: Array | None) -> Decomposition:
     """The decomposition of contexts (sequences, positions, D), in which padding decides nothing."""
-    d = decompose(head, tokens, tokens, None)
+    d = decompose(head, queries, keys, None)
     return d if real is None else without_padding(d, real)
 
 
@@ -76,26 +77,45 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     """The sparseness test of every head, its verdict and diagnostics beside it, by layer, head and reading.
 
     Of the READINGS the first `readings`. Draws continue until Benjamini and Hochberg's verdicts at LEVEL over all heads
-    and readings are settled, or for `most` draws. Those of a layer serve all of its heads. Decisions are judged by the
-    first round alone, and not corrected for their number.
+    and readings are settled, or for `most` draws. Those of a layer serve all of its heads, which are read together
+    unless each has tokens of its own size (T23). Decisions are judged by the first round alone, and not corrected for
+    their number.
     """
     first, second = jax.random.split(key)
     third = jax.random.fold_in(key, 2)
+    bundle, scales = without_norms(bundle)
     read, stacked, real = tokens_read(bundle), stacked_heads(bundle), real_tokens(bundle)
-    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,), shared=(real,)).score
+    largest = over_heads(_largest_score, bundle, {"score": ()}, (read,), (scales,), (real,)).score
     if not np.isfinite(largest).all():
         raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
-    both = list(zip(stacked, read, strict=True))
-    together = [read_together(heads, x, x, readings=readings, real=real) for heads, x in track(both, "reading heads")]
+    layers, heads = bundle.W_Q.shape[:2]
     length = min(ROUND, most)
+    alike = [slice(None)] if scales is None else [slice(head, head + 1) for head in range(heads)]
+    kept: dict[int, ReadTogether] = {}
+
+    def together(layer: int, those: slice) -> ReadTogether:
+        """Those heads of a layer, which read the same; kept where they are all of it."""
+        if layer in kept:
+            return kept[layer]
+        of_layer = jax.tree.map(lambda x: x[layer, those.start], scales)
+        own = jax.tree.map(lambda x: x[those], stacked[layer])
+        made = read_together(own, *rescaled(read[layer], of_layer), readings=readings, real=real)
+        if scales is None:
+            kept[layer] = made
+        return made
 
     def compared(layer: int, number: int, wanted: np.ndarray):
-        """One round of a layer, fields with first axes (head, reading)."""
+        """One round of a layer, fields with first axes (head, reading); NaN of heads that are not wanted."""
         at = jax.random.fold_in(jax.random.fold_in(first, number), layer)
-        test = compare_with_random_heads(together[layer], at, length, jnp.asarray(wanted))
-        return jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), test)
+        tests = {
+            those.start: compare_with_random_heads(together(layer, those), at, length, jnp.asarray(wanted[those]))
+            for those in alike
+            if wanted[those].any()
+        }
+        none = jax.tree.map(lambda x: np.full_like(x, np.nan), next(iter(tests.values())))
+        every = [tests.get(those.start, none) for those in alike]
+        return jax.tree.map(lambda *x: np.moveaxis(np.concatenate(x, axis=1), 0, 1), *every)
 
-    layers, heads = bundle.W_Q.shape[:2]
     everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
     start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
     zero = largest < EPSILON  # decides nothing
@@ -113,13 +133,15 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
-    gaussian = [
-        np.asarray(full_rank_sparseness(these, jax.random.fold_in(third, layer), DIAGNOSTIC))
-        for layer, these in enumerate(track(together, "Gaussian heads"))
-    ]
+
+    def gaussian_heads(layer: int) -> np.ndarray:
+        at = jax.random.fold_in(third, layer)
+        return np.concatenate([full_rank_sparseness(together(layer, those), at, DIAGNOSTIC) for those in alike])
+
+    gaussian = [gaussian_heads(layer) for layer in track(range(layers), "Gaussian heads")]
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
     of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
-    kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (keys,), (real,), "rotations")
+    kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (scales, keys), (real,), "rotations")
     null = start["head_null"]
     random = {
         "mean": null.mean(axis=-1),
@@ -165,19 +187,21 @@ def _of_raw(diagnostic: np.ndarray, like: np.ndarray) -> np.ndarray:
     return found
 
 
-def _largest_score(head: Head, tokens: Array, real: Array | None) -> dict[str, Array]:
+def _largest_score(head: Head, tokens: Array, scales: TokenScales | None, real: Array | None) -> dict[str, Array]:
     """The largest score of a head over its divisor."""
-    at = jnp.arange(tokens.shape[1])
-    queries, keys = head.queries(tokens, at), head.keys(tokens, at)
+    (r, s), at = rescaled(tokens, scales), jnp.arange(tokens.shape[1])
+    queries, keys = head.queries(r, at), head.keys(s, at)
     if real is not None:
         queries, keys = (jnp.where(real[..., None], x, 0) for x in (queries, keys))
     scores = jnp.einsum("sqh,skh->sqk", queries, keys)
     return {"score": jnp.abs(scores).max() / head.divisor}
 
 
-def _diagnostics(head: Head, tokens: Array, key: Array, real: Array | None) -> dict[str, Array]:
+def _diagnostics(
+    head: Head, tokens: Array, scales: TokenScales | None, key: Array, real: Array | None
+) -> dict[str, Array]:
     """Mean, 95 % range and p-value of the diagnostic nulls of a head, (kinds,)."""
-    d = decompose(head, tokens, tokens, None)
+    d = decompose(head, *rescaled(tokens, scales), None)
     nulls = [rotation_null(d, key, DIAGNOSTIC, kind, real) for kind in KINDS]
     drawn = jnp.stack([null.head_null for null in nulls])
     return {

@@ -7,7 +7,9 @@ the singular vector. How many values a head effectively has stands beside factor
 alike. A vector can be named if its gap is above the rounding D eps sigma_1 of the stored matrix (T14); values closer
 than 0.001 sigma_1 form a block, of which only the subspace is known. A head whose largest possible score, sigma_1 times
 the largest input norms (1 where no inputs are given) over the score divisor, is below float32's epsilon is numerically
-zero and has no directions. Rotary heads are read at offset 0.
+zero and has no directions. Rotary heads are read at offset 0. Of heads that normalise their queries and keys (T23) the
+gains are in Omega, and the tokens are those that each rescales for itself: there are no moments of a layer, bounds or
+Gaussian factors to read balanced.
 
 A and B are the moments of each layer's tokens: the covariance on the key side and for queries with a bias that is
 not zero, else the second moment (T6); balanced, the latter too for keys without a bias that rotary positions turn.
@@ -18,6 +20,9 @@ shorter training (kappa_t of T17: gradient flow on Omega from zero, small logits
 of random directions, promises nothing: table and summary say so. Time is counted in units of 1/(L_r L_s), the time
 constant of the fastest mode. Standard errors are those of a bootstrap over sequences, within
 the 16 longest and 16 shortest principal axes.
+
+Of models so large that the vectors of all heads would take more than 1 GiB, some 1.5 billion parameters, all else is
+kept and they are not: svtheory.spectrum(head.W_Q, head.W_K) has those of a head.
 
 >>> import numpy as np
 >>> from svtheory import HeadBundle
@@ -42,9 +47,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
-from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by
+from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import EPSILON, PLACE, layer_colours, over_heads, places, rounding
 from svtheory.instruments.token_bounds import TIMES, token_bounds
@@ -56,6 +62,7 @@ from svtheory.spectra.spectra import effective_rank, spectrum
 
 READINGS = ("raw", "balanced")
 VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
+HELD = 2**30  # bytes of all vectors, at most
 LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most
 MANY = 24  # heads, of which each is drawn
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
@@ -92,12 +99,14 @@ def requested(source: Source, settings: Settings) -> xr.Dataset:
 
 def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     """The spectrum of every head of a bundle; where it has what they read, balanced too, and what that allows."""
-    bundle.check_bilinear()
-    moments = layer_moments(bundle)
-    results = _spectra(bundle, moments).merge(_gaussian_heads(bundle, moments, settings))
+    said = bundle.metadata
+    bundle, scales = without_norms(bundle)
+    moments = None if scales is not None else layer_moments(bundle)
+    results = _spectra(bundle, moments, scales)
+    results = results.merge(_gaussian_heads(bundle, moments, settings, results.sizes["reading"]))
     if moments is not None:
         results = results.merge(token_bounds(bundle, moments, settings.seed, settings.resamples))
-    return results.assign_attrs(bundle.metadata)
+    return results.assign_attrs(said)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -105,25 +114,27 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     return [_row(head) for head in places(results, *PLACE)]
 
 
-def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
+def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | None) -> xr.Dataset:
     """The spectra of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    axes: dict[str, tuple[str, ...]] = dict.fromkeys(VECTORS, ("reading", "dimension", "pair"))
+    size = bundle.W_Q.size * len(VECTORS) * (1 if moments is None else len(READINGS)) * np.dtype(np.float32).itemsize
+    read, kept = (_read, VECTORS) if size <= HELD else (_read_values, ())
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(kept, ("reading", "dimension", "pair"))
     axes |= dict.fromkeys(("rank", "effective_rank"), ("reading",))
     axes |= dict.fromkeys(("singular_value", "gap", "named", "block"), ("reading", "pair"))
-    found = over_heads(_read, bundle, axes, of_layer=(moments,), shared=(rounding(bundle),))
+    tokens = None if scales is None else bundle.attn_in
+    real = None if bundle.mask is None else jnp.asarray(bundle.mask)
+    found = over_heads(read, bundle, axes, (moments, tokens), (scales,), (real, rounding(bundle)))
     found = found.assign_coords(
         reading=list(READINGS[: found.sizes["reading"]]), pair=range(1, found.sizes["pair"] + 1)
     )
     check_values_held(found.singular_value.sel(reading="raw").values)
-    norms = 1.0
-    if bundle.attn_in is not None:
-        norms = np.array(in_threads(lambda tokens: largest_norm(tokens, bundle.real), bundle.attn_in))
-    scale = xr.DataArray(norms**2 / np.array(bundle.scoring.divisors), dims="layer").astype(np.float32)
+    divisors = np.array(bundle.scoring.divisors)[:, None]
+    scale = xr.DataArray(_largest_norms(bundle, scales) / divisors, dims=PLACE).astype(np.float32)
     largest = found.singular_value.sel(reading="raw").isel(pair=0, drop=True)
     found["largest_score"] = (largest * scale).drop_vars("reading")
     zero = found["numerically_zero"] = found.largest_score < EPSILON
     named = found["named"] = found.named & ~zero
-    for name, known in {**dict.fromkeys(VECTORS, named), "gap": ~zero, "effective_rank": ~zero}.items():
+    for name, known in {**dict.fromkeys(kept, named), "gap": ~zero, "effective_rank": ~zero}.items():
         found[name] = found[name].where(known)
     found["rank"] = found["rank"].where(~zero, 0)
     found.singular_value.attrs["units"] = "scores before the divisor, of unit tokens; balanced, standard deviations"
@@ -131,13 +142,40 @@ def _spectra(bundle: HeadBundle, moments: Moments | None) -> xr.Dataset:
     return found
 
 
-def _read(head: Head, moments: Moments | None, rounding: Array) -> dict[str, Array]:
+def _largest_norms(bundle: HeadBundle, scales: TokenScales | None) -> np.ndarray:
+    """The product of the largest norms of what each head reads, of queries and keys, (layers, heads)."""
+    if bundle.attn_in is None:
+        return np.ones(bundle.W_Q.shape[:2])
+    if scales is None:
+        norms = np.array(in_threads(lambda tokens: largest_norm(tokens, bundle.real), bundle.attn_in))
+        return np.tile(norms[:, None] ** 2, bundle.W_Q.shape[1])
+    norms = np.linalg.norm(bundle.attn_in, axis=-1)[:, None]
+    query, key = ((norms * side).max(axis=(2, 3), where=bundle.real, initial=0) for side in scales)
+    return query * key
+
+
+def _read(
+    head: Head,
+    moments: Moments | None,
+    tokens: Array | None,
+    scales: TokenScales | None,
+    real: Array | None,
+    rounding: Array,
+) -> dict[str, Array]:
     """One head, raw and balanced, whose vectors can be named where gaps are above `rounding` times sigma_1."""
     s = spectrum(head.W_Q, head.W_K)
     found = [_described(BalancedSpectrum(s.values, s.left, s.left, s.right, s.right, s.gaps), rounding)]
-    if moments is not None:
-        found.append(_described(balanced(head.W_Q, head.W_K, *seen_by(head, moments)), rounding))
+    sides = None if moments is None else seen_by(head, moments)
+    if tokens is not None:
+        sides = seen_rescaled(head, *rescaled(tokens, scales), real)
+    if sides is not None:
+        found.append(_described(balanced(head.W_Q, head.W_K, *sides), rounding))
     return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+
+def _read_values(*given: Any) -> dict[str, Array]:
+    """The same without vectors."""
+    return {name: x for name, x in _read(*given).items() if name not in VECTORS}
 
 
 def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:
@@ -150,8 +188,11 @@ def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:
     return found | {"effective_rank": effective_rank(s.values)}
 
 
-def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Settings) -> xr.Dataset:
-    """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries, by layer."""
+def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Settings, readings: int) -> xr.Dataset:
+    """Mean spectrum, relative to sigma_1, and effective rank of heads of independent Gaussian entries, by layer.
+
+    NaN in a reading whose moments each head has for itself.
+    """
     layers, _, H, D = bundle.W_Q.shape
     shape, one = (H, D), np.ones(D)
     raw = gaussian_values(shape, [(one, one)], settings.seed, settings.gaussians)[0]
@@ -163,6 +204,7 @@ def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Setti
         query, key = (lengths[side.astype(int), np.arange(layers)] for side in centred)
         sides = list(zip(query, key, strict=True))
         seen.append(list(gaussian_values(shape, sides, settings.seed, min(LAYER_DRAWS, settings.gaussians))))
+    seen += [[np.full_like(raw, np.nan)] * layers] * (readings - len(seen))
     of = lambda read: [[read(values) for values in reading] for reading in seen]  # noqa: E731
     ranks = ("reading", "layer")
     return xr.Dataset(
@@ -227,6 +269,10 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     for reading in results.reading.values:
         here, of = results.sel(reading=reading), "" if reading == "raw" else f"_{reading}"
         rank, spread = here.gaussian_effective_rank, here.gaussian_effective_rank_deviation
+        gaussian = {
+            f"effective_rank_of_gaussian_factors{of}": float(rank.mean()),
+            f"effective_rank_of_gaussian_factors_standard_deviation{of}": float(spread.mean()),
+        }
         found |= {
             f"directions{of}": here.named.size,
             f"directions_named{of}": int(here.named.sum()),
@@ -234,8 +280,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
             f"rank_lowest{of}": int(here["rank"].min()),
             f"rank_highest{of}": int(here["rank"].max()),
             f"effective_rank_median{of}": float(here.effective_rank.median()),
-            f"effective_rank_of_gaussian_factors{of}": float(rank.mean()),
-            f"effective_rank_of_gaussian_factors_standard_deviation{of}": float(spread.mean()),
+            **({} if rank.isnull().all() else gaussian),
         }
     return found | (_summary_of_bounds(results) if "side" in results.dims else {})
 
@@ -283,9 +328,9 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     relative = shown / shown.isel(pair=0)
     draw = _draw_each if zero.size <= MANY else _draw_quartiles
     draw(ax, relative, results.named.values, colours)
-    for layer in results.layer.values:
-        ax.plot(results.pair, results.gaussian_value.sel(layer=layer), color=GREY, linewidth=1, zorder=1)
-    ax.plot([], [], color=GREY, label="Gaussian factors")
+    if results.gaussian_value.notnull().any():
+        ax.plot(results.pair, results.gaussian_value.transpose("pair", "layer"), color=GREY, linewidth=1, zorder=1)
+        ax.plot([], [], color=GREY, label="Gaussian factors")
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="cannot be named")
     if zero.all():
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)

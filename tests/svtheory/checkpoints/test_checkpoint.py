@@ -131,7 +131,7 @@ BAD = {
     "unknown": (
         {**LLAMA, "model_type": "mamba"},
         {},
-        "model_type of config.json must be one of 'gpt2', 'gpt_neox', 'llama'",
+        "model_type of config.json must be one of 'gpt2', 'gpt_neox', 'llama', 'mistral', .*, got 'mamba'",
     ),
     "no type": ({}, {}, "model_type of config.json must be one of .*, got None"),
     "heads do not divide": (
@@ -170,12 +170,12 @@ BAD = {
     "rope": (
         {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 2.0}},
         {},
-        "rope_type of config.json must be one of 'default', 'linear', 'llama3', got 'yarn'",
+        "rope_type of config.json must be one of 'default', 'linear', 'llama3', 'dynamic', got 'yarn'",
     ),
     "rope of text": (
         {**LLAMA, "rope_scaling": "yarn"},
         {},
-        "rope_parameters of config.json must be an object, got 'yarn'",
+        "rope_scaling or rope_parameters of config.json must be an object, got 'yarn'",
     ),
     "odd rows": ({**NEOX, "rotary_pct": 0.4}, {}, "config.json must rotate an even number of rows of a head, got 3"),
     "rule without numbers": (

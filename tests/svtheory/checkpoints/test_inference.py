@@ -75,7 +75,7 @@ def test_rope_scaling_by_llama_3s_rule(tmp_path):
     expected = np.where(length < 8, theta, np.where(length > 32, theta / 4, (1 - share) * theta / 4 + share * theta))
     assert 0 < share[1] < 1
     checkpoint = Checkpoint(write(tmp_path, config, tensors))
-    assert checkpoint.architecture.frequencies == pytest.approx(expected, rel=1e-6)
+    assert checkpoint.architecture.frequencies[0] == pytest.approx(expected, rel=1e-6)
     agree(forward(checkpoint, TOKENS), config, tensors, TOKENS, theta=expected)
 
 

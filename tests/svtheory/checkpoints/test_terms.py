@@ -31,7 +31,7 @@ def test_terms_sum_to_the_score(tmp_path, kind, folded):
     config, tensors = CONFIGS[kind], weights(CONFIGS[kind])
     checkpoint = Checkpoint(write(tmp_path, config, tensors))
     a = checkpoint.architecture
-    theta = np.array(a.frequencies)
+    theta = np.array(a.frequencies[0])
     reading = forward(checkpoint, TOKENS, folded)
     _, exact, _ = naive(config, tensors, TOKENS[0])
     for layer in range(a.layers):

@@ -308,7 +308,7 @@ def test_a_query_key_norm_is_obeyed_and_not_passed_over(tmp_path):
     save_heads(tmp_path / "a.safetensors", HeadBundle(W_Q, W_K, others={"q_gain": B}, metadata=metadata))
     bundle = load_heads(tmp_path / "a.safetensors")
     assert (bundle.scoring.query_key_norm, bundle.scoring.query_key_epsilon) == ("per head", 1e-6)
-    with pytest.raises(InputError, match="query_key_norm must be 'none' for heads to be read from W_Q and W_K"):
+    with pytest.raises(InputError, match="query_key_norm must be 'none' where it is asked what training makes"):
         bundle.check_bilinear()
     head = bundle.head(1, 2)
     assert np.array_equal(head.query_norm.gain, B[1, 2])

@@ -88,7 +88,7 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     all_real = np.ones((2, 6), bool)
 
     def read(head):
-        return sad._head(head, tokens, moments, all_real, 1e-6), decompose(head, tokens, tokens, None)
+        return sad._head(head, tokens, moments, None, all_real, 1e-6), decompose(head, tokens, tokens, None)
 
     found, scores = jax.jit(read)(head)
     missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))
@@ -186,7 +186,8 @@ def test_bad_input_leaves_nothing(tmp_path, capsys):
         ([str(tmp_path / "bare.safetensors")], "bundle must hold attn_in, what its heads read, got"),
         (
             ["nothing"],
-            "SOURCE must be a bundle's file, its name in $SVTHEORY_REAL_MODELS or the folder of a model, got 'nothing'",
+            "SOURCE must be a bundle's file, its name in $SVTHEORY_REAL_MODELS, the folder of a model or hf:ORG/MODEL, "
+            "got 'nothing'",
         ),
         ([str(tmp_path / "folder")], "config.json"),
         (["a", "--draws", "5"], "--draws must be a whole number of at least 19, got 5"),

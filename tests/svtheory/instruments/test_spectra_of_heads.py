@@ -198,16 +198,12 @@ def test_coarser_weights_name_less(tmp_path):
     assert single.results.named.values.all()
 
 
-def test_scores_are_divided_layer_by_layer_and_normalised_queries_are_refused(tmp_path):
+def test_scores_are_divided_layer_by_layer(tmp_path):
     by_layer = ", ".join(str(2.0**layer) for layer in range(LAYERS))
     save_heads(tmp_path / "a.safetensors", bundle(metadata={"score_divisor": by_layer}))
     save_heads(tmp_path / "b.safetensors", bundle(metadata={"score_divisor": "1"}))
     found, one = (run(tmp_path / f"{n}.safetensors", tmp_path / n).results.largest_score.values for n in "ab")
     np.testing.assert_allclose(found, one / 2.0 ** np.arange(LAYERS)[:, None], rtol=1e-6)
-    norm = {"query_key_norm": "per head", "query_key_epsilon": "1e-6"}
-    save_heads(tmp_path / "c.safetensors", bundle(metadata=norm))
-    with pytest.raises(SystemExit):
-        run(tmp_path / "c.safetensors", tmp_path / "c")
 
 
 def test_numerically_zero_is_a_matter_of_scores(tmp_path):
@@ -329,7 +325,7 @@ W = bundle().W_Q
 BAD = {
     "missing": (
         lambda path: None,
-        "SOURCE must be a bundle's file, its name .* or the folder of a model, got '.*', which is none",
+        "SOURCE must be a bundle's file, its name .*, the folder of a model or hf:ORG/MODEL, got '.*', which is none",
     ),
     "a folder": (lambda path: path.mkdir(), "config.json must be a JSON file in the checkpoint's folder, got "),
     "no safetensors": (lambda path: path.write_text("text " * 99), "bundle must be a whole safetensors file, got '"),

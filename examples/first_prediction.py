@@ -9,6 +9,11 @@
 # will be before it is trained.
 
 # %%
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: waiting threads slow small factorisations down
+
+# %%
 # %matplotlib inline
 import jax
 import jax.numpy as jnp

@@ -15,6 +15,11 @@
 # attends to where the token before is the current one.
 
 # %%
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: waiting threads slow small factorisations down
+
+# %%
 # %matplotlib inline
 import dataclasses
 from pathlib import Path

@@ -13,6 +13,11 @@
 # the token before is t.
 
 # %%
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: waiting threads slow small factorisations down
+
+# %%
 # %matplotlib inline
 from pathlib import Path
 

@@ -5,6 +5,7 @@ import warnings
 from numbers import Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -50,7 +51,7 @@ def real_array(name: str, x: Any, ndim: int | None = None, endless: bool = False
         raise InputError(f"{name} must not be empty, got shape {array.shape}")
     if concrete(array):
         _check_values(name, x, np.asarray(given), np.asarray(array), endless)
-    return jnp.asarray(array)
+    return jax.device_put(array)  # where jnp.asarray would compile a program for each new shape
 
 
 def _read(name: str, x: Any) -> np.ndarray:
@@ -113,7 +114,7 @@ def held(name: str, result: Array, given: Array | None = None) -> Array:
 
     That is where it is not finite, or, with a `given` that cannot give 0 unless it is 0, where it has become 0.
     """
-    vanished = given is not None and concrete(given) and concrete(result) and not jnp.any(result) and jnp.any(given)
+    vanished = given is not None and concrete(given) and concrete(result) and np.any(given) and not np.any(result)
     if vanished or (concrete(result) and not np.isfinite(np.asarray(result)).all()):
         size = "small" if vanished else "large"
         raise InputError(f"{name} must be of a size whose products {result.dtype} holds, got one too {size}")

@@ -61,8 +61,8 @@ class Scenario:
             raise InputError(
                 f"target must have shape {(X.shape[1], Y.shape[1])}, one row a query feature, got {T.shape}"
             )
-        _check_matched("query_features", X, T.any(axis=1))
-        _check_matched("key_features", Y, T.any(axis=0))
+        _check_matched("query_features", X, T, axis=1)
+        _check_matched("key_features", Y, T, axis=0)
         _check_law("query_law", self.query_law, X.shape[1], self.objective)
         _check_law("key_law", self.key_law, Y.shape[1], self.objective)
         if self.head_dim is not None:
@@ -105,10 +105,11 @@ def at_unit_size(scenario: Scenario) -> tuple[Scenario, Array]:
     return replace(scenario, query_features=X, key_features=Y, target=T, weight_decay=decay), t - x - y
 
 
-def _check_matched(name: str, features: Array, matched: Array) -> None:
-    if not (concrete(features) and concrete(matched)):
+def _check_matched(name: str, features: Array, target: Array, axis: int) -> None:
+    """Features that the target has an entry of, along that axis, are not zero."""
+    if not (concrete(features) and concrete(target)):
         return
-    zero = ~np.asarray(features).any(axis=0) & np.asarray(matched)
+    zero = ~np.asarray(features).any(axis=0) & np.asarray(target).any(axis=axis)
     if zero.any():
         raise InputError(f"{name} must be non-zero where target matches them, got a zero column {int(np.argmax(zero))}")
 

@@ -1,8 +1,11 @@
 """Targets: the template T (N, M) of logits `f_r^T T f_s` that a head is asked for."""
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, flag, index, real_array, whole
@@ -34,7 +37,12 @@ def matching(
         raise InputError(
             f"queries, keys and strengths must list distinct pairs, one each, got {rows}, {columns} and {t.size} values"
         )
-    return jnp.zeros((n_query, n_key), t.dtype).at[jnp.array(rows), jnp.array(columns)].set(t)
+    return _placed(t, np.array(rows, int), np.array(columns, int), n_query, n_key)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _placed(values: Array, rows: Array, columns: Array, n_query: int, n_key: int) -> Array:
+    return jnp.zeros((n_query, n_key), values.dtype).at[rows, columns].set(values)
 
 
 def order(n: int, strict: bool = False) -> Array:

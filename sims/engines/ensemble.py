@@ -1,5 +1,6 @@
 """The ensemble trainer: many members of one model, one compiled program, continued after a kill."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from sims.engines import devices
-from svtheory.checks import whole
+from svtheory.checks import InputError, whole
+from svtheory.reports.runs import REMEDY
 
 Member = TypeVar("Member")
 Update = Callable[..., tuple[Member, dict[str, Array]]]
 Observe = Callable[[Any], dict[str, Array]]
+
+SEAL = ("content", "generator")
 
 
 def train(
@@ -57,7 +61,8 @@ def train(
     than is allowed; neither changes a result by more than rounding, and a checkpoint continues on another number of
     devices, though not with other waves. Memory is shown from the start, speed after a hundredth of the first chunk.
 
-    Raises FloatingPointError at the first metric that is not finite, naming it, its step and its member.
+    Raises FloatingPointError at the first metric that is not finite, naming it, its step and its member, and InputError
+    for a checkpoint that cannot be read, is not as it was saved or was made with another random-number generator.
     """
     steps, every, chunk = whole("steps", steps, 1), whole("every", every, 1), whole("chunk", chunk, 1)
     records = -(-steps // every)
@@ -145,7 +150,7 @@ def _wave(
     noted = _shapes(*program.arguments(devices.spread(members, mesh), keys, given))[1]
     history = _History(program, M, noted)
     with _checkpointer(checkpoint) as saved, _progress() as bar:
-        done, members = _restore(saved, members, history)
+        done, members = _restore(saved, members, keys, history)
         members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
         memory = f"{program.needed(members, keys, given) / 1e6:.0f} MB a device"
         task = bar.add_task(label, total=program.steps, completed=done, note=memory)
@@ -156,7 +161,7 @@ def _wave(
             _stop_if_broken(broken, start, program.length, first)
             history.write(start, stop, kept)
             rate = M * (stop - start) / (time.perf_counter() - began)
-            _save(saved, stop, members, history)
+            _save(saved, stop, members, keys, history)
             left = timedelta(seconds=round(M * (program.steps - stop) / rate))
             bar.update(task, completed=stop, note=f"{left} left, {rate:,.0f} model-steps/s")
     return devices.first_of(devices.gathered(members), M), {"step": history.step, **history.arrays}
@@ -262,20 +267,47 @@ def _checkpointer(folder: Path | None) -> AbstractContextManager[ocp.training.Ch
     return ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True)
 
 
-def _restore(saved: ocp.training.Checkpointer | None, members: Any, history: _History) -> tuple[int, Any]:
-    """The number of steps done and the members at the newest checkpoint, its history read; as given without one."""
+def _restore(saved: ocp.training.Checkpointer | None, members: Any, keys: Array, history: _History) -> tuple[int, Any]:
+    """The number of steps done and the members at the newest checkpoint, its history read; as given without one.
+
+    Raises InputError for a checkpoint that cannot be read, is not what was saved, or drew from another generator.
+    """
     if saved is None or saved.latest is None:
         return 0, members
-    state = saved.load(saved.latest, _on_host({"members": members, "history": history.arrays}))
+    given = {"members": members, "history": history.arrays}
+    try:
+        state = saved.load(saved.latest, _on_host(given | _seal(given, keys)))
+    except Exception as error:  # whatever orbax and tensorstore throw on a file
+        raise InputError(f"checkpoint {saved.directory} cannot be read ({type(error).__name__}); {REMEDY}") from error
+    seal = {name: state.pop(name) for name in SEAL}
+    expected = _seal(state, keys)
+    if not np.array_equal(seal["content"], expected["content"]):
+        raise InputError(f"checkpoint {saved.directory} is not as it was saved: its checksum is another; {REMEDY}")
+    if not np.array_equal(seal["generator"], expected["generator"]):
+        raise InputError(
+            f"checkpoint {saved.directory} was made with another random-number generator than "
+            f"{jax.random.key_impl(keys)}; set jax_default_prng_impl as it was, {REMEDY}"
+        )
     history.arrays = state["history"]
     return saved.latest.step, state["members"]
 
 
-def _save(saved: ocp.training.Checkpointer | None, done: int, members: Any, history: _History) -> None:
+def _save(saved: ocp.training.Checkpointer | None, done: int, members: Any, keys: Array, history: _History) -> None:
     """Keep members, split among devices, and their history as they are after `done` steps."""
     if saved is not None:
         state = jax.tree.map(lambda x: x[: history.members], devices.gathered(members))
-        saved.save(done, {"members": state, "history": history.arrays})
+        state = {"members": state, "history": history.arrays}
+        saved.save(done, state | _seal(state, keys))
+
+
+def _seal(state: Any, keys: Array) -> dict[str, np.ndarray]:
+    """Checksums by which a flipped bit is found, and another generator of random numbers, (32,) bytes each."""
+    content = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        content.update(np.ascontiguousarray(leaf).tobytes())
+    generator = hashlib.sha256(str(jax.random.key_impl(keys)).encode())
+    digests = {"content": content, "generator": generator}
+    return {name: np.frombuffer(digest.digest(), np.uint8) for name, digest in digests.items()}
 
 
 def _on_host(state: Any) -> Any:

@@ -15,11 +15,10 @@ import jax
 import tyro
 
 from sims.engines.devices import ALL, Machine, every_core, leads, using
-from sims.lab.rules import tally
 from svtheory.checks import InputError
 from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
 from svtheory.reports.runs import Outcome
-from svtheory.reports.tables import show
+from svtheory.reports.tables import show, tally
 
 
 def command(run: Callable[[Any, Path], Outcome], scales: Mapping[str, Any]) -> Callable[..., Outcome]:

@@ -102,7 +102,7 @@ def aligned(size: Size, case: Case, key: Array) -> dict[str, Array]:
     first, second, third = jax.random.split(key, 3)
     read, _ = contexts_of(size, case, first)
     weights = unrelated_head(case, read, read, second)
-    X, moments, unbiased = case.world.features, token_moments(read[0]), jnp.zeros(1, bool)
+    X, moments, unbiased = case.world.features[None], token_moments(read[0]), jnp.zeros(1, bool)
     found = of_head(Head(*weights), moments, X, float(jnp.finfo(X.dtype).eps))
     best = jnp.where(found["named"][None], found["best_cosine"], 0).max(axis=-1)
 

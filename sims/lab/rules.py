@@ -1,8 +1,7 @@
 """Rules: what a statistic of measurements is held to, written before the run, and how many of a table hold."""
 
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,16 +54,6 @@ def row(quantity: str, x: np.ndarray, rule: Rule | None = None, **labels: object
     if np.size(x) < 2:
         return {"quantity": quantity, **labels, "mean": None, "s.e.": None, **judged(None, x)}
     return {"quantity": quantity, **labels, "mean": np.mean(x), "s.e.": standard_error(x), **judged(rule, x)}
-
-
-def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many rows of a table were held to rules and how many hold, for a summary; "holds" says it, None of no rule.
-
-    >>> tally([{"holds": True}, {"holds": False}, {"holds": None}])
-    {'rules': 2, 'rules_that_hold': 1}
-    """
-    held = [bool(row["holds"]) for row in rows if row.get("holds") is not None]
-    return {"rules": len(held), "rules_that_hold": sum(held)}
 
 
 def standard_error(x: np.ndarray) -> float:

@@ -1,8 +1,11 @@
 from .architecture import Architecture as Architecture
 from .checkpoint import Checkpoint as Checkpoint
+from .dictionaries import read_dictionary as read_dictionary
 from .exporting import bundle_heads as bundle_heads
 from .exporting import read_model as read_model
 from .hub import fetch as fetch
+from .hub import fetch_dictionary as fetch_dictionary
+from .hub import fetch_named as fetch_named
 from .inference import ForwardPass as ForwardPass
 from .inference import LayerPass as LayerPass
 from .inference import forward as forward

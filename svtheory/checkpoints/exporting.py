@@ -1,6 +1,6 @@
 """Exporting: the heads of a model's folder, and what they read, as a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from svtheory.checkpoints.architecture import Architecture
 from svtheory.checkpoints.checkpoint import HEAD_WEIGHTS, Checkpoint
 from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.texts import Reader, padded
-from svtheory.checks import InputError, whole
+from svtheory.checks import InputError, index, whole
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.scoring import told_by_layer
 from svtheory.progress import track
@@ -27,6 +27,7 @@ def read_model(
     bos: bool | None = None,
     folded: bool = True,
     attention: bool = False,
+    residual: int | None = None,
 ) -> HeadBundle:
     """The heads of a model's folder as Hugging Face writes it, and what they read, as a bundle.
 
@@ -43,8 +44,9 @@ def read_model(
     that tokenizer.json puts first, as Llama's does and GPT-2's does not; `bos` True begins all with one, if need be the
     bos_token_id of config.json, and False with none. `positions` counts them.
     Weights are `folded` with the gain and bias of the normalisation before them (see Head), and `attention`, if asked
-    for, is kept among `others`, shape (layers, sequences, heads, positions, positions). The model is read a layer at a
-    time; arrays are float32, or float64 where JAX has x64 on.
+    for, is kept among `others`, shape (layers, sequences, heads, positions, positions); so is, as `residual`, the
+    residual stream before a layer, (sequences, positions, d_model), which metadata then names as residual_layer. The
+    model is read a layer at a time; arrays are float32, or float64 where JAX has x64 on.
     Raises InputError for a folder that is no checkpoint (see Checkpoint), more than one thing to read, a text without a
     whole row, and tokens outside the vocabulary or more of them than the model has positions.
     """
@@ -61,7 +63,7 @@ def read_model(
         else:
             parts = [text] if isinstance(text, str) else _several("text", text)
             tokens = _rows(reader, checkpoint.architecture, parts, positions, sequences)
-    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention)
+    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention, residual=residual)
 
 
 def _several(name: str, texts: Any) -> Sequence[str]:
@@ -93,17 +95,18 @@ def bundle_heads(
     *,
     folded: bool = False,
     attention: bool = False,
+    residual: int | None = None,
 ) -> HeadBundle:
     """All heads of a checkpoint as a HeadBundle; with tokens (sequences, positions), also what they read as `attn_in`.
 
     `mask` says where tokens are no padding, as in HeadBundle. Every query head has its group's W_K. `folded` folds gain
     and bias of the normalisation into the weights. Rotary frequencies stand among `others` as rope_frequencies,
-    half-split; tokens as tokens; `attention`, where it is asked for, as attention.
+    half-split; tokens as tokens; `attention` and the `residual` stream before a layer as those, if they are asked for.
     No logits are made: a base model or a classifier, without an unembedding, will do.
     Raises InputError as `read_layers` and HeadBundle do.
     """
     a = checkpoint.architecture
-    weights = _stacked([_heads(checkpoint, i, folded) for i in range(a.layers)])
+    weights = _gathered((_heads(checkpoint, i, folded) for i in range(a.layers)), a.layers)
     metadata = {
         "source": checkpoint.folder.name,
         "architecture": a.model_type,
@@ -115,7 +118,9 @@ def bundle_heads(
         "weights_dtype": checkpoint.weights_dtype,
         "positional": "rope" if a.frequencies[0] else "learned absolute",
     }
-    read = {} if tokens is None else _read(checkpoint, tokens, folded, attention)
+    read = {} if tokens is None else _read(checkpoint, tokens, folded, attention, residual)
+    if "residual" in read:
+        metadata["residual_layer"] = str(residual)
     read |= {name: weights.pop(name) for name in list(weights) if name.endswith("gain")}
     if a.frequencies[0]:
         theta = a.frequencies if len(set(a.frequencies)) > 1 else a.frequencies[0]
@@ -136,16 +141,21 @@ def _norms(checkpoint: Checkpoint, folded: bool) -> dict[str, str]:
     return said
 
 
-def _read(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> dict[str, np.ndarray]:
+def _read(
+    checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool, residual: int | None
+) -> dict[str, np.ndarray]:
     """What a bundle holds of a forward pass, by name; each layer's part is written where it stays."""
     kept: dict[str, np.ndarray] = {}
     layers = checkpoint.architecture.layers
+    wanted = None if residual is None else index("residual", residual, layers)
     for i, layer in enumerate(track(read_layers(checkpoint, tokens, folded, attention), "layers read", layers)):
         for name in ("attn_in", "attention") if attention else ("attn_in",):
             part = np.asarray(getattr(layer, name))
             if i == 0:
                 kept[name] = np.empty((layers, *part.shape), part.dtype)
             kept[name][i] = part
+        if i == wanted:
+            kept["residual"] = np.asarray(layer.before)
     return {**kept, "tokens": np.asarray(tokens)}
 
 
@@ -160,3 +170,14 @@ def _heads(checkpoint: Checkpoint, layer: int, folded: bool) -> dict[str, np.nda
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _gathered(parts: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """The same of parts that are made one by one, of which there is then no second copy."""
+    kept: dict[str, np.ndarray] = {}
+    for i, part in enumerate(parts):
+        if i == 0:
+            kept = {name: np.empty((count, *x.shape), x.dtype) for name, x in part.items()}
+        for name, x in part.items():
+            kept[name][i] = x
+    return kept

@@ -43,11 +43,13 @@ class LayerPass(NamedTuple):
     """What one layer does: its heads' inputs, their attention if asked for, as in ForwardPass, and what comes after.
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
+    before     the residual stream before it
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
+    before: Array | None = None
 
 
 def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
@@ -90,8 +92,8 @@ def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention:
         window = a.windows[i] or tokens.shape[1]
         turned = a.frequencies.index(a.frequencies[i])  # compiled once for all layers that turn alike
         made = _layer(a, turned, folded, attention, checkpoint.layer(i), a.divisors[i], window, x)
+        yield made._replace(before=x)
         x = made.after
-        yield made
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:

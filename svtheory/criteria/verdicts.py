@@ -65,6 +65,11 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def chance(self) -> float:
+        """The mean |cos| of random directions, 1 in one dimension."""
+        return chance_alignment(self.dim) if self.dim > 1 else 1.0
+
     def table(self) -> list[dict[str, str | float]]:
         """What applies, a dict a row: theorem, side, reading, condition, worst margin and promise; NaN for none.
 
@@ -78,8 +83,7 @@ class Conditions:
         if not asked.any():
             return "The target matches no pair."
         own, shared, none = asked & (gap > 0), asked & (gap == 0) & (value > 0), asked & (value == 0)
-        chance = chance_alignment(self.dim) if self.dim > 1 else 1.0
-        clauses = []
+        chance, clauses = self.chance, []
         if own.any():
             whose = "singular vectors" if own.sum() == asked.sum() else f"the singular vectors of {_pairs(own)}"
             least, exact = self._least(own)
@@ -108,7 +112,10 @@ class Conditions:
                 least, exact = self._least(own, pairs)
                 asked = np.isfinite(np.asarray(pairs.gap)).sum()
                 whose = name if own.sum() == asked else f"{name} ({_pairs(own)} of {asked})"
-                clauses.append(f"{whose} exactly" if exact else f"{whose} to |cos| >= {_cosine(*least)}")
+                if not exact and float(least[0]) <= self.chance:
+                    clauses.append(f"{whose} not all, |cos| >= {_cosine(*least)} is no more than chance")
+                else:
+                    clauses.append(f"{whose} exactly" if exact else f"{whose} to |cos| >= {_cosine(*least)}")
         return f"Read back, features are shown: {'; '.join(clauses)}." if clauses else ""
 
     def _least(self, where: np.ndarray, pairs: PairAlignments | None = None) -> tuple[tuple[float, float], bool]:

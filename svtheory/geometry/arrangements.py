@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, real_array, whole
@@ -36,8 +37,7 @@ def haar_frame(key: Array, inside: Array, columns: int, dtype: Any) -> Array:
 
 def antipodal(dim: int) -> Array:
     """`dim` digons, `+e_d` and `-e_d` side by side: shape (dim, 2 dim), feature dimensionality 1/2."""
-    eye = jnp.eye(whole("dim", dim, 1))
-    return jnp.stack([eye, -eye], axis=2).reshape(dim, 2 * dim)
+    return _floats(np.kron(np.eye(whole("dim", dim, 1)), [[1, -1]]))
 
 
 def simplex(dim: int) -> Array:
@@ -48,16 +48,21 @@ def simplex(dim: int) -> Array:
     """
     whole("dim", dim, 1)
     # Helmert's rows are an orthonormal basis of the hyperplane sum = 0, in which the unit vectors form the simplex.
-    rows = jnp.arange(1.0, dim + 1)[:, None]
-    columns = jnp.arange(dim + 1.0)[None, :]
-    helmert = jnp.where(columns < rows, 1.0, jnp.where(columns == rows, -rows, 0.0)) / jnp.sqrt(rows * (rows + 1))
-    return helmert * math.sqrt((dim + 1) / dim)
+    rows = np.arange(1.0, dim + 1)[:, None]
+    columns = np.arange(dim + 1.0)[None, :]
+    helmert = np.where(columns < rows, 1.0, np.where(columns == rows, -rows, 0.0)) / np.sqrt(rows * (rows + 1))
+    return _floats(helmert * math.sqrt((dim + 1) / dim))
 
 
 def polygon(n_features: int) -> Array:
     """The regular polygon in the plane, shape (2, n_features); the pentagon has feature dimensionality 2/5."""
-    angles = 2 * jnp.pi * jnp.arange(float(whole("n_features", n_features, 3))) / n_features
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+    angles = 2 * np.pi * np.arange(whole("n_features", n_features, 3)) / n_features
+    return _floats(np.stack([np.cos(angles), np.sin(angles)]))
+
+
+def _floats(X: np.ndarray) -> Array:
+    """Numbers that depend on no array, computed without a program of their own, in JAX's own precision."""
+    return jax.device_put(X.astype(jnp.result_type(float)))
 
 
 def tegum(*blocks: Array) -> Array:
@@ -68,7 +73,10 @@ def tegum(*blocks: Array) -> Array:
     >>> tegum(antipodal(1), simplex(2)).shape
     (3, 5)
     """
-    return jax.scipy.linalg.block_diag(*(real_array("blocks", block, ndim=2) for block in blocks))
+    return _block_diagonal(*(real_array("blocks", block, ndim=2) for block in blocks))
+
+
+_block_diagonal = jax.jit(jax.scipy.linalg.block_diag)
 
 
 def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Array:

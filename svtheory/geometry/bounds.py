@@ -1,5 +1,6 @@
 """Bounds: how far singular vectors can be from features, from the frame alone (T3)."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,6 +22,7 @@ def kantorovich_bound(condition: Array | float) -> Array:
     return _kantorovich(real_array("condition", condition, endless=True))
 
 
+@jax.jit
 def _kantorovich(condition: Array) -> Array:
     root = jnp.sqrt(condition)
     return 2 / (root + 1 / root)
@@ -40,7 +42,12 @@ def local_alignment_bound(X: Array) -> Array:
     `q = S x^ - rho x^` with `rho = x^^T S x^` is the residual of x_i as an eigenvector: 0 gives cosine 1. Zero features
     give 1.
     """
-    X, _ = scaled(real_array("X", X, ndim=2))
+    return _local_bound(real_array("X", X, ndim=2))
+
+
+@jax.jit
+def _local_bound(X: Array) -> Array:
+    X, _ = scaled(X)
     _, s, Pt = safe_svd(X)
     inside = (s > numerical_rank_tolerance(s, max(X.shape)))[:, None]
     s = positive(s[:, None], inside)

@@ -4,6 +4,7 @@ Every function takes `X` of shape (D, N) and follows its dtype; products are tak
 Anything but a finite real matrix raises InputError or TypeError, and so does one whose result its dtype does not hold.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,14 +20,18 @@ def frame_operator(X: Array) -> Array:
     return held("X", X @ X.T, X)
 
 
-@exact_products
 def dual_frame(X: Array) -> Array:
     """The canonical dual frame, columns `x~_i = (X^T)^+ e_i = S_X^+ x_i`, shape (D, N).
 
     >>> dual_frame(jnp.array([[2.0, 0.0], [0.0, 4.0]])).tolist()
     [[0.5, 0.0], [0.0, 0.25]]
     """
-    X = real_array("X", X, ndim=2)
+    return _dual_frame(real_array("X", X, ndim=2))
+
+
+@jax.jit
+@exact_products
+def _dual_frame(X: Array) -> Array:
     # of X, not of X^T: beside an SVD of X, XLA then takes one for both
     return jnp.linalg.pinv(X, rtol=max(X.shape) * jnp.finfo(X.dtype).eps).T
 
@@ -38,7 +43,6 @@ def leverage(X: Array) -> Array:
     return dual_frame(X).T @ X
 
 
-@exact_products
 def feature_dimensionality(X: Array) -> Array:
     """Feature dimensionality `D_i = |x_i|^2 / sum_j (x^_i . x_j)^2`, 0 for a zero feature; shape (N,).
 
@@ -48,7 +52,12 @@ def feature_dimensionality(X: Array) -> Array:
     >>> feature_dimensionality(jnp.array([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
     [0.5, 0.5, 1.0]
     """
-    X = real_array("X", X, ndim=2)
+    return _feature_dimensionality(real_array("X", X, ndim=2))
+
+
+@jax.jit
+@exact_products
+def _feature_dimensionality(X: Array) -> Array:
     unit = unit_columns(X)
     overlaps = unit.T @ X
     own = jnp.diagonal(overlaps)  # 0 for a zero feature
@@ -76,7 +85,11 @@ def spread(X: Array) -> Array:
 
 
 def _extreme_singular_values(X: Array) -> tuple[Array, Array]:
-    X = real_array("X", X, ndim=2)
+    return _extremes(real_array("X", X, ndim=2))
+
+
+@jax.jit
+def _extremes(X: Array) -> tuple[Array, Array]:
     values = jnp.linalg.svd(X, compute_uv=False)
     on_range = values > numerical_rank_tolerance(values, max(X.shape))
     return jnp.min(jnp.where(on_range, values, values[0])), values[0]

@@ -38,7 +38,6 @@ class Arrangement:
     cosine: Array
 
 
-@exact_products
 def phase_energy(features: Array, coupling: Array | float) -> Array:
     """`E = FP + g s_0 s_1` of unit features (D, N), the matched pair being columns 0 and 1 (T10).
 
@@ -46,9 +45,15 @@ def phase_energy(features: Array, coupling: Array | float) -> Array:
     5.0
     """
     W = real_array("features", features, ndim=2)
-    g, S, pair = real_array("coupling", coupling).astype(W.dtype), W @ W.T, W[:, :2]
+    return held("features", _energy(W, real_array("coupling", coupling).astype(W.dtype)), W)
+
+
+@jax.jit
+@exact_products
+def _energy(W: Array, g: Array) -> Array:
+    S, pair = W @ W.T, W[:, :2]
     s_0, s_1 = (pair * (S @ pair)).sum(axis=0)
-    return held("features", (S**2).sum() + g * s_0 * s_1, W)
+    return (S**2).sum() + g * s_0 * s_1
 
 
 def orthogonalization_threshold(n_features: int, dim: int) -> float:

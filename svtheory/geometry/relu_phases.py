@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, held, real_array
 from svtheory.numerics import exact_products, inverse, positive
 
 
-@exact_products
 def relu_energy(features: Array, coupling: Array | float, biases: Array | None = None) -> Array:
     """`E_R + g (s_0 s_1 - 1)`: what a ReLU autoencoder of rare features and a head of fixed strength cost (T19).
 
@@ -31,22 +31,24 @@ def relu_energy(features: Array, coupling: Array | float, biases: Array | None =
     if W.shape[1] < 2:
         raise InputError(f"features must have at least 2 columns, got shape {W.shape}")
     g = real_array("coupling", coupling).astype(W.dtype)
-    if concrete(g) and bool((g < 0).any()):
-        raise InputError(f"coupling must be at least 0, got {float(g.min()):.3g}")
-    products = _interference(W)
-    if biases is None:
-        b = _best_biases(products)
-    else:
-        b = real_array("biases", biases, ndim=1).astype(W.dtype)
-        if b.shape != W.shape[1:]:
-            raise InputError(f"biases must have shape {W.shape[1:]}, one a feature, got {b.shape}")
-        if concrete(b) and not bool(((b >= 0) & (b <= 1)).all()):
-            raise InputError(f"biases must lie between 0 and 1, got {float(b.min()):.3g} to {float(b.max()):.3g}")
-    s_0, s_1 = ((W.T @ W[:, :2]) ** 2).sum(axis=0)
-    return held("features", _reconstruction(products, b).sum() + g * (s_0 * s_1 - 1))
+    if concrete(g) and np.min(g) < 0:
+        raise InputError(f"coupling must be at least 0, got {np.min(g):.3g}")
+    b = None if biases is None else real_array("biases", biases, ndim=1).astype(W.dtype)
+    if b is not None and b.shape != W.shape[1:]:
+        raise InputError(f"biases must have shape {W.shape[1:]}, one a feature, got {b.shape}")
+    if b is not None and concrete(b) and not 0 <= np.min(b) <= np.max(b) <= 1:
+        raise InputError(f"biases must lie between 0 and 1, got {np.min(b):.3g} to {np.max(b):.3g}")
+    return held("features", _energy(W, g, b))
 
 
+@jax.jit
 @exact_products
+def _energy(W: Array, g: Array, b: Array | None) -> Array:
+    products = _interference(W)
+    s_0, s_1 = ((W.T @ W[:, :2]) ** 2).sum(axis=0)
+    return _reconstruction(products, _best_biases(products) if b is None else b).sum() + g * (s_0 * s_1 - 1)
+
+
 def best_biases(features: Array) -> Array:
     """The biases of least `relu_energy` for unit features (D, N), shape (N,): each a root of a quadratic (T19).
 
@@ -57,7 +59,13 @@ def best_biases(features: Array) -> Array:
     >>> best_biases(jnp.eye(3)).tolist()
     [0.0, 0.0, 0.0]
     """
-    return _best_biases(_interference(real_array("features", features, ndim=2)))
+    return _best_biases_of(real_array("features", features, ndim=2))
+
+
+@jax.jit
+@exact_products
+def _best_biases_of(W: Array) -> Array:
+    return _best_biases(_interference(W))
 
 
 def _interference(W: Array) -> Array:

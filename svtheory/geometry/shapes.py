@@ -36,7 +36,6 @@ class Polytopes(NamedTuple):
     dimensions: Array
 
 
-@exact_products
 def polytopes(X: Array, tolerance: float = 0.2) -> Polytopes:
     """Split the features of X (D, N) into parts that are orthogonal up to cosines of `tolerance` (T2b).
 
@@ -47,7 +46,12 @@ def polytopes(X: Array, tolerance: float = 0.2) -> Polytopes:
     >>> found.vertices.tolist(), found.dimensions.tolist()
     ([2, 2, 1], [1, 1, 1])
     """
-    X = real_array("X", X, ndim=2)
+    return _polytopes(real_array("X", X, ndim=2), tolerance)
+
+
+@jax.jit
+@exact_products
+def _polytopes(X: Array, tolerance: float) -> Polytopes:
     unit = unit_columns(X)
     present = X.any(axis=0)
     together = connected(jnp.abs(unit.T @ unit) > tolerance) & present[:, None] & present[None, :]

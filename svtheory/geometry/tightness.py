@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -36,7 +37,6 @@ class TightGroups(NamedTuple):
     eigenvalues: Array
 
 
-@exact_products
 def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
     """Split the features of X (D, N) into mutually orthogonal groups, each a tight frame of its span (T2b).
 
@@ -50,6 +50,14 @@ def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
     ([1, 1, 0], [9.0, 2.0, 0.0])
     """
     X = real_array("X", X, ndim=2)
+    groups, eigenvalues = _groups(X, tolerance)
+    return groups._replace(eigenvalues=held("X", eigenvalues, groups.eigenvalues))
+
+
+@jax.jit
+@exact_products
+def _groups(X: Array, tolerance: float) -> tuple[TightGroups, Array]:
+    """The groups at unit size, and their eigenvalues at the size of X."""
     unit = unit_columns(X)
     linked = jnp.abs(unit.T @ unit) > tolerance
     together = connected(linked)
@@ -57,8 +65,7 @@ def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
     member = X.any(axis=0) & (aligned[None, :] | ~together).all(axis=1)
     small, exponent = scaled(X)
     groups = _grouped(member, jnp.where(member, ((small.T @ unit) ** 2).sum(axis=0), 0), tolerance)
-    eigenvalues = held("X", shifted(groups.eigenvalues, 2 * exponent), groups.eigenvalues)
-    return groups._replace(eigenvalues=eigenvalues)
+    return groups, shifted(groups.eigenvalues, 2 * exponent)
 
 
 def _grouped(member: Array, rayleigh: Array, tolerance: float) -> TightGroups:
@@ -74,6 +81,7 @@ def _grouped(member: Array, rayleigh: Array, tolerance: float) -> TightGroups:
     return TightGroups(labels, eigenvalues)
 
 
+@jax.jit
 def connected(linked: Array) -> Array:
     """Which of n nodes some chain of links joins, shape (n, n), from the symmetric table of links (n, n)."""
     n = linked.shape[0]
@@ -112,6 +120,12 @@ def _scaled(target: Array, query: Array, key: Array) -> Array:
     T = real_array("target", target, ndim=2)
     if T.shape != (query.size, key.size):
         raise InputError(f"target must have shape {(query.size, key.size)}, one row a query feature, got {T.shape}")
+    return held("target, over features,", *_products(T, query, key))
+
+
+@jax.jit
+def _products(T: Array, query: Array, key: Array) -> tuple[Array, Array]:
+    """The products, and the same at unit size."""
     (T, t), (query, q), (key, k) = map(scaled, (jnp.abs(T), query, key))
     unit = T * query[:, None] * key[None, :]
-    return held("target, over features,", shifted(unit, t + q + k), unit)
+    return shifted(unit, t + q + k), unit

@@ -11,11 +11,15 @@ from .decomposition import attention as attention
 from .decomposition import decompose as decompose
 from .decomposition import relative_attention as relative_attention
 from .decomposition import without_padding as without_padding
+from .dictionaries import Dictionary as Dictionary
+from .dictionaries import Encoder as Encoder
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .hypotheses import Hypothesis as Hypothesis
 from .hypotheses import feature_hypotheses as feature_hypotheses
 from .hypotheses import token_hypotheses as token_hypotheses
+from .pairs import FeaturePairs as FeaturePairs
+from .pairs import feature_pairs as feature_pairs
 from .random_heads import SparsenessTest as SparsenessTest
 from .random_heads import sparseness_test as sparseness_test
 from .rescaled import TokenScales as TokenScales

@@ -169,7 +169,7 @@ def attention(head: Head, tokens: Array) -> Array:
     """The attention that tokens (..., T, D), at positions 0 to T-1, pay each other by one head, shape (..., T, T)."""
     at = jnp.arange(tokens.shape[-2])
     logits = capped(_products(head.queries(tokens, at), head.keys(tokens, at)) / head.divisor, head.cap)
-    return attention_weights(logits, jnp.broadcast_to(_visible(head, at, len(at)), logits.shape))
+    return attention_weights(logits, jnp.broadcast_to(visible_keys(head, at, len(at)), logits.shape))
 
 
 def relative_attention(decomposition: Decomposition) -> Array:
@@ -220,7 +220,7 @@ def decompose(
     r, s = (real_array(name, x).astype(head.W_Q.dtype) for name, x in (("query", query), ("keys", keys)))
     m = _shared_keys(head, r, s)
     p = _positions(position, r, m)
-    visible = jnp.broadcast_to(_visible(head, p, m), (*r.shape[:-1], m))
+    visible = jnp.broadcast_to(visible_keys(head, p, m), (*r.shape[:-1], m))
     chosen = None if index is None else _indices(index, visible)
     if convention == "offset" and (r.ndim > 1 or chosen is None):
         raise InputError(f'convention "offset" takes one query and an index, got query of shape {r.shape}')
@@ -260,7 +260,7 @@ def _without_zero_biases(head: Head) -> Head:
     return dataclasses.replace(head, **dict.fromkeys(zero)) if zero else head
 
 
-def _visible(head: Head, p: Array, m: int) -> Array:
+def visible_keys(head: Head, p: Array, m: int) -> Array:
     """Which of m keys queries at p, () or (T,), see; shape (m,) or (T, m)."""
     behind = p[..., None] - jnp.arange(m).reshape((1,) * p.ndim + (m,))
     seen = behind >= 0 if head.causal else jnp.ones_like(behind, bool)

@@ -1,11 +1,12 @@
 """Your dictionary against a head: which features do its singular vectors point along, and is that beyond chance?
 
-SOURCE holds the heads (docs/bundles.md, or a model's folder); --features FILE, an .npz or .safetensors file,
-`features`, D x N, features as columns, or `W_dec`, N x D, as the decoder of a sparse autoencoder is stored; or the name
-of an array of the bundle itself, N x D, such as its token embedding. Features must live in the space that the heads
-read: for a dictionary of the residual stream take a bundle with the normalisation folded in. Features have the indices
-that they have there; those that are zero, the dead latents of an autoencoder, stay in their place, are never the best,
-and do not count as comparisons of chance.
+SOURCE holds the heads (docs/bundles.md, or a model's folder); --features is a dictionary (docs/dictionaries.md): a file
+or folder of SAELens, Gemma Scope, dictionary_learning, Llama Scope, sparsify or Qwen Scope, an array of one's own, or
+hf:ORG/REPO/PATH@REVISION on the hub; or the name of an array of the bundle itself, N x D, such as its token embedding.
+Features must live in what the heads read: a dictionary of the residual stream is compared with heads whose
+normalisation is folded in, as those of model folders are; where its file does not say where it lives, --hook does.
+Features have the indices that they have there; those that are zero, the dead latents of an autoencoder, stay in their
+place, are never the best, and do not count as comparisons of chance.
 
 Every singular vector that can be named (its gap above rounding, T14) is compared with every feature. Where the bundle
 says what heads read, heads are read in two ways more: unwhitened (T15), as a trained head's vectors are whitened
@@ -33,11 +34,9 @@ on to as many as --draws allows, or as one side alone would need.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
@@ -45,8 +44,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls, unit
-from svtheory.instruments.dictionaries import EMBEDDING, dictionary
+from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
+from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
 from svtheory.instruments.directions import SIDES
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
@@ -65,16 +64,16 @@ class Settings(Options):
 
 
 @dataclass(frozen=True)
-class Request(Settings):
+class Request(Place, Settings):
     """Settings, and where the dictionary is."""
 
     features: Annotated[str, tyro.conf.arg(metavar="FILE")] = EMBEDDING
-    """Dictionary, .npz or .safetensors, or the name of an array of the bundle."""
+    """Dictionary, a file, a folder or hf:ORG/REPO/PATH@REVISION, or the name of an array of the bundle."""
 
     @property
     def label(self) -> str:
         """What the dictionary is called; nothing for the bundle's embedding."""
-        return "" if self.features == EMBEDDING else Path(self.features).stem
+        return "" if self.features == EMBEDDING else named(self.features)
 
 
 DEFAULTS = Settings()
@@ -84,15 +83,15 @@ def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
     bundle = source.bundle()
     bundle.check_bilinear()
-    results = survey(bundle, dictionary(settings.features, bundle), settings)
-    return results.assign_attrs(bundle=source.label, features=Path(settings.features).stem)
+    given = dictionary(settings.features, bundle, settings)
+    results = survey(bundle, given.features, settings)
+    return results.assign_attrs(bundle=source.label, features=named(settings.features), dictionary=repr(given))
 
 
 def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAULTS) -> xr.Dataset:
-    """Compare the singular vectors of every head with the features, columns of (D, N)."""
+    """Compare the singular vectors of every head with the features, columns of (D, N), in any precision."""
     bundle.check_bilinear()
-    scaled = jnp.asarray(unit(features, 0), jnp.float32)
-    results = compared(bundle, scaled, jax.random.key(settings.seed), settings.draws)
+    results = compared(bundle, features, jax.random.key(settings.seed), settings.draws)
     return results.assign_attrs(bundle.metadata)
 
 

@@ -18,10 +18,12 @@ from svtheory.instruments.directions import (
     SIDES,
     TokenMoments,
     balanced_heads,
+    in_parts,
     matched_directions,
     moments_of_layers,
     of_head,
     readings,
+    unit,
 )
 from svtheory.instruments.sources import check_tokens_differ, check_values_held
 from svtheory.instruments.survey import PLACE, adjusted, over_heads
@@ -32,17 +34,15 @@ AXES = (*PLACE, "side", "reading")
 CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
 
 
-def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
-    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
-
-
-def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.Dataset:
-    """Best cosines of every vector with the features (D, N), and those of random heads where there are tokens.
+def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> xr.Dataset:
+    """Best cosines of every vector with the features given, (D, N), and those of random heads where there are tokens.
 
     Vectors that cannot be named are left out; dead features are no comparisons of chance.
     """
-    (D, N), moments = features.shape, None
+    (D, N), moments = given.shape, None
+    parts = in_parts(given)
+    dead = np.flatnonzero(~parts.any(axis=1).reshape(-1)[:N])
+    features = jnp.asarray(parts)
     if bundle.attn_in is not None:
         check_tokens_differ(bundle)
         tokens = jnp.asarray(unit(bundle.attn_in[:, bundle.real], (1, 2)), jnp.float32)
@@ -53,7 +53,7 @@ def compared(bundle: HeadBundle, features: Array, key: Array, draws: int) -> xr.
     epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
     results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))
     check_values_held(results.singular_value.values[:, :, 0])
-    K, dead = results.sizes["pair"], np.flatnonzero(~np.asarray(features).any(axis=0))
+    K = results.sizes["pair"]
     alive = N - len(dead)
     results = results.assign(dead_feature=("dead", dead)).assign_attrs(n_features=N)
     results = results.assign_coords(side=list(SIDES), reading=list(readings(moments)), pair=range(1, K + 1))

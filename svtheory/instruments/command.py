@@ -13,7 +13,7 @@ from svtheory.checks import InputError
 from svtheory.instruments import INSTRUMENTS
 from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
 from svtheory.reports.runs import Exhibit, Outcome
-from svtheory.reports.tables import show
+from svtheory.reports.tables import show, tally
 
 
 def run(name: str, arguments: Sequence[str]) -> Outcome:
@@ -29,7 +29,8 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
         def survey(_: Path) -> Outcome:
             found = instrument.requested(source, settings)
             figures = {name: Exhibit(instrument.figure(found), instrument.caption(found))}
-            return Outcome(instrument.summary(found), found, figures, instrument.rows(found))
+            rows = instrument.rows(found)
+            return Outcome({**instrument.summary(found), **tally(rows)}, found, figures, rows)
 
         outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
         show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")

@@ -45,7 +45,6 @@ from svtheory.laws import BernoulliUniform, Gaussian, Law
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, chance_line, panels_or
 from svtheory.scenarios import Scenario
-from svtheory.spectra.alignments import chance_alignment
 from svtheory.spectra.readings import READINGS
 from svtheory.targets import single_pair
 
@@ -238,7 +237,7 @@ def dataset(found: Conditions) -> xr.Dataset:
     told = {
         "verdict": found.verdict(),
         "read_back": found.read_back(),
-        "chance_cosine": chance_alignment(found.dim) if found.dim > 1 else 1.0,  # in one dimension
+        "chance_cosine": found.chance,
         "told": _told(found, i.size),
     }
     named = {"condition": [row["condition"] for row in rows], **features}

@@ -1,40 +1,78 @@
-"""Dictionaries: the features that a user gives, as a file or as an array of the bundle itself."""
+"""Dictionaries: the features that a user gives, as a file or folder, or as an array of the bundle itself."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import jax.numpy as jnp
-import numpy as np
+import tyro
 
+from svtheory.checkpoints.dictionaries import called, read_dictionary
+from svtheory.checkpoints.hub import PREFIX, fetch_dictionary
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments.arrays import read_arrays
+from svtheory.heads.dictionaries import Dictionary
+from svtheory.reports.options import Options
 
 EMBEDDING = "W_E"
 """The array of a bundle that is its token embedding."""
 
 
-def dictionary(name: str, bundle: HeadBundle) -> np.ndarray:
-    """Features as columns, (D, N), in the order of their file, dead ones among them."""
+@dataclass(frozen=True)
+class Place(Options):
+    """Where a dictionary lives, where its file does not say."""
+
+    hook: Annotated[str, tyro.conf.arg(metavar="HOOK")] = ""
+    """Where the dictionary lives, if its file does not say: blocks.3.hook_resid_pre, model.layers.3, or resid_pre,
+    resid_mid, resid_post, attn_out, mlp_out, attn_in alone."""
+    folded: bool | None = None
+    """Whether a dictionary of a norm's output lies before its gain and bias, if its file does not say."""
+
+
+def named(features: str) -> str:
+    """What the dictionary is called in names of runs."""
+    return called(Path(features.partition("@")[0] if features.startswith(PREFIX) else features))
+
+
+def dictionary(name: str, bundle: HeadBundle, place: Place) -> Dictionary:
+    """A dictionary that the heads of a bundle can be read with, of a file, or an array of the bundle, without encoder.
+
+    Raises InputError as `read_features` and `check_fits` do.
+    """
     if name in bundle.others:
-        what, X = f"--features {name}", bundle.others[name].T
-    elif name == EMBEDDING and not Path(name).is_file():
+        found = Dictionary(bundle.others[name].T, "attn_in", source=f"--features {name}")
+    elif name == EMBEDDING and not Path(name).exists():
         raise InputError(
             f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
             f"{', '.join(['W_Q', 'W_K', *bundle.others])}"
         )
     else:
-        arrays = read_arrays(Path(name), ())
-        if ("features" in arrays) == ("W_dec" in arrays):
-            raise InputError(f"FILE must hold either features or W_dec, got {', '.join(arrays)}")
-        what, X = "FILE", arrays["features"] if "features" in arrays else arrays["W_dec"].T
-    D = bundle.W_Q.shape[-1]
-    finite = jnp.issubdtype(X.dtype, jnp.floating) and np.isfinite(X.astype(np.float32)).all()
-    if X.ndim != 2 or X.shape[0] != D or not finite:
-        turned = X.ndim == 2 and X.shape[1] == D != X.shape[0]
-        hint = ", which looks transposed: features are columns of `features`, rows of W_dec" if turned else ""
+        found = read_features(name, place)
+    check_fits(found, bundle)
+    return found
+
+
+def read_features(name: str, place: Place, encoder: bool = False) -> Dictionary:
+    """The dictionary of a file, a folder or the hub; raises InputError where it is none."""
+    path = fetch_dictionary(name) if name.startswith(PREFIX) else Path(name)
+    return read_dictionary(path, place.hook or None, place.folded, encoder=encoder)
+
+
+def check_fits(found: Dictionary, bundle: HeadBundle) -> None:
+    """Raise InputError unless features are directions of what the heads of a bundle read.
+
+    That is for a dictionary of another width, one of the residual stream beside heads that read after a norm's gain,
+    and one of what heads read that lies on the other side of that gain.
+    """
+    found.check_width(bundle.W_Q.shape[-1])
+    folded, norm = bundle.scoring.folded, bundle.metadata.get("norm", "")
+    if found.space != "attn_in" and not folded and not norm.startswith("none"):
         raise InputError(
-            f"{what} must hold finite features, D x N with D = {D} as in the bundle, got {X.dtype} {X.shape}{hint}"
+            f"heads must have their normalisation folded in beside a dictionary of {found.space}, got ones that read "
+            "after its gain; what these read is --hook attn_in"
         )
-    if not X.any():
-        raise InputError(f"{what} must hold a feature that is not zero, got none")
-    return X
+    if found.folded not in (None, folded):
+        side = {True: "before", False: "after"}
+        raise InputError(
+            f"the dictionary must live {side[folded]} the gain of the normalisation, as what these heads read, got one "
+            f"{side[not folded]} it"
+        )

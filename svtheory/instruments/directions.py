@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svtheory.factorisations import symmetric_root
@@ -22,6 +23,26 @@ from svtheory.spectra.unwhitening import remove_direction, unwhiten
 
 SIDES = ("query", "key")
 ROUND = 50  # random heads drawn at once
+TOGETHER = 2048  # features compared at once: tables of tens of thousands, and copies of them, would be large
+
+
+def in_parts(features: np.ndarray) -> np.ndarray:
+    """Features (D, N) as (parts, D, n) in float32, each over the power of 2 nearest its largest entry; 0 fills up.
+
+    No direction depends on that power, and float32 holds what it leaves.
+    """
+    D, N = features.shape
+    n = min(N, TOGETHER)
+    parts = np.zeros((-(-N // n), D, n), np.float32)
+    for part, start in zip(parts, range(0, N, n), strict=True):
+        some = features[:, start : start + n]
+        part[:, : some.shape[1]] = unit(some if some.dtype.itemsize >= 4 else some.astype(np.float32), 0)
+    return parts
+
+
+def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """X over the power of 2 nearest its largest entry along these axes: no direction depends on it, float32 does."""
+    return np.ldexp(X, -np.frexp(np.abs(X).max(axis=axis, keepdims=True))[1])
 
 
 class TokenMoments(NamedTuple):
@@ -55,7 +76,7 @@ def token_moments(tokens: Array) -> TokenMoments:
 def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[str, Array]:
     """Of one head by reading: values, which vectors can be named; and the best feature of each, by side and reading.
 
-    `epsilon` is that of the precision in which the weights were stored.
+    `epsilon` is that of the precision in which the weights were stored; features are in parts, (parts, D, n).
     """
     s = spectrum(head.W_Q, head.W_K)
     biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
@@ -64,8 +85,9 @@ def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[s
         modes = balanced(head.W_Q, head.W_K, *moments.seen_by(biased))
         found, patterns = [*found, modes], (modes.query_patterns, modes.key_patterns)
     values, gaps = (jnp.stack([getattr(x, name) for x in found]) for name in ("values", "gaps"))
-    named = gaps > len(features) * epsilon * values[:, :1]
-    labels = jax.vmap(block_labels)(values, len(features) * epsilon * values[:, 0])
+    rounding = features.shape[1] * epsilon * values[:, 0]
+    named = gaps > rounding[:, None]
+    labels = jax.vmap(block_labels)(values, rounding)
     found = {"singular_value": values, "named": named, "block": 1 + jax.vmap(firsts)(labels)}
     return (
         found
@@ -79,8 +101,8 @@ def of_vectors(s: Spectrum, patterns: Any, biased: Array, features: Array, momen
 
     def read(side, reading):
         vectors = vectors_of(s, patterns, side, reading)
-        table, removed = aligned(reading, vectors, features, moments, biased | (side == "key"))
-        return {"best_cosine": table.max(axis=1), "best_feature": table.argmax(axis=1), "mean_removed": removed}
+        cosine, feature, removed = aligned(reading, vectors, features, moments, biased | (side == "key"))
+        return {"best_cosine": cosine, "best_feature": feature, "mean_removed": removed}
 
     return by(read, SIDES, moments)
 
@@ -92,9 +114,11 @@ def of_blocks(
 
     def read(side, reading):
         vectors = vectors_of(s, patterns, side, reading)
-        vectors, beside, _ = shown(reading, vectors, features, moments, biased | (side == "key"))
-        table = block_cosines(vectors, labels[readings(moments).index(reading)], beside)
-        return {"block_cosine": table.max(axis=1), "block_feature": table.argmax(axis=1)}
+        centred, of = biased | (side == "key"), labels[readings(moments).index(reading)]
+        vectors, _ = shown(reading, vectors, moments, centred)
+        beside = partial(features_beside, reading, moments, centred)
+        cosine, feature = best_of(lambda part: block_cosines(vectors, of, beside(part)), features)
+        return {"block_cosine": cosine, "block_feature": feature}
 
     return by(read, SIDES, moments)
 
@@ -115,34 +139,54 @@ def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) ->
     return stack(*(stack(*(read(kind, reading) for reading in readings(moments))) for kind in kinds))
 
 
-def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
-    """|cos| of vectors (D, K) with features, (K, N), -1 for dead ones; the share that was the mean token, (K,)."""
-    alive = (features != 0).any(axis=0)
-    vectors, features, removed = shown(reading, vectors, features, moments, centred)
-    return jnp.where(alive[None, :], alignment(vectors, features), -1), removed
+def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array, Array]:
+    """Of vectors (D, K) the best |cos| with features in parts, -1 for dead ones, its place, the mean's share."""
+    vectors, removed = shown(reading, vectors, moments, centred)
+    beside = partial(features_beside, reading, moments, centred)
+
+    def table(part):
+        return jnp.where((part != 0).any(axis=0)[None, :], alignment(vectors, beside(part)), -1)
+
+    return *best_of(table, features), removed
 
 
-def shown(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array, Array]:
-    """Vectors (D, K) of a side as they are read, the features beside them, and the share that was the mean token, (K,).
+def best_of(table: Callable[[Array], Array], features: Array) -> tuple[Array, Array]:
+    """The largest entry of each row of `table(part)`, (K, n), over all parts of features, and its place among them."""
+    n = features.shape[-1]
+
+    def best(part):
+        found = table(part)
+        return found.max(axis=1), found.argmax(axis=1)
+
+    values, places = jax.lax.map(best, features)
+    part = values.argmax(axis=0)
+    return values.max(axis=0), part * n + jnp.take_along_axis(places, part[None], axis=0)[0]
+
+
+def shown(reading: str, vectors: Array, moments: Any, centred: Any) -> tuple[Array, Array]:
+    """Vectors (D, K) of a side as they are read, and the share that was the mean token, (K,).
 
     Vectors that show what moves a mode, of any reading but the raw, lose the mean token where they are not centred, and
     so do the features beside them: without a constant that is free, a pattern is its feature and some of the mean.
     """
     if reading == "raw":
-        return vectors, features, jnp.zeros(vectors.shape[1], vectors.dtype)
+        return vectors, jnp.zeros(vectors.shape[1], vectors.dtype)
     mean = jnp.where(centred, 0, moments.mean)
     if reading == "unwhitened":
-        vectors, removed = unwhiten(vectors, moments.covariance, mean)
-    else:
-        vectors = unit_columns(vectors)
-        removed = (unit_columns(mean[:, None])[:, 0] @ vectors) ** 2
-        vectors = remove_direction(vectors, mean)
-    return vectors, remove_direction(features, mean), removed
+        return unwhiten(vectors, moments.covariance, mean)
+    vectors = unit_columns(vectors)
+    removed = (unit_columns(mean[:, None])[:, 0] @ vectors) ** 2
+    return remove_direction(vectors, mean), removed
+
+
+def features_beside(reading: str, moments: Any, centred: Any, features: Array) -> Array:
+    """Features (D, n) beside what is shown of vectors."""
+    return features if reading == "raw" else remove_direction(features, jnp.where(centred, 0, moments.mean))
 
 
 @partial(jax.jit, static_argnums=1)
 def matched_directions(key: Array, pairs: int, features: Array, moments: Any) -> Array:
-    """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3).
+    """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3); features in parts.
 
     Largest and mean best |cos| of ones drawn with the token covariance K, or unwhitened, K times isotropic ones; and
     the largest of isotropic ones, in any reading. Drawn with K are the patterns of a random head of balanced values.
@@ -150,14 +194,13 @@ def matched_directions(key: Array, pairs: int, features: Array, moments: Any) ->
     root = symmetric_root(moments.covariance)
 
     def draw(key):
-        g = jax.random.normal(key, (len(features), pairs), features.dtype)
+        g = jax.random.normal(key, (features.shape[1], pairs), features.dtype)
         matched = jnp.matmul(root, g, precision="highest")
         vectors = {"raw": matched, "unwhitened": g, "balanced": matched}
 
         def read(centred, reading):
             best, isotropic = (
-                aligned(reading, directions, features, moments, centred)[0].max(axis=1)
-                for directions in (vectors[reading], g)
+                aligned(reading, directions, features, moments, centred)[0] for directions in (vectors[reading], g)
             )
             return jnp.stack([best.max(), best.mean(), isotropic.max()])
 

@@ -27,7 +27,7 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
-from svtheory.instruments.sources import SEQUENCES, Series, named, read_heads
+from svtheory.instruments.sources import SEQUENCES, Series, check_source, named, read_heads
 from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.progress import track
 from svtheory.reports.options import Options, at_least
@@ -52,6 +52,8 @@ def requested(source: Series, settings: Settings) -> xr.Dataset:
     if len(source.models) < 2:
         got = f"only {source.models[0]!r}" if source.models else "none"
         raise InputError(f"MODELS must be a series of at least 2 checkpoints, got {got}")
+    for name in source.models:
+        check_source(name, "MODELS")
     texts = replace(source, sequences=source.sequences or SEQUENCES)
     series = ((f"{i}: {named(name)}", read_heads(name, texts)) for i, name in enumerate(source.models, 1))
     return survey(track(series, "checkpoints", len(source.models)), settings)
@@ -91,7 +93,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "S / random heads": f"{float((S / random).mean()):.3f} ± {_error((S / random).values.ravel()):.3f}",
         "lowest S": float(S.min()),
         "sparser than chance": f"{int(sparser.found(here).sum())} of {S.size}",
-        "rotations only": int((here.verdict == sparser.ROTATED).sum()),
+        "low rank only": int(sparser.low_rank(here).sum()),
         "smallest p": float(here.p_value.min()),
     }
 

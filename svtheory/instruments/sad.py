@@ -12,18 +12,28 @@ of their own: once with the singular values of Omega, once with those that the d
 p-values are adjusted for the number of heads and readings (Benjamini and Hochberg); draws go on until the verdicts at
 0.05 cannot change any more (Besag and Clifford), or for --draws at most, and one draw serves all heads of a layer.
 
+The verdict on any other head is "low rank only" where it is sparser than Gaussian heads, read raw: of independent
+entries, with its shape, the norms of its factors, its biases and rotary maps, on the same tokens. Then a few large
+singular values, of Omega or as the data see it, are enough for what is seen, whatever their vectors are. The head's S
+counts as one more of their draws (Student's t), p <= 0.01 adjusted over heads: of 20 models without any structure at
+most one has such a head. Else the verdict is "neither".
+
 Beside it stand three diagnostics of the raw reading, which reject heads that match nothing (T11). The common rotation
 of both sides keeps every score: a head of low rank is sparser than it, whatever its vectors are. Independent rotations
 of U and V, the paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments
-alone would give. Where only the common rotation rejects (p <= 0.05, not adjusted), the verdict is "low rank only":
-that, or the choice of the key, is enough to explain what is seen.
+alone would give.
+
+In the table S is a head's mean over its decisions, with the standard error over sequences; "random heads" their mean
+S, of the singular values of Omega / of those that the data see; p the share of random heads that are as sparse, "p
+adj." the same for all heads and readings; "p <= 0.05" the share of decisions that few random heads' are as sparse as;
+"named" how many singular pairs have a gap above rounding (T14).
 
 Singular values that lie closer than 0.001 sigma_1, or than rounding, are one block, whose vectors are only together
 something: its contribution is one term, the sum of its pairs', in shares and counts. Counts follow three published
 rules, each in its own convention of biases, on the same decisions (balanced, all on the same terms): the table gives
-medians and, in brackets, how often a rule is undefined, which it is too where the terms of its convention do not sum to
-the scores. Chance needs few vectors too: a small count alone shows nothing. Rotary positions are maps of the inputs
-around one decomposition.
+medians and, in brackets, how often a rule is undefined, which it is too where the terms of its convention miss a score
+by 0.001 of the query's largest, or of the median query's where that is larger. Chance needs few vectors too: a small
+count alone shows nothing. Rotary positions are maps of the inputs around one decomposition.
 
 >>> import numpy as np
 >>> from svtheory import HeadBundle
@@ -72,7 +82,12 @@ from svtheory.reports.plotting import (
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.blocks import block_labels, block_sums, firsts
 
-MISSED = 1e-3  # of a query's largest score: where a convention's terms miss scores by more, nothing is counted
+MISSED = 1e-3  # of the scores' size: where a convention's terms miss scores by more, nothing is counted
+DIAGNOSTICS = {
+    "common": "common rotation",
+    "independent": "independent rotations",
+    "gaussian": "Gaussian tokens",
+}
 PUBLISHED = {  # each rule with the conventions it was published in
     "sad2024": ("sad2024", "augmented-last"),
     "acc2025, query": ("acc2025", "query-side"),
@@ -120,6 +135,8 @@ def _terms(bundle: HeadBundle) -> xr.Dataset:
     shared = sparser.real_tokens(bundle), rounding(bundle)
     found = over_heads(_head, bundle, axes, given, (scales,), shared, "terms")
     check_values_held(found.singular_value.sel(reading=0).values)
+    first = given[0].shape[2] - found.sizes["query"]
+    found["decision"] = ("sequence", "query"), bundle.real[:, first:]
     coordinates = {"reading": list(READINGS), "rule": list(PUBLISHED), "pair": range(1, found.sizes["pair"] + 1)}
     return found.assign_coords(coordinates)
 
@@ -151,11 +168,13 @@ def _described(
     labels = block_labels(values, rounding * values[0])
     terms = jnp.abs(block_sums(relative_attention(d), labels))[:, first:]
     total = terms.sum(axis=-1, keepdims=True)
-    largest_score = jnp.where(d.visible, jnp.abs(d.scores), 0).max(axis=-1)
+    largest = jnp.where(d.visible, jnp.abs(d.scores), 0).max(axis=-1)
+    # rounding is small beside the head's scores, not beside those of a query that happen to be near 0
+    size = positive(jnp.maximum(largest, jnp.nanmedian(jnp.where(decided, largest, jnp.nan))))
     counts, errors = [], []
     for rule, convention in PUBLISHED.values():
         read = by[convention]
-        error = read.error / positive(largest_score)
+        error = read.error / size
         own = labels if read is d else block_labels(read.spectrum.values, rounding * read.spectrum.values[0])
         counts.append(jnp.where(decided & (error <= MISSED), count_vectors(read, rule, labels=own), jnp.nan))
         errors.append(error.max(where=decided, initial=0))
@@ -169,6 +188,11 @@ def _described(
         "singular_value": values,
         "score_error": jnp.stack(errors),
     }
+
+
+def _undefined(results: xr.Dataset) -> xr.DataArray:
+    """Which counts of decisions are undefined: 1, or 0, and NaN where padding decides nothing."""
+    return results["count"].isnull().where(results.decision)
 
 
 def _share_small(results: xr.Dataset) -> float:
@@ -186,7 +210,7 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
 def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: its verdict; by reading S and its standard error, p and mean S of random heads; diagnostics, counts."""
     S, error = sparser.mean_sparseness(here)
-    row = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
+    row: dict[str, Any] = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
     for reading in READINGS:
         there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
         row |= {
@@ -197,11 +221,13 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
             f"{of}p <= 0.05": f"{_share_small(there):.0%}",
         }
     raw = here.sel(reading="raw")
-    row |= {kind: float(raw.null_mean.sel(null=kind)) for kind in KINDS}
+    row["Gaussian heads"] = float(raw.gaussian_sparseness.mean())
+    row["low rank: p adj."] = float(raw.low_rank_p_value)
+    row |= {DIAGNOSTICS[kind]: float(raw.null_mean.sel(null=kind)) for kind in KINDS}
     row["named"] = f"{int(raw.named.sum())}/{raw.named.size}"
     for rule in PUBLISHED:
-        count = raw["count"].sel(rule=rule)
-        row[rule] = f"{_quartiles(count)[1]:g} ({float(count.isnull().mean()):.0%})"
+        there = raw.sel(rule=rule)
+        row[rule] = f"{_quartiles(there['count'])[1]:g} ({float(_undefined(there).mean()):.0%})"
     return row
 
 
@@ -241,8 +267,11 @@ def _summary(results: xr.Dataset) -> dict[str, Any]:
         "score_error_relative_to_largest": float(results.score_error.max()),
     }
     for rule in PUBLISHED:
-        count, name = results["count"].sel(rule=rule), rule.replace(", ", "_")
-        found |= {f"{name}_median_count": _quartiles(count)[1], f"{name}_undefined": int(count.isnull().sum())}
+        here, name = results.sel(rule=rule), rule.replace(", ", "_")
+        found |= {
+            f"{name}_median_count": float(_quartiles(here["count"])[1]),
+            f"{name}_undefined": int(_undefined(here).sum()),
+        }
     return found
 
 
@@ -318,7 +347,7 @@ def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
         style = {"markersize": 2, "elinewidth": 0.5, "capsize": 0} if many else {"markersize": 4}
         measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], alpha=0.6, **style)
     labels = [
-        f"{rule}\n{float(results['count'].sel(rule=rule).isnull().mean()):.0%} undefined".replace(", ", ",\n")
+        f"{rule}\n{float(_undefined(results.sel(rule=rule)).mean()):.0%} undefined".replace(", ", ",\n")
         for rule in PUBLISHED
     ]
     ax.set_xticks(range(len(labels)), labels, fontsize=8)

@@ -10,9 +10,10 @@ import tyro
 
 from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
+from svtheory.checkpoints.hub import PREFIX, fetch_named
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
-from svtheory.heads.bundles import HeadBundle, read_bundle
+from svtheory.heads.bundles import HeadBundle, bundle_file, read_bundle
 from svtheory.reports.options import Options, at_least
 
 SEQUENCES = 40  # of a text, and of a bundle whose decisions are compared with random heads
@@ -39,21 +40,23 @@ class Source(Texts):
     """A bundle, or the folder of a model."""
 
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]] = ""
-    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), or folder of a model."""
+    """File of a bundle, its name in $SVTHEORY_REAL_MODELS (../shared/real_models), folder of a model, or
+    hf:ORG/MODEL@REVISION on the hub."""
 
     @property
     def label(self) -> str:
         """What the source is called."""
         return named(self.source)
 
-    def bundle(self, reads: bool = False, sequences: int | None = None) -> HeadBundle:
+    def bundle(self, reads: bool = False, sequences: int | None = None, **kept: Any) -> HeadBundle:
         """Its heads; with what they read where there is something, or `reads` asks for it.
 
-        At most as many `sequences`, where the command says nothing else.
+        At most as many `sequences`, where the command says nothing else; `kept` is what `read_model` is told besides.
         """
         if not self.source:
             raise InputError("SOURCE must be a bundle or the folder of a model, got none")
-        return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads)
+        check_source(self.source)
+        return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads, **kept)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Series(Texts):
     """Bundles or folders of one model in the order of training."""
 
     models: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODELS")]] = ()
-    """Files of bundles or folders of checkpoints, in the order of training."""
+    """Files of bundles, folders of checkpoints or hf:ORG/MODEL@REVISION, in the order of training."""
 
     @property
     def label(self) -> str:
@@ -70,27 +73,43 @@ class Series(Texts):
 
 
 def named(source: str) -> str:
-    """The name of a file or folder, without what a bundle's ends with."""
+    """The name of a file or folder, without what a bundle's ends with; of a model of the hub, with its revision."""
+    if source.startswith(PREFIX):
+        return source.partition("/")[2].replace("/", "-")
     return Path(source).resolve().name.removesuffix(".safetensors") if source else "example"
 
 
-def read_heads(name: str, texts: Texts, reads: bool = True) -> HeadBundle:
-    """The heads of a bundle, or of a model's folder reading a text or prompts, normalisation folded.
+def check_source(name: str, called: str = "SOURCE") -> None:
+    """Raise InputError where there is no such file, bundle or folder, under what the command calls it."""
+    if not (name.startswith(PREFIX) or Path(name).is_dir() or bundle_file(name).is_file()):
+        allowed = f"a bundle's file, its name in $SVTHEORY_REAL_MODELS, the folder of a model or {PREFIX}ORG/MODEL"
+        raise InputError(f"{called} must be {allowed}, got {name!r}, which is none")
+
+
+def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> HeadBundle:
+    """The heads of a bundle, or of a model, in a folder or on the hub, reading a text or prompts, normalisation folded.
 
     A bundle's first `sequences` are kept; a text is cut into as many sequences of `positions` tokens. Raises
     InputError where `reads` asks for what heads read and there is nothing.
     """
+    if name.startswith(PREFIX):
+        given = _given(texts, reads)  # what is wrong with that is said before anything is fetched
+        return read_model(fetch_named(name), **given, **kept)
     if Path(name).is_dir():
         Checkpoint(name)  # a folder that is none says so before a text is asked for
-        return read_model(name, **_given(texts, reads))
+        return read_model(name, **_given(texts, reads), **kept)
     bundle = read_bundle(name)
     if bundle.attn_in is None:
         if reads:
             raise InputError(f"bundle must hold attn_in, what its heads read, got {name!r} without")
         return bundle
-    read, tokens = bundle.attn_in[:, : texts.sequences], bundle.others.get("tokens")
+    read = bundle.attn_in[:, : texts.sequences]
     mask = None if bundle.mask is None else bundle.mask[: texts.sequences]
-    cut = {} if tokens is None or len(tokens) != bundle.attn_in.shape[1] else {"tokens": tokens[: texts.sequences]}
+    cut = {
+        name: bundle.others[name][: texts.sequences]
+        for name in ("tokens", "residual")
+        if name in bundle.others and len(bundle.others[name]) == bundle.attn_in.shape[1]
+    }
     return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut})
 
 

@@ -21,6 +21,9 @@ of random directions, promises nothing: table and summary say so. Time is counte
 constant of the fastest mode. Standard errors are those of a bootstrap over sequences, within
 the 16 longest and 16 shortest principal axes.
 
+Of models so large that the vectors of all heads would take more than 1 GiB, some 1.5 billion parameters, all else is
+kept and they are not: svtheory.spectrum(head.W_Q, head.W_K) has those of a head.
+
 >>> import numpy as np
 >>> from svtheory import HeadBundle
 >>> W_Q, W_K, tokens = (np.random.default_rng(0).normal(size=s) for s in ((1, 2, 4, 8), (1, 2, 4, 8), (1, 9, 5, 8)))
@@ -59,6 +62,7 @@ from svtheory.spectra.spectra import effective_rank, spectrum
 
 READINGS = ("raw", "balanced")
 VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
+HELD = 2**30  # bytes of all vectors, at most
 LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most
 MANY = 24  # heads, of which each is drawn
 SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
@@ -112,12 +116,14 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | None) -> xr.Dataset:
     """The spectra of every head; vectors, gap and effective rank are NaN where they say nothing."""
-    axes: dict[str, tuple[str, ...]] = dict.fromkeys(VECTORS, ("reading", "dimension", "pair"))
+    size = bundle.W_Q.size * len(VECTORS) * (1 if moments is None else len(READINGS)) * np.dtype(np.float32).itemsize
+    read, kept = (_read, VECTORS) if size <= HELD else (_read_values, ())
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(kept, ("reading", "dimension", "pair"))
     axes |= dict.fromkeys(("rank", "effective_rank"), ("reading",))
     axes |= dict.fromkeys(("singular_value", "gap", "named", "block"), ("reading", "pair"))
     tokens = None if scales is None else bundle.attn_in
     real = None if bundle.mask is None else jnp.asarray(bundle.mask)
-    found = over_heads(_read, bundle, axes, (moments, tokens), (scales,), (real, rounding(bundle)))
+    found = over_heads(read, bundle, axes, (moments, tokens), (scales,), (real, rounding(bundle)))
     found = found.assign_coords(
         reading=list(READINGS[: found.sizes["reading"]]), pair=range(1, found.sizes["pair"] + 1)
     )
@@ -128,7 +134,7 @@ def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | 
     found["largest_score"] = (largest * scale).drop_vars("reading")
     zero = found["numerically_zero"] = found.largest_score < EPSILON
     named = found["named"] = found.named & ~zero
-    for name, known in {**dict.fromkeys(VECTORS, named), "gap": ~zero, "effective_rank": ~zero}.items():
+    for name, known in {**dict.fromkeys(kept, named), "gap": ~zero, "effective_rank": ~zero}.items():
         found[name] = found[name].where(known)
     found["rank"] = found["rank"].where(~zero, 0)
     found.singular_value.attrs["units"] = "scores before the divisor, of unit tokens; balanced, standard deviations"
@@ -165,6 +171,11 @@ def _read(
     if sides is not None:
         found.append(_described(balanced(head.W_Q, head.W_K, *sides), rounding))
     return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+
+def _read_values(*given: Any) -> dict[str, Array]:
+    """The same without vectors."""
+    return {name: x for name, x in _read(*given).items() if name not in VECTORS}
 
 
 def _described(s: BalancedSpectrum, rounding: Array) -> dict[str, Array]:

@@ -44,11 +44,13 @@ def stacked_heads(bundle: HeadBundle) -> list[Head]:
     Heads with a query-key norm come as `without_norms` has them: over all heads of a layer, each would hold all of it.
     """
     bundle, _ = without_norms(bundle)
-    layers, heads = bundle.W_Q.shape[:2]
-    return [
-        jax.tree.map(lambda *x: jnp.stack(x), *(bundle.head(layer, head) for head in range(heads)))
-        for layer in range(layers)
-    ]
+    return [heads_of(bundle, layer) for layer in range(len(bundle.W_Q))]
+
+
+def heads_of(bundle: HeadBundle, layer: int) -> Head:
+    """The heads of a layer as one Head, every array with a first axis of heads."""
+    heads = [bundle.head(layer, head) for head in range(bundle.W_Q.shape[1])]
+    return jax.tree.map(lambda *x: jnp.stack(x), *heads)
 
 
 def over_heads(
@@ -64,13 +66,18 @@ def over_heads(
 
     `axes` names the further axes of each array. Arrays in `of_layer` have a first axis of layers, those in `of_head`
     axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head.
-    What it is `doing` stands beside the progress.
+    What it is `doing` stands beside the progress. Weights of one layer are with JAX at a time, and what is found is
+    written where it stays: of large models two of either would be too many.
     """
-    found = []
-    for i, heads in enumerate(track(stacked_heads(bundle), doing)):
+    bundle, _ = without_norms(bundle)
+    layers, data = len(bundle.W_Q), {}
+    for i in track(range(layers), doing):
         given = jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head))
-        found.append(jax.tree.map(np.asarray, _over_layer(read, heads, *given, shared)))
-    data = {name: np.stack([layer[name] for layer in found]) for name in axes}
+        found = _over_layer(read, heads_of(bundle, i), *given, shared)
+        if i == 0:
+            data = {name: np.empty((layers, *found[name].shape), found[name].dtype) for name in axes}
+        for name, x in data.items():
+            x[i] = found[name]
     places = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
     return xr.Dataset({name: ((*PLACE, *axes[name]), x) for name, x in data.items()}, places)
 

@@ -82,7 +82,6 @@ def rotary_head(W_Q: Array, W_K: Array, frequencies: Array, pairing: str) -> Rot
     return RotaryHead(lax.complex(q_a, -q_b), lax.complex(k_a, k_b), theta)
 
 
-@exact_products
 def projected_profile(profile: Array, frequencies: Array, offsets: Array, weights: Array | None = None) -> Array:
     """`g^`: the weighted projection of a profile g(d) on `span{cos theta_h d, sin theta_h d}`, shape (n,) (T13).
 
@@ -96,6 +95,12 @@ def projected_profile(profile: Array, frequencies: Array, offsets: Array, weight
     g, theta = real_array("profile", profile, ndim=1), real_array("frequencies", frequencies, ndim=1)
     if g.shape != offsets.shape:
         raise InputError(f"profile must have shape {offsets.shape}, one value an offset, got {g.shape}")
+    return _projected(g, theta, offsets, weights)
+
+
+@jax.jit
+@exact_products
+def _projected(g: Array, theta: Array, offsets: Array, weights: Array) -> Array:
     angles = offsets[:, None] * theta[None, :]
     root = jnp.sqrt(weights)
     U, values, _ = safe_svd(root[:, None] * jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1))
@@ -116,11 +121,20 @@ def rotary_spectra(
     """
     if scenario.objective != "square":
         raise InputError(f"scenario must have the square objective, got {scenario.objective!r}")
-    covered = (jnp.count_nonzero(scenario.target) <= 1) & (scenario.weight_decay == 0)
+    covered = _is_covered(scenario)
     if concrete(covered) and not covered:
         raise InputError("scenario must have a target of one pair and no weight decay, got one that has not")
     profile = projected_profile(profile, frequencies, offsets, weights)
-    best = predict(scenario)
+    return _at_offsets(predict(scenario), profile, covered)
+
+
+@jax.jit
+def _is_covered(scenario: Scenario) -> Array:
+    return (jnp.count_nonzero(scenario.target) <= 1) & (scenario.weight_decay == 0)
+
+
+@jax.jit
+def _at_offsets(best: Spectrum, profile: Array, covered: Array) -> Spectrum:
     sign = jnp.where(profile < 0, -1, 1).astype(profile.dtype)
     size = jnp.where(covered, jnp.abs(profile), jnp.nan)
     return jax.vmap(lambda sign, size: Spectrum(sign * best.left, size * best.values, best.right, size * best.gaps))(
@@ -128,7 +142,6 @@ def rotary_spectra(
     )
 
 
-@exact_products
 def plane_cost(frequency: Array | float, offsets: Array, weights: Array | None = None, strength: float = 1.0) -> Array:
     """What two equal pairs cost one rotated plane: the least `E_d |Omega_d - T|_F^2`, T with two values t (T13).
 
@@ -143,11 +156,17 @@ def plane_cost(frequency: Array | float, offsets: Array, weights: Array | None =
     """
     offsets, weights = _offsets(offsets, weights)
     frequency = real_array("frequency", frequency, ndim=0).astype(offsets.dtype)
+    return _plane_cost(frequency, offsets, weights, strength)
+
+
+@jax.jit
+@exact_products
+def _plane_cost(frequency: Array, offsets: Array, weights: Array, strength: Array | float) -> Array:
     angle = frequency * (offsets - weights @ offsets)
     # 1 - |E e^{ia}|^2 = slip (2 - slip) - (E sin a)^2, which keeps its digits where angles are small
     slip = 2 * weights @ jnp.sin(angle / 2) ** 2
     incoherence = slip * (2 - slip) - (weights @ jnp.sin(angle)) ** 2
-    held = weights @ projected_profile(jnp.ones_like(offsets), jnp.atleast_1d(frequency), offsets, weights) ** 2
+    held = weights @ _projected(jnp.ones_like(offsets), jnp.atleast_1d(frequency), offsets, weights) ** 2
     return strength**2 * jnp.minimum(2 * incoherence, 2 - held)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -51,7 +52,7 @@ def order_spectrum(n: int, centred: bool | Literal["both"] = False, sign: bool =
     right = np.cos(half * angle + phase)
     values = 1 / (np.tan(angle) if sign else 2 * np.sin(angle))
     units = (x / np.linalg.norm(x, axis=0) for x in (left, right))
-    left, right, values = (jnp.asarray(x, float) for x in (*units, values))
+    left, right, values = (jax.device_put(x.astype(jnp.result_type(float))) for x in (*units, values))
     return spectrum_of(left, values, right)
 
 
@@ -75,10 +76,14 @@ def cyclic_spectrum(profile: Array) -> Spectrum:
     k = (column + 1) // 2
     paired = (k > 0) & (2 * k < n)
     phase = np.where(paired & (column % 2 == 0), -np.pi / 2, 0)
-    angle = jnp.asarray(2 * np.pi / n * (column[:, None] * k % n) + phase, g.dtype)
+    angle, length = 2 * np.pi / n * (column[:, None] * k % n) + phase, np.sqrt(np.where(paired, n / 2, n))
+    return _turned(g, angle.astype(g.dtype), length.astype(g.dtype), k)
+
+
+@jax.jit
+def _turned(g: Array, angle: Array, length: Array, k: Array) -> Spectrum:
     mode = jnp.fft.fft(g)[k]
     size, turned = root(mode.real**2 + mode.imag**2), jnp.arctan2(mode.imag, mode.real)
-    length = jnp.asarray(np.sqrt(np.where(paired, n / 2, n)), g.dtype)
     falling = jnp.argsort(-size, stable=True)
     left, right = (jnp.cos(x)[:, falling] / length[None, falling] for x in (angle + turned[None, :], angle))
     return spectrum_of(left, size[falling], right)

@@ -46,7 +46,11 @@ def training_condition_number(smallest: Array | float, largest: Array | float, t
     [1.0, 2.576, 4.0]
     """
     m, L = (real_array(name, x) for name, x in (("smallest", smallest), ("largest", largest)))
-    t = real_array("time", time, endless=True)
+    return _seen(m, L, real_array("time", time, endless=True))
+
+
+@jax.jit
+def _seen(m: Array, L: Array, t: Array) -> Array:
     started = t > 0
     safe = positive(t)
     return jnp.where(started, elapsed(m, safe) / elapsed(L, safe), 1)
@@ -158,7 +162,11 @@ def half_times(scenario: Scenario, start: Array | float) -> Array:
     0 for a mode that starts at or beyond `s/2`, infinite for one that is not learnt (s <= 0). Modes of one start are
     learnt in order of strength where `s/a_0 > 4.591`. Arguments and errors are those of `growth`.
     """
-    s, pace, start = _modes(scenario, start)
+    return _half_times(*_modes(scenario, start))
+
+
+@jax.jit
+def _half_times(s: Array, pace: Array, start: Array) -> Array:
     waiting = s > 2 * start
     safe = jnp.where(waiting, s, 3 * start)
     return jnp.where(s > 0, jnp.where(waiting, jnp.log(safe / start - 1) / (pace * safe), 0), jnp.inf)

@@ -1,8 +1,12 @@
 """A command line whose options are the fields of a dataclass and whose errors are one sentence."""
 
 import contextlib
+import errno
 import io
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,21 +21,56 @@ from svtheory.reports.runs import Outcome
 
 # keys of jax keep 32 bits of a seed, and some experiments count on from theirs
 LARGEST_SEED = 2**31 - 1
+# what a disk answers that is full, over its quota, at its limit of a file's size, or not for this user
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 # what tyro draws its boxes with, in UTF-8 and elsewhere
 BORDER, RULE = "│╰╯ ", "─-"
 
 
 @contextlib.contextmanager
 def sentence_errors() -> Iterator[None]:
-    """Turn a user's error into one sentence on stderr and an exit code; a bug keeps its traceback."""
+    """Turn a user's error, or an interruption, into one sentence on stderr and an exit code; a bug keeps its traceback.
+
+    2 for a wrong input, 1 for numbers that are not finite and for a disk that is full or may not be used, 128 and the
+    signal's number for Ctrl-C and SIGTERM.
+    """
     try:
-        yield
+        with _terminated():
+            yield
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        name = signal.Signals(number).name
+        print(f"stopped by {name}; the same command takes the run up again", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or "the run folder"
+        print(f"error: {place} could not be read or written: {os.strerror(error.errno)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, where signals may be caught: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def perform(name: str, folder: Path, config: Any, line: str, about: str, find: Callable[[Path], Outcome]) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 from svtheory.reports.runs import Outcome, read_manifest
 from svtheory.reports.tables import shown
 
+LONG = 30  # letters of a cell that stands on one line
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.6rem; margin-bottom: .3rem }
@@ -17,7 +18,8 @@ pre { background: #f4f4f2; padding: .7rem 1rem; border-radius: 6px; overflow-x: 
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th.text, td.text { text-align: left; white-space: normal }
+th.text, td.text { text-align: left }
+td.long { min-width: 15rem; white-space: normal }
 th { border-bottom: 2px solid #1b1b1b; vertical-align: bottom }
 figure { margin: 1.5rem 0 }
 img { max-width: 100%; height: auto }
@@ -78,15 +80,23 @@ def table_html(rows: list[dict[str, Any]]) -> str:
     """The rows as an HTML table; columns are the keys of the first row, text to the left."""
     if not rows:
         return ""
-    kinds = {name: ' class="text"' if isinstance(value, str) else "" for name, value in rows[0].items()}
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in kinds.items())
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(shown(row[name]))}</td>" for name, kind in kinds.items()) + "</tr>"
-        for row in rows
-    )
+    head = "".join(f"<th{_kind(value)}>{escape(name)}</th>" for name, value in rows[0].items())
+    body = "".join("<tr>" + "".join(_cell(row[name]) for name in rows[0]) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _cell(value: Any) -> str:
+    return f"<td{_kind(value)}>{escape(shown(value))}</td>"
+
+
+def _kind(value: Any) -> str:
+    """The class of a cell: text stands on the left, and long text in lines of some width."""
+    if not isinstance(value, str):
+        return ""
+    return ' class="text long"' if len(value) > LONG else ' class="text"'
+
+
 def paragraphs_html(text: str) -> str:
-    """Docstring text as paragraphs."""
-    return "\n".join(f"<p>{escape(' '.join(block.split()))}</p>" for block in text.split("\n\n") if block.strip())
+    """Docstring text as paragraphs; its examples are for readers of code."""
+    blocks = (block for block in text.split("\n\n") if block.strip() and not block.lstrip().startswith(">>>"))
+    return "\n".join(f"<p>{escape(' '.join(block.split()))}</p>" for block in blocks)

@@ -46,10 +46,13 @@ def panels(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 
 
 
 def panels_or(axes: Any, columns: int = 1, width: float = 5.0, height: float = 3.8) -> tuple[Figure, np.ndarray]:
-    """The given axes, as many as `columns`, and their figure; a new row of panels where none are given."""
+    """The given axes, as many as `columns`, and their figure; where none are given, new ones, in twos if over three."""
     if axes is None:
-        figure, made = panels(columns, 1, width, height)
-        return figure, made[0]
+        across = columns if columns <= 3 else 2
+        figure, made = panels(across, -(-columns // across), width, height)
+        for ax in made.ravel()[columns:]:
+            ax.remove()
+        return figure, made.ravel()[:columns]
     given = np.ravel(np.asarray(axes, dtype=object))
     if len(given) != columns:
         raise InputError(f"axes must be {columns} axes of matplotlib, got {len(given)}")

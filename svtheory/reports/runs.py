@@ -62,6 +62,8 @@ def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path
         settings = as_json(config)
         _refuse_foreign(folder, name, settings)
         manifest, again = folder / "manifest.json", (folder / "manifest.json").exists()
+        if read_manifest(folder).get("status") == "finished":
+            _drop(checkpoints(folder))  # a kill may have come before they were
         content = {
             "experiment": name,
             "command": command,
@@ -79,6 +81,10 @@ def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path
             if not again and list(folder.iterdir()) == [manifest]:
                 manifest.unlink()
                 _remove_empty(created)
+            raise
+        except BaseException as error:
+            with suppress(OSError):
+                write_json(manifest, content | {"status": "stopped", "reason": type(error).__name__})
             raise
 
 
@@ -127,7 +133,8 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     """Write summary, results and figures, then mark the run finished and drop its checkpoints."""
     write_json(folder / "summary.json", {name: _scalar(value) for name, value in outcome.summary.items()})
     with atomic(folder / "results.nc") as path:
-        outcome.results.to_netcdf(path, engine="h5netcdf")
+        # through memory: HDF5 says more than one sentence where a disk is full
+        path.write_bytes(outcome.results.to_netcdf(engine="h5netcdf"))
     (folder / "figures").mkdir(exist_ok=True)
     for name, exhibit in outcome.figures.items():
         for kind in ("png", "pdf"):
@@ -137,7 +144,16 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     captions = {name: exhibit.caption for name, exhibit in outcome.figures.items()}
     manifest = read_manifest(folder) | {"status": "finished", "wall_time_s": round(seconds, 2), "captions": captions}
     write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(checkpoints(folder), ignore_errors=True)
+    _drop(checkpoints(folder))
+
+
+def _drop(folder: Path) -> None:
+    """Remove a folder: under another name first, so that a kill leaves nothing that looks whole."""
+    discarded = folder.with_name(f".{folder.name}.discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Tables of rows, for the terminal and for the report."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -31,6 +32,16 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         result.add_row(*(Text(shown(row[name])) for name in rows[0]))
     return result
+
+
+def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows of a table were held to rules and how many hold, for a summary; "holds" says it, None of no rule.
+
+    >>> tally([{"holds": True}, {"holds": False}, {"holds": None}])
+    {'rules': 2, 'rules_that_hold': 1}
+    """
+    held = [bool(row["holds"]) for row in rows if row.get("holds") is not None]
+    return {"rules": len(held), "rules_that_hold": sum(held)}
 
 
 def shown(value: Any) -> str:

@@ -46,7 +46,6 @@ def best_matching(table: Array) -> tuple[np.ndarray, np.ndarray]:
     return scipy.optimize.linear_sum_assignment(np.asarray(real_array("table", table, ndim=2)), maximize=True)
 
 
-@exact_products
 def principal_cosines(A: Array, B: Array) -> Array:
     """Cosines of the principal angles between the spans of the columns of A (D, a) and B (D, b), falling, (min(a, b),).
 
@@ -55,6 +54,12 @@ def principal_cosines(A: Array, B: Array) -> Array:
     A, B = real_array("A", A, ndim=2), real_array("B", B, ndim=2)
     if A.shape[0] != B.shape[0]:
         raise InputError(f"B must have {A.shape[0]} rows, as A does, got shape {B.shape}")
+    return _principal_cosines(A, B)
+
+
+@jax.jit
+@exact_products
+def _principal_cosines(A: Array, B: Array) -> Array:
     (Q, _), (P, _) = jnp.linalg.qr(A), jnp.linalg.qr(B)
     return jnp.minimum(jnp.linalg.svd(Q.T @ P, compute_uv=False), 1)
 
@@ -83,7 +88,12 @@ def alignment_p_value(cosine: Array | float, dim: int, comparisons: int = 1) -> 
     """Bonferroni p-value of the best |cos| among `comparisons`: `min(1, n (1 - I_{c^2}(1/2, (D-1)/2)))` (T12)."""
     whole("dim", dim, 2)
     whole("comparisons", comparisons, 1)
-    cosine = jnp.minimum(jnp.abs(real_array("cosine", cosine)), 1)
+    return _p_value(real_array("cosine", cosine), dim, comparisons)
+
+
+@jax.jit
+def _p_value(cosine: Array, dim: int, comparisons: int) -> Array:
+    cosine = jnp.minimum(jnp.abs(cosine), 1)
     # the complement, taken as such, keeps its digits where the cosine is near 1
     apart = cosine > 0  # at 0 the tail has a peak, and no derivative
     complement = jnp.where(apart, (1 - cosine) * (1 + cosine), 0.5)

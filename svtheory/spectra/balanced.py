@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -101,28 +102,43 @@ def moment_root(name: str, moment: Moment, W: Array) -> Root:
         tokens = real_array(f"{name}.tokens", moment.tokens, ndim=2).astype(W.dtype)
         if tokens.shape[1] != D:
             raise InputError(f"{name}.tokens must have {D} columns, the dimension of its factor, got {tokens.shape}")
-        _, lengths, axes = safe_svd(tokens)
-        lengths = lengths / jnp.sqrt(jnp.asarray(len(tokens), W.dtype))
-        inside = lengths > numerical_rank_tolerance(lengths, max(tokens.shape))
-        return Root(axes.T, jnp.where(inside, lengths, 0))
+        return _root_of_tokens(tokens)
     A = real_array(name, moment, ndim=2).astype(W.dtype)
     if A.shape != (D, D):
         raise InputError(f"{name} must have shape {(D, D)}, that of its factor's tokens, got {A.shape}")
-    unit, exponent = scaled(A)
-    rounding = 100 * D * jnp.finfo(A.dtype).eps
-    if concrete(unit) and not bool(jnp.allclose(unit, unit.T, rtol=0, atol=float(rounding))):
+    found, skew, lowest = _root_of_moment(A)
+    rounding = 100 * D * float(jnp.finfo(A.dtype).eps)
+    if concrete(skew) and float(skew) > rounding:
         raise InputError(f"{name} must be symmetric, got a matrix that is not")
+    if concrete(lowest) and float(lowest) < -rounding:
+        raise InputError(f"{name} must be positive semi-definite, got an eigenvalue of {lowest:.3g} of its largest")
+    return found
+
+
+@jax.jit
+def _root_of_tokens(tokens: Array) -> Root:
+    _, lengths, axes = safe_svd(tokens)
+    lengths = lengths / jnp.sqrt(jnp.asarray(len(tokens), tokens.dtype))
+    inside = lengths > numerical_rank_tolerance(lengths, max(tokens.shape))
+    return Root(axes.T, jnp.where(inside, lengths, 0))
+
+
+@jax.jit
+def _root_of_moment(A: Array) -> tuple[Root, Array, Array]:
+    """The root, how far A at unit size is from symmetric, and its lowest eigenvalue over the largest."""
+    unit, exponent = scaled(A)
+    skew = jnp.abs(unit - unit.T).max()
     values, axes = jnp.linalg.eigh((unit + unit.T) / 2)
-    if concrete(values) and bool(values[0] < -rounding * abs(values).max()):
-        raise InputError(f"{name} must be positive semi-definite, got an eigenvalue of {values[0]:.3g} of its largest")
+    lowest = values[0] / positive(jnp.abs(values).max())
     values, axes = values[::-1], axes[:, ::-1]
-    inside = values > numerical_rank_tolerance(values, D)
+    inside = values > numerical_rank_tolerance(values, len(values))
     # an even power of 2 leaves the root as it comes in
     odd = exponent % 2
     lengths = root(shifted(values, odd), inside)
-    return Root(axes, shifted(lengths, (exponent - odd) // 2))
+    return Root(axes, shifted(lengths, (exponent - odd) // 2)), skew, lowest
 
 
+@jax.jit
 @exact_products
 def balanced(W_Q: Array, W_K: Array, query: Root, key: Root) -> BalancedSpectrum:
     """The balanced spectrum from the roots of the moments, which heads of one layer share."""

@@ -31,18 +31,21 @@ def block_labels(values: Array, error: Array | float = 0.0) -> Array:
     return value_groups(values, jnp.maximum(TOLERANCE, error * inverse(values[0])))
 
 
-@exact_products
 def block_sums(terms: Array, labels: Array) -> Array:
     """Terms (..., K) with those of a block, by its label (K,), summed in the place of its first and 0 in the others.
 
     >>> block_sums(jnp.array([1.0, 2.0, -3.0, 4.0]), jnp.array([0, 1, 1, 2])).tolist()
     [1.0, -1.0, 0.0, 4.0]
     """
-    terms, labels = _labelled("terms", terms, labels)
+    return _sums(*_labelled("terms", terms, labels))
+
+
+@jax.jit
+@exact_products
+def _sums(terms: Array, labels: Array) -> Array:
     return terms @ jax.nn.one_hot(firsts(labels), len(labels), dtype=terms.dtype)
 
 
-@exact_products
 def block_cosines(vectors: Array, labels: Array, features: Array) -> Array:
     """The length of each unit feature's projection onto the span of every vector's block, shape (K, N).
 
@@ -54,8 +57,14 @@ def block_cosines(vectors: Array, labels: Array, features: Array) -> Array:
     [[1.0], [1.0]]
     """
     vectors = real_array("vectors", vectors, ndim=2)
-    vectors, labels = _labelled("vectors", unit_columns(vectors), labels)
-    features = unit_columns(real_array("features", features, ndim=2))
+    vectors, labels = _labelled("vectors", vectors, labels)
+    return _cosines(vectors, labels, real_array("features", features, ndim=2))
+
+
+@jax.jit
+@exact_products
+def _cosines(vectors: Array, labels: Array, features: Array) -> Array:
+    vectors, features = unit_columns(vectors), unit_columns(features)
     basis = _orthonormal(vectors, labels)
     squares = (basis.T @ features) ** 2
     same = (labels[:, None] == labels[None, :]).astype(squares.dtype)

@@ -1,7 +1,9 @@
 """Robustness: how far a perturbation moves singular vectors, and which of them can be named (T14)."""
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,9 +23,14 @@ def mixed_gaps(prediction: Spectrum, measurement: Spectrum) -> Array:
     shape, other = ((s.left.shape[0], s.right.shape[0]) for s in (prediction, measurement))
     if shape != other:
         raise InputError(f"measurement must be a spectrum in dimension {_named(shape)}, got {_named(other)}")
-    D, K = max(shape), prediction.values.shape[0]
-    sigma = jnp.zeros(D, measurement.values.dtype).at[: measurement.values.size].set(measurement.values)
-    distance = jnp.abs(prediction.values[:, None] - sigma[None, :])
+    return _mixed_gaps(prediction.values, measurement.values, max(shape))
+
+
+@partial(jax.jit, static_argnums=2)
+def _mixed_gaps(predicted: Array, measured: Array, D: int) -> Array:
+    K = len(predicted)
+    sigma = jnp.zeros(D, measured.dtype).at[: len(measured)].set(measured)
+    distance = jnp.abs(predicted[:, None] - sigma[None, :])
     return jnp.where(jnp.arange(K)[:, None] == jnp.arange(D)[None, :], jnp.inf, distance).min(axis=1)
 
 
@@ -71,6 +78,7 @@ def _size(error: Array | float) -> Array:
     return size
 
 
+@jax.jit
 def _ratio(error: Array, gap: Array) -> Array:
     """`error / gap` up to 1; 0 without error, 1 without a gap."""
     return jnp.where(error < gap, error / positive(gap, error < gap), jnp.where(error > 0, 1.0, 0.0))

@@ -1,5 +1,6 @@
 """Readings: one head read in three ways, each with patterns that show features and probes that compute (T15, T22)."""
 
+import jax
 from jax import Array
 
 from svtheory.numerics import exact_products, inverse
@@ -36,6 +37,8 @@ def readings(W_Q: Array, W_K: Array, query_moment: Moment, key_moment: Moment) -
     }
 
 
+@jax.jit
+@exact_products
 def unwhitened(side: Root, vectors: Array) -> tuple[Array, Array]:
     """`A u` and `A^+ u` of vectors (D, K)."""
     along, squares = side.axes.T @ vectors, side.lengths[:, None] ** 2

@@ -96,6 +96,7 @@ def value_gaps(values: Array) -> Array:
     return _gaps(_spectral_values(values))
 
 
+@jax.jit
 def _gaps(values: Array) -> Array:
     steps = values[:-1] - values[1:]
     infinite = jnp.full((1,), jnp.inf, values.dtype)
@@ -110,7 +111,11 @@ def value_groups(values: Array, tolerance: Array | float = 1e-3) -> Array:
     >>> value_groups(jnp.array([5.0, 3.0, 3.0, 0.0])).tolist()
     [0, 1, 1, 2]
     """
-    values = _spectral_values(values)
+    return _groups(_spectral_values(values), tolerance)
+
+
+@jax.jit
+def _groups(values: Array, tolerance: Array | float) -> Array:
     new = values[:-1] - values[1:] > tolerance * values[0]
     return jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(new)])
 
@@ -123,7 +128,12 @@ def effective_rank(values: Array) -> Array:
     >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 4)
     2.0
     """
-    values, _ = scaled(_spectral_values(values))
+    return _effective_rank(_spectral_values(values))
+
+
+@jax.jit
+def _effective_rank(values: Array) -> Array:
+    values, _ = scaled(values)
     total = values.sum()
     p = values / positive(total)
     entropy = -jnp.sum(p * jnp.log(positive(p)))

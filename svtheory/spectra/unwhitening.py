@@ -1,5 +1,6 @@
 """Unwhitening: from a singular vector, a filter, back to the feature, its pattern (T15; Haufe et al. 2014)."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -8,7 +9,6 @@ from svtheory.geometry.columns import unit_columns
 from svtheory.numerics import exact_products
 
 
-@exact_products
 def unwhiten(vectors: Array, covariance: Array, mean: Array | None = None) -> tuple[Array, Array]:
     """Unit directions `K v` of the singular vectors v, and the share of each that was removed as the mean token.
 
@@ -25,16 +25,23 @@ def unwhiten(vectors: Array, covariance: Array, mean: Array | None = None) -> tu
     D = vectors.shape[0]
     if covariance.shape != (D, D):
         raise InputError(f"covariance must have shape {(D, D)}, got {covariance.shape}")
+    mean = None if mean is None else real_array("mean", mean, ndim=1)
+    if mean is not None and mean.shape != (D,):
+        raise InputError(f"mean must have shape {(D,)}, got {mean.shape}")
+    return _unwhitened(vectors, covariance, mean)
+
+
+@jax.jit
+@exact_products
+def _unwhitened(vectors: Array, covariance: Array, mean: Array | None) -> tuple[Array, Array]:
     patterns = unit_columns(covariance @ vectors)
     if mean is None:
         return patterns, jnp.zeros(patterns.shape[1], patterns.dtype)
-    mean = real_array("mean", mean, ndim=1)
-    if mean.shape != (D,):
-        raise InputError(f"mean must have shape {(D,)}, got {mean.shape}")
     share = (unit_columns(mean[:, None])[:, 0] @ patterns) ** 2
     return unit_columns(remove_direction(patterns, mean)), share
 
 
+@jax.jit
 @exact_products
 def remove_direction(vectors: Array, direction: Array) -> Array:
     """The columns of `vectors` (D, K) less their component along `direction` (D,); a zero one removes nothing."""

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from sims.engines import ensemble
 from sims.engines.ensemble import train
+from svtheory.checks import InputError
 
 STEPS, MEMBERS = 23, 3
 
@@ -90,6 +93,72 @@ def _check_continuation(tmp_path, monkeypatch, survived):
     calls.clear()
     assert equal(uninterrupted, train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c"))
     assert not calls
+
+
+def half_trained(folder, monkeypatch):
+    """Members and keys of a run that was killed after two chunks, and what the whole run gives."""
+    members, keys = start()
+    whole = train(noisy_descent, members, keys, STEPS, chunk=8)
+    advance, calls = ensemble._advance, []
+
+    def dies(*arguments):
+        calls.append(0)
+        if len(calls) > 2:
+            raise Killed
+        return advance(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ensemble, "_advance", dies)
+        with pytest.raises(Killed):
+            train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=folder)
+    return members, keys, whole
+
+
+def test_a_damaged_checkpoint_is_refused_or_whole(tmp_path, monkeypatch):
+    """A byte changed, or the end cut off, of each file of a checkpoint: never other numbers."""
+    members, keys, whole = half_trained(tmp_path / "c", monkeypatch)
+    rng = np.random.default_rng(0)
+    files = [path.relative_to(tmp_path / "c") for path in sorted((tmp_path / "c").rglob("*")) if path.is_file()]
+    refused = 0
+    for number, file in enumerate(file for file in files for _ in range(2)):
+        copy = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "c", copy)
+        content = bytearray((copy / file).read_bytes())
+        if number % 2:
+            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        else:
+            content = content[: len(content) // 2]
+        (copy / file).write_bytes(content)
+        sentence, found = outcome(
+            lambda folder=copy: train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=folder)
+        )
+        refused += sentence is not None
+        assert str(copy) in sentence if sentence else equal(whole, found)
+    assert refused >= 6  # both of what is read: the description, the arrays and their index
+
+
+def outcome(run):
+    """The sentence with which it was refused, or what came of it."""
+    try:
+        return None, run()
+    except InputError as error:
+        return str(error), None
+
+
+def test_arrays_that_are_not_those_saved_are_refused(tmp_path, monkeypatch):
+    seal = ensemble._seal
+    with monkeypatch.context() as patched:
+        patched.setattr(ensemble, "_seal", lambda state, keys: seal(jax.tree.map(lambda x: x + 1, state), keys))
+        members, keys, _ = half_trained(tmp_path / "c", monkeypatch)
+    with pytest.raises(InputError, match="is not as it was saved: its checksum is another"):
+        train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c")
+
+
+def test_another_generator_of_random_numbers_is_refused(tmp_path, monkeypatch):
+    members, keys, _ = half_trained(tmp_path / "c", monkeypatch)
+    others = jax.random.split(jax.random.key(0, impl="rbg"), len(keys))
+    with pytest.raises(InputError, match="another random-number generator than rbg"):
+        train(noisy_descent, members, others, STEPS, chunk=8, checkpoint=tmp_path / "c")
 
 
 def test_one_trace_whatever_the_number_of_chunks():

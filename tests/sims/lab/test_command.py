@@ -1,6 +1,10 @@
 """An experiment of three numbers stands in for the real ones."""
 
 import json
+import os
+import re
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +23,7 @@ from sims.__main__ import main as list_or_run
 from sims.lab.command import command
 from svtheory.checks import InputError
 from svtheory.reports.plotting import panels, predicted_against_measured
-from svtheory.reports.runs import Exhibit, Outcome
+from svtheory.reports.runs import Exhibit, Outcome, read_manifest
 
 NAME = "test_command"
 
@@ -32,7 +36,7 @@ class Config:
     """Targets t."""
     seed: int = 0
     """Seed."""
-    fails: Literal["no", "input", "number", "bug"] = "no"
+    fails: Literal["no", "input", "number", "bug", "SIGINT", "SIGTERM", "disk"] = "no"
     """How the run fails."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number format."""
@@ -52,6 +56,10 @@ def run(config: Config, folder: Path) -> Outcome:
         raise FloatingPointError("loss is not finite at step 3 of member 1")
     if config.fails == "bug":
         raise ValueError("a bug")
+    if config.fails.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[config.fails])
+    if config.fails == "disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     t = jnp.asarray(config.targets, float)
     figure, axes = panels()
     predicted_against_measured(axes[0, 0], t, t + 0.1, yerr=0.1 * np.ones(t.shape))
@@ -167,6 +175,32 @@ def test_a_number_that_is_not_finite_is_one_sentence_and_code_1(tmp_path, capsys
 def test_a_bug_keeps_its_traceback(tmp_path):
     with pytest.raises(ValueError, match="a bug"):
         main(["--fails", "bug", "--out", str(tmp_path)])
+    assert read_manifest(tmp_path / NAME)["reason"] == "ValueError"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_one_sentence_and_the_manifest_says_so(tmp_path, capsys, name, code):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--fails", name, "--out", str(tmp_path)])
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == f"stopped by {name}; the same command takes the run up again\n"
+    manifest = read_manifest(tmp_path / NAME)
+    assert (manifest["status"], manifest["reason"]) == ("stopped", "KeyboardInterrupt")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_leaves_nothing_half_written(tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["--fails", "disk", "--out", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch("error: .* could not be read or written: File too large\n", said), said
+    assert set(files(tmp_path)) <= {f"{NAME}/manifest.json", f"{NAME}/summary.json"}
 
 
 def test_help_shows_options_of_the_scale(capsys):

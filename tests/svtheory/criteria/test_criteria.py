@@ -355,6 +355,11 @@ def test_what_other_readings_show_and_why():
                 if exact and theorem == "T22":
                     np.testing.assert_allclose(promised, 1, atol=1e-12)
         assert ("balanced exactly" in found.read_back()) == exact
+        hidden = found.readings["balanced"]._replace(
+            query=0.01 + 0 * found.pairs.query, query_sine=1 + 0 * found.pairs.query
+        )
+        told = replace(found, readings={**found.readings, "balanced": hidden}).read_back()
+        assert "balanced not all, |cos| >= 0.01 is no more than chance" in told
         np.testing.assert_array_equal(found.readings["raw"].query, found.pairs.query)
         assert np.allclose(np.asarray(of(found, "T22", "query", "read back").margin)[i], 0, atol=1e-7)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from svtheory import Head, InputError, decompose, relative_attention, rotation_null, sparseness_test, treves_rolls
+from svtheory.heads.full_rank import full_rank_sparseness
 from svtheory.heads.random_heads import compare_with_random_heads, read_together
 
 D, H, B, T = 10, 4, 6, 8
@@ -102,6 +103,25 @@ def test_random_heads_are_those_of_the_definition(bias, rotary, given):
             error = np.sqrt(np.var(expected) / 60 + np.var(null) / DRAWS)
             assert abs(null.mean() - np.mean(expected)) < 4 * error
             assert np.std(null) == pytest.approx(np.std(expected), rel=4 / np.sqrt(2 * 60))
+
+
+def test_gaussian_heads_are_those_of_the_definition():
+    """Of a head with biases and rotary maps, which keep their size beside the factors'."""
+    rng = np.random.default_rng(0)
+    head, tokens = some_head(rng, bias=True, rotary=True), some_tokens(rng)
+    together = read_together(jax.tree.map(lambda x: x[None], head), tokens, tokens, readings=2)
+    null = np.asarray(full_rank_sparseness(together, jax.random.key(1), DRAWS))[0]
+    b_Q, b_K = (np.asarray(b, float) for b in (head.b_Q, head.b_K))
+    sizes = [np.linalg.norm(W) for W in (head.W_Q, head.W_K)]
+
+    def draw():
+        W = rng.normal(size=(2, H, D))
+        W_Q, W_K = (x * size / np.linalg.norm(x) for x, size in zip(W, sizes, strict=True))
+        return naive_sparseness(W_Q, W_K, b_Q, b_K, True, tokens)
+
+    expected = [draw() for _ in range(60)]
+    assert abs(null.mean() - np.mean(expected)) < 4 * np.sqrt(np.var(expected) / 60 + np.var(null) / DRAWS)
+    assert np.std(null) == pytest.approx(np.std(expected), rel=4 / np.sqrt(2 * 60))
 
 
 @partial(jax.jit, static_argnums=(2, 3))

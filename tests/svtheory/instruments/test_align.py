@@ -117,7 +117,7 @@ def test_random_heads_are_not_beyond_chance(tmp_path):
     save_file(
         {"W_dec": np.ascontiguousarray(X.T, np.float32), "b_dec": np.zeros(D, np.float32)}, tmp_path / "x.safetensors"
     )
-    outcome = run(folder, "--features", str(tmp_path / "x.safetensors"))
+    outcome = run(folder, "--features", str(tmp_path / "x.safetensors"), "--hook", "attn_in")
     assert (outcome.results.isotropic_p > 1e-3).all()  # two draws, each with that probability
     assert outcome.results.reading.values.tolist() == ["raw"]
     assert "p, random" not in outcome.rows[0]
@@ -197,7 +197,7 @@ def test_features_keep_the_places_that_they_have_in_their_file(tmp_path):
     decoder = np.eye(4)
     decoder[1] = 0
     save_file({"W_dec": decoder.astype(ml_dtypes.bfloat16)}, tmp_path / "x.safetensors")
-    outcome = run(tmp_path, "--features", str(tmp_path / "x.safetensors"))
+    outcome = run(tmp_path, "--features", str(tmp_path / "x.safetensors"), "--hook", "attn_in")
     assert outcome.results.best_feature.sel(side="query", reading="raw").values.ravel().tolist() == [3, 0]
     assert outcome.results.best_feature.sel(side="key", reading="raw").values.ravel().tolist() == [0, 3]
     assert [row["feature"] for row in outcome.rows] == ["3", "0"]
@@ -303,19 +303,18 @@ def test_heads_that_nothing_can_be_said_of_are_one_sentence(tmp_path, capsys, si
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (None, "FILE must be an existing .npz or .safetensors file"),
-        ({"x": X}, "FILE must hold either features or W_dec, got x"),
-        ({"features": X, "W_dec": X.T}, "FILE must hold either features or W_dec, got features, W_dec"),
+        (None, "FILE must be an existing .safetensors, .npz, .npy file, or a folder with a dictionary"),
+        ({"x": X}, "FILE must hold one of W_dec, w_dec, decoder.weight, features, as SAELens, Gemma Scope, "),
+        ({"features": X, "W_dec": X.T}, "got features, W_dec"),
         (
             {"features": X.T},
-            "FILE must hold finite features, D x N with D = 16 as in the bundle, got float64 (30, 16), which looks "
-            "transposed: features are columns of `features`, rows of W_dec",
+            "x must hold features of 16 dimensions, as the model has, got 30 x 16, which looks transposed",
         ),
-        ({"W_dec": X}, "got float64 (30, 16), which looks transposed"),
-        ({"features": X[:5]}, "D x N with D = 16 as in the bundle, got float64 (5, 30)\n"),
-        ({"features": X.astype(int)}, "FILE must hold finite features"),
-        ({"features": X * np.nan}, "FILE must hold finite features"),
-        ({"features": 0 * X}, "FILE must hold a feature that is not zero, got none"),
+        ({"W_dec": X}, "got 30 x 16, which looks transposed"),
+        ({"features": X[:5]}, "x must hold features of 16 dimensions, as the model has, got 5 x 30\n"),
+        ({"features": X.astype(int)}, "features must hold floating-point numbers, got int64"),
+        ({"features": X * np.nan}, "features must be finite, got 480 entries that are not"),
+        ({"features": 0 * X}, "x must hold a feature that is not zero, got none"),
     ],
 )
 def test_a_wrong_dictionary_is_one_sentence(tmp_path, capsys, arrays, message):
@@ -323,7 +322,7 @@ def test_a_wrong_dictionary_is_one_sentence(tmp_path, capsys, arrays, message):
     if arrays is not None:
         np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(SystemExit) as stopped:
-        run(tmp_path, "--features", str(tmp_path / "x.npz"))
+        run(tmp_path, "--features", str(tmp_path / "x.npz"), "--hook", "attn_in")
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert message in error

@@ -83,7 +83,7 @@ def test_what_the_run_leaves(series):
     ("arguments", "message"),
     [
         (["step1.safetensors"], "MODELS must be a series of at least 2 checkpoints, got only '"),
-        (["step1.safetensors", "none.safetensors"], "bundle must be a safetensors file, got '"),
+        (["step1.safetensors", "none.safetensors"], "MODELS must be a bundle's file, its name in"),
         (["step1.safetensors", "wide.safetensors"], "MODELS must be of one shape, got '2: wide' with (1, 1, 9)"),
         (["step1.safetensors", "blind.safetensors"], "bundle must hold attn_in, what its heads read, got '"),
     ],

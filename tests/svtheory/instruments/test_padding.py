@@ -51,6 +51,9 @@ def test_readings_are_those_without_it(name):
     longer = SURVEYS[name](padded(1e3, (N, N, N)))
     plain = SURVEYS[name](HeadBundle(W_Q, W_K, b_Q, attn_in=TOKENS))
     if "query" in plain.dims:
+        assert [[row[rule] for rule in sad.PUBLISHED] for row in sad.rows(longer)] == [
+            [row[rule] for rule in sad.PUBLISHED] for row in sad.rows(plain)
+        ]
         rest = longer.isel(query=slice(plain.sizes["query"], None))
         assert rest[["sparseness", "decision_p_value", "count"]].to_array().isnull().all()
         longer = longer.isel(query=slice(plain.sizes["query"]))

@@ -323,7 +323,10 @@ def save_arrays(path, **arrays):
 
 W = bundle().W_Q
 BAD = {
-    "missing": (lambda path: None, "bundle must be a safetensors file, got '.*', which is no file"),
+    "missing": (
+        lambda path: None,
+        "SOURCE must be a bundle's file, its name .*, the folder of a model or hf:ORG/MODEL, got '.*', which is none",
+    ),
     "a folder": (lambda path: path.mkdir(), "config.json must be a JSON file in the checkpoint's folder, got "),
     "no safetensors": (lambda path: path.write_text("text " * 99), "bundle must be a whole safetensors file, got '"),
     "truncated": (

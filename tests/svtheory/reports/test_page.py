@@ -1,7 +1,7 @@
 import numpy as np
 import xarray as xr
 
-from svtheory.reports.page import report, table_html
+from svtheory.reports.page import paragraphs_html, report, table_html
 from svtheory.reports.plotting import panels
 from svtheory.reports.runs import (
     Exhibit,
@@ -54,6 +54,15 @@ def test_whatever_a_page_is_given_is_text(tmp_path):
     )  # title, text, 3 in the table, 2 captions, 2 headlines, command, 3 facts
     assert "<script" not in page
     assert page.count("<img") == 1
+
+
+def test_long_text_has_room_and_examples_are_left_out(tmp_path):
+    rows = [{"name": "a", "value": 1}, {"name": "b", "value": "a sentence of more than thirty letters"}]
+    page = table_html(rows)
+    assert '<th class="text">name</th><th>value</th>' in page
+    assert "<td>1</td>" in page
+    assert '<td class="text long">a sentence' in page
+    assert paragraphs_html("One.\n\n>>> survey(heads)\n3\n\nTwo.") == "<p>One.</p>\n<p>Two.</p>"
 
 
 def test_no_rows_no_table():

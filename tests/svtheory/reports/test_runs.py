@@ -53,6 +53,15 @@ def test_the_same_configuration_is_taken_up_again(tmp_path):
     assert runs.read_manifest(folder)["continued"]
 
 
+def test_a_finished_run_ignores_checkpoints_whose_removal_was_killed(tmp_path):
+    with started(tmp_path) as folder:
+        runs.finish(folder, OUTCOME, 1.0)
+    (runs.checkpoints(folder) / "half").mkdir(parents=True)
+    with started(tmp_path) as folder:
+        assert not runs.checkpoints(folder).exists()
+    assert not runs.read_manifest(folder)["continued"]
+
+
 def test_an_empty_folder_may_be_used(tmp_path):
     (tmp_path / "demo").mkdir()
     assert start(tmp_path) == tmp_path / "demo"

@@ -120,7 +120,7 @@ class _Compared:
     def gaussian(self, layer: int, key: Array) -> np.ndarray:
         """Mean sparseness of Gaussian heads on the tokens of a layer's heads, (head, draw)."""
         at = jax.random.fold_in(key, layer)
-        together = [self._together(layer, those) for those in self._alike]
+        together = (self._together(layer, those) for those in self._alike)
         return np.concatenate([full_rank_sparseness(heads, at, DIAGNOSTIC) for heads in together])
 
     def _together(self, layer: int, those: slice) -> ReadTogether:
@@ -167,7 +167,6 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
-
     gaussian = [compared.gaussian(layer, third) for layer in track(range(layers), "Gaussian heads")]
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
     of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))

@@ -6,7 +6,8 @@
 #
 # A head is to match one feature with another: its logit is to be 1 where the query has feature 0 and
 # the key feature 1. Twelve features share six dimensions. Theory says what the head's singular vectors
-# will be before it is trained.
+# will be before it is trained. Heads are trained with `sims`, which needs a checkout; all else comes with
+# `pip install`.
 
 # %%
 import os
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import svtheory
-from sims import Training, simulate
+from sims import Training, simulate  # from a checkout
 
 DIM, FEATURES = 6, 12
 KAPPA = (1, 2, 4, 8, 16, 32, 64)

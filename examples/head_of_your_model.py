@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+# from a checkout: the wheel has no `sims`, which trains the model of this page
 from sims.models.trained import Recipe, bundle, trained
 from sims.models.trained_heads import run_on, unseen
 from svtheory.instruments import explain, sad, spectra

@@ -2,14 +2,17 @@
 
 import operator
 import warnings
+from dataclasses import is_dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+
+Kind = TypeVar("Kind")
 
 
 class InputError(ValueError):
@@ -125,6 +128,30 @@ def _not_real(name: str, x: Any, why: str = "") -> TypeError:
     return TypeError(f"{name} must be an array of real numbers, got {_brief(repr(x))}{why}")
 
 
+def non_negative(name: str, x: Any, ndim: int = 0, endless: bool = False) -> Array:
+    """`x` as a `real_array` of `ndim` axes; raises InputError for a number below 0 as well."""
+    array = real_array(name, x, ndim, endless)
+    if concrete(array) and not (np.asarray(array) >= 0).all():
+        raise InputError(f"{name} must be at least 0, got {float(np.asarray(array).min())}")
+    return array
+
+
+def instance(name: str, x: Any, kind: type[Kind]) -> Kind:
+    """`x` if it is of that class, whatever its leaves; raises InputError otherwise."""
+    if not isinstance(x, kind):
+        raise InputError(f"{name} must be a {kind.__name__}, got {told(x)}")
+    return x
+
+
+def random_key(name: str, x: Any) -> Array:
+    """`x` if it is one key of `jax.random`, typed or raw; raises InputError otherwise."""
+    typed = isinstance(x, Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    raw = isinstance(x, Array | np.ndarray) and x.dtype == np.uint32 and x.shape in ((2,), (4,))
+    if not (raw or (typed and x.ndim == 0)):
+        raise InputError(f"{name} must be a key of jax.random, such as jax.random.key(0), got {told(x)}")
+    return x  # pyright: ignore
+
+
 def whole(name: str, x: Any, least: int) -> int:
     """`x` as an int of at least `least`; raises InputError otherwise."""
     number = _integer(x)
@@ -163,6 +190,13 @@ def one_of(name: str, x: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(x, str) or x not in allowed:
         raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {_brief(repr(x))}")
     return x
+
+
+def told(x: Any) -> str:
+    """What was given in place of something else: an array by its shape, a dataclass by its name."""
+    if is_dataclass(x):
+        return f"a {type(x).__name__}"
+    return f"an array of shape {x.shape}" if isinstance(x, Array | np.ndarray) else _brief(repr(x))
 
 
 def _brief(text: str, length: int = 60) -> str:

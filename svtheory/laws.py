@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, real_array, whole
+from svtheory.checks import InputError, concrete, random_key, real_array, whole
 from svtheory.factorisations import eigenvalue_tolerance, symmetric_root
 from svtheory.numerics import positive
 from svtheory.pytrees import pytree
@@ -92,6 +92,7 @@ class BernoulliUniform(Law):
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape (*shape, N): one uniform u a feature, `f = u/p` if `u < p`, else 0."""
+        random_key("key", key)
         u = jax.random.uniform(key, (*shape, self.size), self.mean().dtype)
         p = jnp.broadcast_to(self._probabilities(), u.shape)
         return jnp.where(u < p, u / p, 0)
@@ -141,6 +142,7 @@ class OneHot(Law):
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, one-hot rows of shape (*shape, N)."""
+        random_key("key", key)
         p = self.mean()
         return jax.nn.one_hot(jax.random.categorical(key, jnp.log(p), shape=shape), self.size, dtype=p.dtype)
 
@@ -210,6 +212,7 @@ class Gaussian(Law):
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape (*shape, N)."""
+        random_key("key", key)
         root = self.covariance_root()
         normal = jax.random.normal(key, (*shape, root.shape[-1]), root.dtype)
         centred = jnp.matmul(normal, root.T, precision="highest")

@@ -55,12 +55,7 @@ class Scenario:
         X = real_array("query_features", self.query_features, ndim=2)
         Y = real_array("key_features", self.key_features, ndim=2)
         T = real_array("target", self.target, ndim=2)
-        if X.shape[0] != Y.shape[0]:
-            raise InputError(f"key_features must have {X.shape[0]} rows, as query_features do, got shape {Y.shape}")
-        if T.shape != (X.shape[1], Y.shape[1]):
-            raise InputError(
-                f"target must have shape {(X.shape[1], Y.shape[1])}, one row a query feature, got {T.shape}"
-            )
+        _check_shapes(X, Y, T)
         _check_matched("query_features", X, T, axis=1)
         _check_matched("key_features", Y, T, axis=0)
         _check_law("query_law", self.query_law, X.shape[1], self.objective)
@@ -103,6 +98,22 @@ def at_unit_size(scenario: Scenario) -> tuple[Scenario, Array]:
     (X, x), (Y, y), (T, t) = map(scaled, (scenario.query_features, scenario.key_features, scenario.target))
     decay = shifted(scenario.weight_decay, -(x + y + t))
     return replace(scenario, query_features=X, key_features=Y, target=T, weight_decay=decay), t - x - y
+
+
+def _check_shapes(X: Array, Y: Array, T: Array) -> None:
+    """Features of one dimension, in columns as many as the target has rows (X) and columns (Y)."""
+    for name, features, number, side in (("query", X, T.shape[0], "row"), ("key", Y, T.shape[1], "column")):
+        if features.shape[0] == number != features.shape[1]:
+            raise InputError(
+                f"{name}_features must have {number} columns, one a {side} of target, got shape {features.shape}, "
+                "which looks transposed"
+            )
+    if X.shape[0] != Y.shape[0]:
+        raise InputError(f"key_features must have {X.shape[0]} rows, as query_features do, got shape {Y.shape}")
+    asked = X.shape[1], Y.shape[1]
+    if T.shape != asked:
+        turned = ", which looks transposed" if T.shape[::-1] == asked else ""
+        raise InputError(f"target must have shape {asked}, one row a query feature, got {T.shape}{turned}")
 
 
 def _check_matched(name: str, features: Array, target: Array, axis: int) -> None:

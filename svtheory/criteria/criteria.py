@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.checks import concrete
+from svtheory.checks import concrete, instance
 from svtheory.criteria.pairs import PairAlignments, modes_of, read_pairs, structure
 from svtheory.criteria.reading import modes_by_reading, reading_rows
 from svtheory.criteria.sides import SideFeatures, overlaps, side_rows
@@ -44,6 +44,7 @@ def conditions(scenario: Scenario) -> Conditions:
     >>> table.splitlines()[2]
     'Fully trained, singular vectors are features exactly; chance is 0.6366.'
     """
+    instance("scenario", scenario, Scenario)
     found, unit, refused = _every_condition(scenario, bears_decay(scenario))
     check_decay(refused)
     held_at_size(found.pairs.value, unit)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.checks import InputError, real_array
+from svtheory.checks import InputError, instance, non_negative, real_array
 from svtheory.geometry.columns import lengths, unit_columns
 from svtheory.geometry.frames import dual_frame
 from svtheory.geometry.tightness import connected
@@ -36,7 +36,7 @@ class PairStructure(NamedTuple):
     identified: Array
 
 
-def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure:
+def pair_structure(scenario: Scenario, tolerance: Array | float = 1e-3) -> PairStructure:
     """Which pairs of the target are singular pairs, which mix, and which are degenerate (T4).
 
     Two pairs mix when they share a feature, or when their probes (duals, without laws) are not orthogonal on some side:
@@ -50,13 +50,15 @@ def pair_structure(scenario: Scenario, tolerance: float = 1e-3) -> PairStructure
     >>> structure.labels.tolist(), structure.values.diagonal().tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
+    instance("scenario", scenario, Scenario)
+    tolerance = non_negative("tolerance", tolerance).astype(scenario.target.dtype)
     found, unit = _pair_structure(scenario, tolerance)
     held_at_size(found.values, unit)
     return found
 
 
 @jax.jit
-def _pair_structure(scenario: Scenario, tolerance: float) -> tuple[PairStructure, Array]:
+def _pair_structure(scenario: Scenario, tolerance: Array) -> tuple[PairStructure, Array]:
     """The structure, and the pairs' values at unit size."""
     unit, exponent = at_unit_size(scenario)
     found = structure(optimum(unit), tolerance)
@@ -64,7 +66,7 @@ def _pair_structure(scenario: Scenario, tolerance: float) -> tuple[PairStructure
 
 
 @exact_products
-def structure(found: Optimum, tolerance: float) -> PairStructure:
+def structure(found: Optimum, tolerance: Array | float) -> PairStructure:
     """The `pair_structure` of the scenario of an optimum without weight decay."""
     (query, key, T), H = found.trained, found.scenario.rank
     truncates, kept = jnp.asarray(False), jnp.asarray(True)
@@ -77,7 +79,7 @@ def structure(found: Optimum, tolerance: float) -> PairStructure:
     return PairStructure(labels, alone, values, alone & _apart(values, found.values, tolerance))
 
 
-def _links(side: Side, tolerance: float, truncates: Array) -> Array:
+def _links(side: Side, tolerance: Array | float, truncates: Array) -> Array:
     """Which features of one side are not orthogonal, shape (N, N)."""
     in_weights, whitened = (alignment(columns, columns) > tolerance for columns in (side.probes, side.readout))
     return in_weights | (whitened & truncates)
@@ -101,7 +103,7 @@ def _pair_sizes(target: Array, query: Array, key: Array) -> Array:
     return jnp.abs(target) * lengths(query)[:, None] * lengths(key)[None, :]
 
 
-def _apart(values: Array, spectrum: Array, tolerance: float) -> Array:
+def _apart(values: Array, spectrum: Array, tolerance: Array | float) -> Array:
     """Whether a pair's value is not zero and near exactly one value of the predicted spectrum, its own."""
     near = jnp.abs(values[..., None] - spectrum[None, None, :]) <= tolerance * spectrum[0]
     return (values > tolerance * spectrum[0]) & (near.sum(axis=-1) == 1)
@@ -130,6 +132,7 @@ class PairAlignments(NamedTuple):
     value, gap    the singular value, and its distance to the nearest other, 0 where it is shared
     query_sine, key_sine  the sines of the same angles, which tell how near 1 a cosine is
 
+    Each pair is read by the vectors that carry most of it, so pairs that mix (T4) may have the same ones, of one value.
     Cosines, value and gap are 0, and sines 1, where no singular pair that can be named carries the two: the head drops
     them (T7, T8), or may, or what carries them is lost in rounding.
     """

@@ -78,36 +78,46 @@ class Conditions:
         return [_entry(row) for row in self.rows if row.applies and not np.isnan(row.margin).all()]
 
     def verdict(self) -> str:
-        """One sentence: how near singular vectors come to features, which are not fixed, and what chance would give."""
+        """One sentence: how near singular vectors come to features, which are not fixed, and what chance would give.
+
+        A pair is read by the singular vectors that carry most of it. Pairs that mix (T4) may have the same ones, and
+        others then are nobody's: the sentence says so.
+        """
         asked, value, gap = (np.asarray(x) for x in (np.isfinite(self.pairs.value), self.pairs.value, self.pairs.gap))
         if not asked.any():
             return "The target matches no pair."
-        own, shared, none = asked & (gap > 0), asked & (gap == 0) & (value > 0), asked & (value == 0)
-        chance, clauses = self.chance, []
+        own, mixed = _own(self.pairs)
+        shared, none = asked & (gap == 0) & (value > 0), asked & (value == 0)
+        clauses = []
         if own.any():
             whose = "singular vectors" if own.sum() == asked.sum() else f"the singular vectors of {_pairs(own)}"
-            least, exact = self._least(own)
-            if exact:
-                answer = "are features exactly"
-            elif float(least[0]) > chance:
-                answer = f"have |cos| >= {_cosine(*least)} with their features"
-            else:
-                answer = f"are not all features, |cos| >= {_cosine(*least)} is no more than chance"
-            clauses.append(f"{whose} {answer}")
+            clauses.append(f"{whose} {self._answer(own)}")
+        if mixed.any():
+            whose = f"{_pairs(mixed)} mix and share the singular vectors nearest to them, which"
+            clauses.append(f"{whose} {self._answer(mixed)}")
         if shared.any():
             least, exact = self._least(shared)
             holds = "its features exactly" if exact else f"its features to |cos| >= {_cosine(*least)}"
             clauses.append(f"the values of {_pairs(shared)} fix only a space of vectors, which holds {holds}")
         if none.any():
             clauses.append(f"no singular vectors can be named for {_pairs(none)}")
-        return f"Fully trained, {'; '.join(clauses)}; chance is {_number(chance)}."
+        return f"Fully trained, {'; '.join(clauses)}; chance is {_number(self.chance)}."
+
+    def _answer(self, where: np.ndarray) -> str:
+        """How near the singular vectors of some pairs come to the features."""
+        least, exact = self._least(where)
+        if exact:
+            return "are features exactly"
+        if float(least[0]) > self.chance:
+            return f"have |cos| >= {_cosine(*least)} with their features"
+        return f"are not all features, |cos| >= {_cosine(*least)} is no more than chance"
 
     def read_back(self) -> str:
-        """One sentence: which other reading shows the features; empty where no pair is named in one."""
+        """One sentence: which other reading shows the features; empty where no pair has modes of its own in one."""
         clauses = []
         for name in READINGS[1:]:
             pairs = self.readings[name]
-            own = np.asarray(pairs.gap) > 0
+            own, _ = _own(pairs)
             if own.any():
                 least, exact = self._least(own, pairs)
                 asked = np.isfinite(np.asarray(pairs.gap)).sum()
@@ -152,6 +162,13 @@ def _pair_cells(found: Conditions) -> list[list[str]]:
         cosines = [_cosine(query, query_sine), _cosine(key, key_sine), *lesser]
         cells.append([f"x_{place[0]} -> y_{place[1]}", _number(value[place]), _number(gap[place]), *cosines])
     return [header, *cells]
+
+
+def _own(pairs: PairAlignments) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs have named vectors of their own, and which share them: named values are distinct, theirs equal."""
+    value, named = np.asarray(pairs.value), np.asarray(pairs.gap) > 0
+    share = (value[..., None] == value[named]).sum(axis=-1) > 1
+    return named & ~share, named & share
 
 
 def _pairs(where: np.ndarray) -> str:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, concrete, real_array, whole
+from svtheory.checks import InputError, concrete, random_key, real_array, whole
 from svtheory.numerics import exact_products, inverse
 
 
 def orthonormal(key: Array, dim: int, n_features: int) -> Array:
     """`n_features <= dim` orthonormal features, Haar-distributed; shape (dim, n_features)."""
+    random_key("key", key)
     whole("dim", dim, 1)
     whole("n_features", n_features, 1)
     if n_features > dim:
@@ -86,6 +87,7 @@ def frame_with_spectrum(key: Array, eigenvalues: Array, n_features: int) -> Arra
     is, then make all lengths equal (Schur-Horn; Dhillon et al. 2005). Shape (D, n_features), n_features >= D.
     Raises InputError for eigenvalues that are not positive or n_features < D.
     """
+    random_key("key", key)
     eigenvalues = real_array("eigenvalues", eigenvalues, ndim=1)
     dim = eigenvalues.size
     if concrete(eigenvalues) and not (eigenvalues > 0).all():
@@ -158,6 +160,7 @@ def worst_case_frame(key: Array, dim: int, n_features: int, condition: float | A
     `extremal_pair` in a random plane; the other dimensions hold a random frame with eigenvalues log-spaced between the
     extremes. Features are not of unit length. Needs `dim >= 3` and `n_features >= dim`.
     """
+    random_key("key", key)
     whole("dim", dim, 3)
     condition = _condition(condition)
     left, right = jax.random.split(key)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import real_array
+from svtheory.checks import non_negative, real_array
 from svtheory.geometry.columns import unit_columns
 from svtheory.geometry.tightness import connected
 from svtheory.numerics import exact_products
@@ -36,7 +36,7 @@ class Polytopes(NamedTuple):
     dimensions: Array
 
 
-def polytopes(X: Array, tolerance: float = 0.2) -> Polytopes:
+def polytopes(X: Array, tolerance: Array | float = 0.2) -> Polytopes:
     """Split the features of X (D, N) into parts that are orthogonal up to cosines of `tolerance` (T2b).
 
     In a part that is a regular polytope every feature has the dimensionality `dimensions/vertices` and is aligned. A
@@ -46,12 +46,13 @@ def polytopes(X: Array, tolerance: float = 0.2) -> Polytopes:
     >>> found.vertices.tolist(), found.dimensions.tolist()
     ([2, 2, 1], [1, 1, 1])
     """
-    return _polytopes(real_array("X", X, ndim=2), tolerance)
+    X = real_array("X", X, ndim=2)
+    return _polytopes(X, non_negative("tolerance", tolerance).astype(X.dtype))
 
 
 @jax.jit
 @exact_products
-def _polytopes(X: Array, tolerance: float) -> Polytopes:
+def _polytopes(X: Array, tolerance: Array) -> Polytopes:
     unit = unit_columns(X)
     present = X.any(axis=0)
     together = connected(jnp.abs(unit.T @ unit) > tolerance) & present[:, None] & present[None, :]

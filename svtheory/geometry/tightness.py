@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import InputError, held, real_array
+from svtheory.checks import InputError, held, non_negative, real_array
 from svtheory.geometry.columns import lengths, sine, unit_columns
 from svtheory.geometry.frames import dual_frame, feature_dimensionality
 from svtheory.numerics import exact_products, scaled, shifted
@@ -37,7 +37,7 @@ class TightGroups(NamedTuple):
     eigenvalues: Array
 
 
-def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
+def tight_groups(X: Array, tolerance: Array | float = 1e-3) -> TightGroups:
     """Split the features of X (D, N) into mutually orthogonal groups, each a tight frame of its span (T2b).
 
     All features are exactly aligned **iff** every non-zero feature gets a label. Groups of one eigenvalue are one
@@ -50,13 +50,13 @@ def tight_groups(X: Array, tolerance: float = 1e-3) -> TightGroups:
     ([1, 1, 0], [9.0, 2.0, 0.0])
     """
     X = real_array("X", X, ndim=2)
-    groups, eigenvalues = _groups(X, tolerance)
+    groups, eigenvalues = _groups(X, non_negative("tolerance", tolerance).astype(X.dtype))
     return groups._replace(eigenvalues=held("X", eigenvalues, groups.eigenvalues))
 
 
 @jax.jit
 @exact_products
-def _groups(X: Array, tolerance: float) -> tuple[TightGroups, Array]:
+def _groups(X: Array, tolerance: Array) -> tuple[TightGroups, Array]:
     """The groups at unit size, and their eigenvalues at the size of X."""
     unit = unit_columns(X)
     linked = jnp.abs(unit.T @ unit) > tolerance
@@ -68,7 +68,7 @@ def _groups(X: Array, tolerance: float) -> tuple[TightGroups, Array]:
     return groups, shifted(groups.eigenvalues, 2 * exponent)
 
 
-def _grouped(member: Array, rayleigh: Array, tolerance: float) -> TightGroups:
+def _grouped(member: Array, rayleigh: Array, tolerance: Array) -> TightGroups:
     """Labels by falling eigenvalue, a new group wherever it steps down."""
     order = jnp.argsort(-rayleigh)
     falling = rayleigh[order]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import InputError, flag, held, real_array, whole
+from svtheory.checks import InputError, flag, held, random_key, real_array, whole
 from svtheory.heads.asked import Layout, Templates, after, as_seen, ask
 from svtheory.heads.fits import fitted, prediction, reaching, resampled, unit, unvisited
 from svtheory.heads.fitted_time import at_best_times
@@ -167,6 +167,7 @@ def explain(
     query = checked_samples("query", query_inputs, query_features, W_Q)
     keys = checked_samples("key", key_inputs, key_features, W_K)
     family = checked_family(template, query[1], keys[1])
+    random_key("key", key)
     sizes = whole("draws", draws, 1), whole("resamples", resamples, 0)
     found = _explain(W_Q, W_K.astype(W_Q.dtype), query, keys, family, key, flag("centre_query", centre_query), *sizes)
     held("W_Q and W_K", found.measured.values)

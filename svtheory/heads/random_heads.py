@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from svtheory.checks import InputError, concrete, one_of, real_array, whole
+from svtheory.checks import InputError, concrete, one_of, random_key, real_array, whole
 from svtheory.factorisations import safe_svd, tall_svd
 from svtheory.geometry.arrangements import haar_frame
 from svtheory.heads.decomposition import (
@@ -94,6 +94,7 @@ def sparseness_test(
     the only one: a bias moves the input. All follow the dtype of the head. Works under jit and vmap, `draws` static.
     Raises InputError for fewer than one draw, an unknown rule, and what `decompose` refuses.
     """
+    random_key("key", key)
     whole("draws", draws, 1)
     if not (head.query_norm is head.key_norm is None):
         head, queries, keys = bilinear(head, queries, keys)

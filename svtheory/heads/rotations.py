@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.checks import one_of, whole
+from svtheory.checks import one_of, random_key, whole
 from svtheory.factorisations import tall_svd
 from svtheory.heads.decomposition import Decomposition, relative_attention, without_padding
 from svtheory.heads.sparsity import decision_sparseness
@@ -68,6 +68,7 @@ def rotation_null(
     that of one draw.
     Raises InputError for fewer than one draw or an unknown kind.
     """
+    random_key("key", key)
     whole("draws", draws, 1)
     return _rotation_null(decomposition, key, draws, one_of("kind", kind, KINDS), real)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, whole
+from svtheory.checks import InputError, concrete, instance, random_key, whole
 from svtheory.numerics import exact_products, positive
 from svtheory.prediction.decay import check_undecayed
 from svtheory.prediction.finite import probe_plane
@@ -43,6 +43,8 @@ def predict_drift(scenario: Scenario, key: Array, samples: int) -> Spectrum:
     >>> round(float(abs(drifted.left[:, 0] @ leading.left[:, 0])), 2)  # with the head at its logits: 0.998 and 0.964
     0.95
     """
+    instance("scenario", scenario, Scenario)
+    random_key("key", key)
     if scenario.objective != "softmax":
         raise InputError(f"objective must be 'softmax' for a drift, got {scenario.objective!r}")
     check_undecayed(scenario, "for a drift")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, whole
+from svtheory.checks import InputError, concrete, instance, random_key, whole
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, numerical_rank_tolerance, positive, root
@@ -56,11 +56,12 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
         scenario: with laws, without weight decay.
         key: of the contexts.
         samples: how many contexts are drawn.
-        pairs: K, the rank of the target, or more; needed while JAX traces, found from the target otherwise.
+        pairs: K, the rank of the target, or more; needed while JAX traces it, found from the target otherwise.
 
     Returns K pairs, values falling, vectors (D, K). Works under jit, vmap and grad (`samples` and `pairs` static).
-    Raises InputError for a weight decay, fewer than 2 samples, a traced target without `pairs`, or contexts for which
-    no minimum is found, as where nothing bounds the logits (NaN while JAX traces).
+    Raises InputError for a weight decay, fewer than 2 samples, pairs below the rank of the target
+    (not told while JAX traces it) or none of a traced one, or contexts for which no minimum is found, as where nothing
+    bounds the logits (NaN while JAX traces).
 
     >>> from svtheory import BernoulliUniform, single_pair
     >>> law = BernoulliUniform(0.5, 2)
@@ -68,7 +69,7 @@ def predict_finite(scenario: Scenario, key: Array, samples: int, pairs: int | No
     >>> bool(abs(predict_finite(scenario, jax.random.key(0), 10000).values[0] - 5.0) < 0.2)
     True
     """
-    _check(scenario, samples)
+    _check(scenario, key, samples)
     if scenario.objective == "square":
         return predict(scenario)
     return _carried(optimal_plane(scenario, key, samples, pairs), scenario.rank)
@@ -91,29 +92,39 @@ def finite_error(scenario: Scenario, key: Array, samples: int, pairs: int | None
     >>> bool(0 < left[0] < 1e-3), bool(0 < value[0] < 0.1), bool(right[0] < 1e-9)  # the key's plane is a line
     (True, True, True)
     """
-    _check(scenario, samples)
+    _check(scenario, key, samples)
     if scenario.objective == "square":
         exact = jnp.zeros_like(predict(scenario).values)
         return exact, exact, exact
     return _spread(optimal_plane(scenario, key, samples, pairs), scenario.rank)
 
 
-def _check(scenario: Scenario, samples: int) -> None:
+def _check(scenario: Scenario, key: Array, samples: int) -> None:
+    instance("scenario", scenario, Scenario)
     check_undecayed(scenario, "at finite logits")
+    random_key("key", key)
     whole("samples", samples, 2)
 
 
 def optimal_plane(scenario: Scenario, key: Array, samples: int, pairs: int | None) -> Plane:
     """The optimal head of a softmax scenario in the plane of its probes; raises as `predict_finite`."""
-    if pairs is None:
-        if not concrete(scenario.target):
-            raise InputError("pairs must be given while the target is traced, got None")
-        pairs = max(1, int(np.linalg.matrix_rank(np.asarray(scenario.target))))
     most = min(scenario.dim, *scenario.target.shape[-2:])
-    plane, lasting = in_plane(scenario, key, samples, min(whole("pairs", pairs, 1), most))
+    plane, lasting = in_plane(scenario, key, samples, min(_pairs(scenario.target, pairs), most))
     if concrete(lasting) and not bool(lasting <= CONVERGED):
         raise InputError(f"samples must bound the logits, got {samples} contexts for which no minimum was found")
     return plane
+
+
+def _pairs(target: Array, pairs: int | None) -> int:
+    """How many pairs the plane is to hold: the rank of the target, or more."""
+    if not concrete(target):
+        if pairs is None:
+            raise InputError("pairs must be given while the target is traced, got None")
+        return whole("pairs", pairs, 1)
+    rank = max(1, int(np.linalg.matrix_rank(np.asarray(target))))
+    if pairs is not None and whole("pairs", pairs, 1) < rank:
+        raise InputError(f"pairs must be at least {rank}, the rank of target, got {pairs}")
+    return rank if pairs is None else pairs
 
 
 @partial(jax.jit, static_argnames=("samples", "pairs"))

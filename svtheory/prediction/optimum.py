@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, concrete
+from svtheory.checks import InputError, concrete, instance
 from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, shifted
 from svtheory.prediction.certainty import Modes, doubt, mean_outside, rounding, undecided
@@ -86,6 +86,7 @@ def optimal_omega(scenario: Scenario) -> Array:
       trained in the row space of W_K, on `(r; 1)` instead of r and then without its last row
     - weight_decay (T8, T24): see `predict`
     """
+    instance("scenario", scenario, Scenario)
     omega, unit, refused = _optimal_omega(scenario, bears_decay(scenario))
     check_decay(refused)
     return held_at_size(omega, unit)
@@ -142,6 +143,7 @@ def predict(scenario: Scenario) -> Spectrum:
     >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
     ([3.0, 0.0], [1.0, 0.0])
     """
+    instance("scenario", scenario, Scenario)
     found, unit, refused = _predict(scenario, bears_decay(scenario))
     check_decay(refused)
     held_at_size(found.values, unit)
@@ -184,8 +186,6 @@ def optimum(scenario: Scenario, decayed: bool = False) -> Optimum:
     return Optimum(left, lowered[:K], right, error, unknown, free, *known)
 
 
-@jax.jit
-@exact_products
 def mode_strengths(scenario: Scenario) -> Array:
     """Singular values of `A^{+1/2} M B^{+1/2}`, falling, shape (K,), K at most D: by them a narrow head chooses (T7).
 
@@ -197,6 +197,12 @@ def mode_strengths(scenario: Scenario) -> Array:
     >>> mode_strengths(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0))).tolist()
     [6.0, 0.0]
     """
+    return _mode_strengths(instance("scenario", scenario, Scenario))
+
+
+@jax.jit
+@exact_products
+def _mode_strengths(scenario: Scenario) -> Array:
     return jnp.linalg.svd(narrowed(scenario, whiten(scenario)).core, compute_uv=False)
 
 

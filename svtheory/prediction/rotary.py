@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, held, one_of, real_array
+from svtheory.checks import InputError, concrete, held, instance, one_of, real_array
 from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, numerical_rank_tolerance
 from svtheory.prediction.optimum import predict
@@ -119,6 +119,7 @@ def rotary_spectra(
     Raises InputError for a target of more than one pair, a softmax objective or weight decay (while JAX traces the
     target or the decay, values are NaN instead).
     """
+    instance("scenario", scenario, Scenario)
     if scenario.objective != "square":
         raise InputError(f"scenario must have the square objective, got {scenario.objective!r}")
     covered = _is_covered(scenario)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, flag, whole
+from svtheory.checks import InputError, flag, instance, random_key, whole
 from svtheory.factorisations import safe_svd
 from svtheory.numerics import exact_products, positive
 from svtheory.prediction.decay import check_undecayed
@@ -47,9 +47,11 @@ def sampling_error(
         pairs: as in `predict_finite`, where the target is traced.
 
     Returns two arrays (*shape of n, K), K the number of pairs of the optimum; infinite where a value is shared or 0,
-    where the first order says nothing. Works under jit and vmap (all but scenario and key static). Raises InputError
-    otherwise.
+    or where n is so small that the first order is above 1, as no `sin^2` is. Works under jit and vmap (all but scenario
+    and key static). Raises InputError for what is no such scenario, key or number.
     """
+    instance("scenario", scenario, Scenario)
+    random_key("key", key)
     counts = _checked(scenario, samples, n)
     if scenario.objective == "square":
         return _square(scenario, key, counts, samples, flag("raw", raw))
@@ -136,7 +138,8 @@ def _softmax(scenario: Scenario, plane: Plane, key: Array, n: Array, samples: in
 
 def _after(n: Array, once: Array) -> Array:
     """What it is after each number of contexts, (*shape of n, K), from what one context would leave, (K,)."""
-    return once.reshape((1,) * n.ndim + once.shape) / n[..., None]
+    found = once.reshape((1,) * n.ndim + once.shape) / n[..., None]
+    return jnp.where(found > 1, jnp.inf, found)
 
 
 def _sides(scenario: Scenario) -> tuple[Side, Side]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svtheory.checks import InputError, concrete, held, real_array
+from svtheory.checks import InputError, concrete, held, instance, non_negative, real_array
 from svtheory.numerics import exact_products, positive
 from svtheory.prediction.certainty import core_rounding
 from svtheory.prediction.optimum import Optimum, optimum, predict
@@ -63,6 +63,7 @@ def training_condition_numbers(scenario: Scenario, time: Array | float) -> tuple
     `E[s f_j]` after training for `time` from zero, whatever the anisotropy of the two sides. Under softmax time counts
     `1 - 1/m`. Raises InputError for a time that is not a number >= 0.
     """
+    instance("scenario", scenario, Scenario)
     t = _pace(scenario) * _non_negative("time", time, scenario.target.dtype)
     tokens = whiten(scenario)
     (m_r, L_r), (m_s, L_s) = tokens.query.bounds(), tokens.key.bounds()
@@ -85,6 +86,7 @@ def filtered_optimum(
 
     Raises InputError for a head_dim below D or a weight_decay on the factors: no closed form holds there.
     """
+    instance("scenario", scenario, Scenario)
     _check_free(scenario)
     dtype = scenario.target.dtype
     t, gamma = _non_negative("time", time, dtype), _non_negative("omega_decay", omega_decay, dtype)
@@ -194,6 +196,7 @@ def mode_start(scenario: Scenario, W_Q: Array, W_K: Array) -> Array:
 
 def _modes(scenario: Scenario, start: Array | float) -> tuple[Array, Array, Array]:
     """`s`, `2 alpha beta` and `a_0` of each mode, three arrays (K,); NaN where T9 does not hold."""
+    instance("scenario", scenario, Scenario)
     if scenario.objective != "square":
         raise InputError(f"objective must be 'square' for the growth of modes (T9), got {scenario.objective!r}")
     found = optimum(scenario)
@@ -265,7 +268,4 @@ def _start(start: Array, scenario: Scenario) -> Array:
 
 def _non_negative(name: str, x: Array | float, dtype: jnp.dtype, ndim: int = 0) -> Array:
     """`x` as an array of `ndim` axes, at least 0 and possibly infinite; raises InputError or TypeError otherwise."""
-    array = real_array(name, x, ndim, endless=True)
-    if concrete(array) and not (np.asarray(array) >= 0).all():
-        raise InputError(f"{name} must be at least 0, got {float(np.asarray(array).min())}")
-    return array.astype(dtype)
+    return non_negative(name, x, ndim, endless=True).astype(dtype)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from svtheory.checks import instance
 from svtheory.factorisations import safe_svd
 from svtheory.laws import Law
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance, positive, root, scaled
@@ -260,6 +261,7 @@ def correlations(scenario: Scenario) -> tuple[Array, Array]:
     `Omega = 0` is `-M`, `M = sum_ij T_ij E[r f_i] E[s f_j]^T`, so these are the singular directions of a single pair at
     small training time.
     """
+    instance("scenario", scenario, Scenario)
     tokens = whiten(scenario)
     return tokens.query.correlations, tokens.key.correlations
 
@@ -270,5 +272,6 @@ def probes(scenario: Scenario) -> tuple[Array, Array]:
     The singular directions of a fully trained single pair; without laws the dual frames `x~_i`, `y~_j` (T1). The
     optimum of full rank is `Omega* = sum_ij T_ij probe_i probe_j^T`.
     """
+    instance("scenario", scenario, Scenario)
     tokens = whiten(scenario)
     return tokens.query.probes, tokens.key.probes

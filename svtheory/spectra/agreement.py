@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svtheory.checks import InputError
+from svtheory.checks import InputError, non_negative, told
 from svtheory.numerics import exact_products
 from svtheory.pytrees import pytree
 from svtheory.spectra.alignments import alignment, chance_alignment
-from svtheory.spectra.spectra import Spectrum, value_groups
+from svtheory.spectra.spectra import Spectrum, in_one_space, value_groups
 
 
 @pytree()
@@ -24,7 +24,7 @@ class Agreement:
     identified    whether the predicted vector is named by its value: non-zero and apart from all others, shape (K,)
     chance        E|cos| of a random direction (T12)
     predicted_left, measured_left, predicted_right, measured_right
-                  |cos| of the singular vectors with the features, shapes (K, N) and (K, M); None without features
+                  |cos| of all singular vectors with the features, (pairs, N) and (pairs, M); None without features
     """
 
     left: Array
@@ -42,38 +42,44 @@ def compare(
     prediction: Spectrum,
     measurement: Spectrum,
     features: tuple[Array, Array] | None = None,
-    tolerance: float = 1e-3,
+    tolerance: Array | float = 1e-3,
 ) -> Agreement:
     """Compare a measured spectrum with a predicted one.
 
     Pairs are matched by the order of their values, vectors up to sign, predicted values closer than
-    `tolerance * sigma_1` as subspaces, predicted zeros not at all. `features = (X, Y)`, shapes (D, N) and (D, M), adds
-    the alignment tables of both spectra. Works under jit and vmap. Raises InputError for spectra of different D, or a
-    measurement with fewer pairs than the prediction.
+    `tolerance * sigma_1` as subspaces, predicted zeros not at all. A measurement of fewer pairs than predicted is that
+    of a matrix of lower rank: the others are measured as 0, cosines and values. `features = (X, Y)`, shapes (D, N) and
+    (D, M), adds the alignment tables of both spectra. Works under jit and vmap. Raises InputError for what is no
+    Spectrum, spectra of different dimensions, features that are no pair of arrays and a tolerance below 0.
     """
-    D, K = prediction.left.shape
-    if measurement.left.shape[0] != D or measurement.values.shape[0] < K:
-        raise InputError(
-            f"measurement must be a spectrum of at least {K} pairs in dimension {D}, got shape {measurement.left.shape}"
-        )
+    in_one_space(prediction, measurement)
+    tolerance = non_negative("tolerance", tolerance).astype(prediction.values.dtype)
     found = _agreement(prediction, measurement, tolerance)
     return found if features is None else replace(found, **_alignment_tables(prediction, measurement, features))
 
 
 @jax.jit
 @exact_products
-def _agreement(prediction: Spectrum, measurement: Spectrum, tolerance: float) -> Agreement:
+def _agreement(prediction: Spectrum, measurement: Spectrum, tolerance: Array) -> Agreement:
     D, K = prediction.left.shape
+    left, values, right = _measured(measurement, K)
     labels = value_groups(prediction.values, tolerance)
     together = labels[:, None] == labels[None, :]
     nonzero = prediction.values > tolerance * prediction.values[0]
     return Agreement(
-        left=_group_cosines(prediction.left, measurement.left[:, :K], together, nonzero),
-        right=_group_cosines(prediction.right, measurement.right[:, :K], together, nonzero),
-        value_error=jnp.where(nonzero, (measurement.values[:K] - prediction.values) / prediction.values[0], jnp.nan),
+        left=_group_cosines(prediction.left, left, together, nonzero),
+        right=_group_cosines(prediction.right, right, together, nonzero),
+        value_error=jnp.where(nonzero, (values - prediction.values) / prediction.values[0], jnp.nan),
         identified=nonzero & (together.sum(axis=1) == 1),
         chance=jnp.asarray(chance_alignment(D), prediction.values.dtype),
     )
+
+
+def _measured(measurement: Spectrum, K: int) -> tuple[Array, Array, Array]:
+    """The first K pairs, of zeros beyond those that there are."""
+    beyond = max(K - measurement.values.size, 0)
+    left, right = (jnp.pad(x[:, :K], ((0, 0), (0, beyond))) for x in (measurement.left, measurement.right))
+    return left, jnp.pad(measurement.values[:K], (0, beyond)), right
 
 
 def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: Array) -> Array:
@@ -98,6 +104,8 @@ def _group_cosines(predicted: Array, measured: Array, together: Array, nonzero: 
 
 
 def _alignment_tables(prediction: Spectrum, measurement: Spectrum, features: tuple[Array, Array]) -> dict[str, Array]:
+    if not isinstance(features, tuple | list) or len(features) != 2:
+        raise InputError(f"features must be a pair (X, Y), those of queries and those of keys, got {told(features)}")
     X, Y = features
     return {
         "predicted_left": alignment(prediction.left, X),

@@ -9,7 +9,7 @@ import scipy.optimize
 import scipy.special
 from jax import Array
 
-from svtheory.checks import InputError, real_array, whole
+from svtheory.checks import InputError, random_key, real_array, whole
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.columns import unit_columns
 from svtheory.numerics import exact_products
@@ -107,6 +107,7 @@ def sampled_chance(key: Array, covariance: Array, features: Array, draws: int = 
 
     The chance level of an anisotropic model, higher than `chance_alignment` (T12). Covariance (D, D), features (D, N).
     """
+    random_key("key", key)
     root = symmetric_root(real_array("covariance", covariance, ndim=2))
     directions = root @ jax.random.normal(key, (root.shape[1], draws), root.dtype)
     best = alignment(directions, features).max(axis=1)

@@ -5,12 +5,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, concrete, real_array
+from svtheory.checks import instance, non_negative
 from svtheory.numerics import numerical_rank_tolerance, positive
-from svtheory.spectra.spectra import Spectrum
+from svtheory.spectra.spectra import Spectrum, in_one_space
 
 
 def mixed_gaps(prediction: Spectrum, measurement: Spectrum) -> Array:
@@ -20,10 +19,8 @@ def mixed_gaps(prediction: Spectrum, measurement: Spectrum) -> Array:
     vector lies on its longer side. K is the number of predicted pairs. Raises InputError for spectra of different
     dimensions.
     """
-    shape, other = ((s.left.shape[0], s.right.shape[0]) for s in (prediction, measurement))
-    if shape != other:
-        raise InputError(f"measurement must be a spectrum in dimension {_named(shape)}, got {_named(other)}")
-    return _mixed_gaps(prediction.values, measurement.values, max(shape))
+    in_one_space(prediction, measurement)
+    return _mixed_gaps(prediction.values, measurement.values, max(len(prediction.left), len(prediction.right)))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -34,17 +31,13 @@ def _mixed_gaps(predicted: Array, measured: Array, D: int) -> Array:
     return jnp.where(jnp.arange(K)[:, None] == jnp.arange(D)[None, :], jnp.inf, distance).min(axis=1)
 
 
-def _named(shape: tuple[int, int]) -> str:
-    return str(shape[0]) if shape[0] == shape[1] else f"{shape[0]} x {shape[1]}"
-
-
 def wedin_bound(prediction: Spectrum, measurement: Spectrum, error: Array | float) -> Array:
     """`sqrt(sin^2 angle(u_k) + sin^2 angle(v_k)) <= sqrt 2 |E|_2 / delta_k`, shape (K,), at most sqrt 2 (Wedin; T14).
 
     `measurement` is the spectrum of `Omega* + E`, `prediction` that of `Omega*`, `error` the spectral norm of E and
     delta_k the mixed gap. Raises InputError for a negative error or spectra of different dimensions.
     """
-    return math.sqrt(2) * _ratio(_size(error), mixed_gaps(prediction, measurement))
+    return math.sqrt(2) * _ratio(non_negative("error", error), mixed_gaps(prediction, measurement))
 
 
 def wedin_own_bound(spectrum: Spectrum, error: Array | float) -> Array:
@@ -57,7 +50,8 @@ def wedin_own_bound(spectrum: Spectrum, error: Array | float) -> Array:
     >>> [round(float(x), 4) for x in wedin_own_bound(spectrum(jnp.diag(jnp.array([3.0, 1.0])), jnp.eye(2)), 0.1)]
     [0.1207, 0.2414]
     """
-    return _ratio((1 + math.sqrt(2)) * _size(error), spectrum.gaps)
+    instance("spectrum", spectrum, Spectrum)
+    return _ratio((1 + math.sqrt(2)) * non_negative("error", error), spectrum.gaps)
 
 
 def nameable(spectrum: Spectrum, error: Array | float | None = None) -> Array:
@@ -67,15 +61,9 @@ def nameable(spectrum: Spectrum, error: Array | float | None = None) -> Array:
     gaps of `predict` are 0 where the rounding of what it was computed from is larger). Vectors whose gap is smaller
     belong to a subspace only. Raises InputError for a negative error.
     """
+    instance("spectrum", spectrum, Spectrum)
     rounding = numerical_rank_tolerance(spectrum.values, max(spectrum.left.shape[0], spectrum.right.shape[0]))
-    return spectrum.gaps > (rounding if error is None else _size(error))
-
-
-def _size(error: Array | float) -> Array:
-    size = real_array("error", error, ndim=0)
-    if concrete(size) and np.asarray(size) < 0:
-        raise InputError(f"error must be at least 0, got {float(size)}")
-    return size
+    return spectrum.gaps > (rounding if error is None else non_negative("error", error))
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.checks import InputError, concrete, real_array
+from svtheory.checks import InputError, concrete, instance, non_negative, real_array
 from svtheory.factorisations import factored_svd
 from svtheory.numerics import exact_products, positive, scaled, shifted
 from svtheory.pytrees import pytree
@@ -87,6 +87,18 @@ def spectrum_of(left: Array, values: Array, right: Array, error: Array | float =
     return Spectrum(left, values, right, jnp.where(gaps > error, gaps, 0 * gaps))
 
 
+def in_one_space(prediction: Spectrum, measurement: Spectrum) -> None:
+    """Both are spectra of matrices of one shape; raises InputError otherwise."""
+    spectra = instance("prediction", prediction, Spectrum), instance("measurement", measurement, Spectrum)
+    asked, got = ((s.left.shape[0], s.right.shape[0]) for s in spectra)
+    if asked != got:
+        raise InputError(f"measurement must be a spectrum in dimension {_named(asked)}, got {_named(got)}")
+
+
+def _named(shape: tuple[int, int]) -> str:
+    return str(shape[0]) if shape[0] == shape[1] else f"{shape[0]} x {shape[1]}"
+
+
 def value_gaps(values: Array) -> Array:
     """`min(sigma_k, min_{j != k} |sigma_k - sigma_j|)`, shape (K,), for falling `values`.
 
@@ -111,7 +123,8 @@ def value_groups(values: Array, tolerance: Array | float = 1e-3) -> Array:
     >>> value_groups(jnp.array([5.0, 3.0, 3.0, 0.0])).tolist()
     [0, 1, 1, 2]
     """
-    return _groups(_spectral_values(values), tolerance)
+    values = _spectral_values(values)
+    return _groups(values, non_negative("tolerance", tolerance).astype(values.dtype))
 
 
 @jax.jit

@@ -40,6 +40,10 @@ TAKE = {
     "Gaussian.scatter": (lambda V: Gaussian(np.zeros(2), V).covariance(), SQUARE),
     "spectrum": (lambda W: spectrum(W, FRAME).values, FRAME),
     "spectrum.W_K": (lambda W: spectrum(FRAME, W).values, FRAME),
+    "compare.tolerance": (
+        lambda tau: svtheory.compare(spectrum(SQUARE, SQUARE), spectrum(SQUARE, SQUARE), tolerance=tau).left,
+        NUMBER,
+    ),
     "compare": (lambda X: svtheory.compare(spectrum(SQUARE, SQUARE), spectrum(SQUARE, SQUARE), (X, X)).left, FRAME),
     "alignment": (lambda u: svtheory.alignment(u, FRAME), FRAME),
     "alignment.features": (lambda X: svtheory.alignment(FRAME, X), FRAME),
@@ -99,6 +103,7 @@ TAKE = {
     "training_condition_number.largest": (lambda L: svtheory.prediction.training_condition_number(1.0, L, 1.0), NUMBER),
     "training_condition_number.time": (lambda t: svtheory.prediction.training_condition_number(1.0, 4.0, t), NUMBER),
     "training_condition_numbers": (lambda t: svtheory.prediction.training_condition_numbers(PLANE, t)[0], NUMBER),
+    "pair_structure": (lambda tau: svtheory.criteria.pair_structure(PLANE, tau).values, NUMBER),
     "star_alignment": (lambda Y: svtheory.criteria.star_alignment(Y, np.ones(3)), FRAME),
     "star_alignment.strengths": (lambda t: svtheory.criteria.star_alignment(FRAME, t), ROW),
     "phase_energy": (lambda W: svtheory.geometry.phase_energy(W, 2.0), FRAME),
@@ -106,6 +111,9 @@ TAKE = {
     "stationary_arrangements": (lambda g: svtheory.geometry.stationary_arrangements(6, 4, g).energy[0], NUMBER),
     "lowest_arrangement": (lambda g: svtheory.geometry.lowest_arrangement(6, 4, g)[1].energy, NUMBER),
     "exact_minimum": (lambda g: svtheory.geometry.exact_minimum(6, 4, g).energy, NUMBER),
+    "polytopes.tolerance": (lambda tau: svtheory.polytopes(FRAME, tau).vertices, NUMBER),
+    "tight_groups.tolerance": (lambda tau: svtheory.geometry.tight_groups(FRAME, tau).eigenvalues, NUMBER),
+    "value_groups.tolerance": (lambda tau: svtheory.spectra.value_groups(ROW, tau), NUMBER),
     "polytopes": (lambda X: svtheory.polytopes(X).vertices, FRAME),
     "wedin_bound": (
         lambda e: svtheory.wedin_bound(spectrum(SQUARE, FRAME[:, :2]), spectrum(SQUARE, SQUARE), e),
@@ -154,7 +162,7 @@ TAKE = {
 }
 # They take scenarios, spectra, numbers of things or keys, and no other arrays.
 TAKE_NONE = {
-    *("conditions", "predict", "optimal_omega", "mode_strengths", "pair_structure", "correlations", "probes"),
+    *("conditions", "predict", "optimal_omega", "mode_strengths", "correlations", "probes"),
     *("mixed_gaps", "chance_alignment", "adaptive_threshold", "collapse_threshold", "relu_states", "relu_thresholds"),
     *("predict_finite", "predict_drift", "finite_error", "sampling_error", "order_spectrum"),
     *("order", "shift", "categories", "read_model"),
@@ -246,14 +254,84 @@ def test_good_arrays_give_the_value_of_float32(name):
             assert np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True), kind
 
 
-def test_every_public_function_is_among_them():
-    spaces = (svtheory, svtheory.geometry, svtheory.spectra, svtheory.prediction, svtheory.criteria)
+def functions(*spaces):
+    """The public functions of these, by name; a compiled one is no inspect.isfunction."""
     things = {name: getattr(space, name) for space in spaces for name in space.__all__}
-    # a compiled function is no inspect.isfunction
-    public = {name for name, thing in things.items() if callable(thing) and not inspect.isclass(thing)}
-    public -= set(svtheory.heads.__all__)
+    return {name: thing for name, thing in things.items() if callable(thing) and not inspect.isclass(thing)}
+
+
+THEORY = (svtheory, svtheory.geometry, svtheory.spectra, svtheory.prediction, svtheory.criteria)
+
+
+def test_every_public_function_is_among_them():
+    public = set(functions(*THEORY)) - set(svtheory.heads.__all__)
     assert public - TAKE_NONE - {name.partition(".")[0] for name in TAKE} == set()
     assert public >= TAKE_NONE
+
+
+LAW = BernoulliUniform(0.5, 2)
+SPARSE = Scenario(SQUARE, SQUARE, np.float32([[0, 1], [0, 0]]), LAW, LAW, "softmax")
+NUMBERS = {
+    "samples": 10,
+    "n": 100,
+    "draws": 3,
+    "dim": 4,
+    "n_features": 4,
+    "condition": 2.0,
+    "error": 0.1,
+    "shape": (2,),
+}
+SAMPLES = {f"{type(law).__name__}.sample": law.sample for law in (LAW, OneHot(2), Gaussian(np.zeros(2), np.eye(2)))}
+
+
+def objects(function):
+    """Good values of the arguments that are a scenario, a spectrum or a key."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.annotation in (Scenario, svtheory.Spectrum):
+            yield name, SPARSE if parameter.annotation is Scenario else spectrum(SQUARE, SQUARE)
+        elif name == "key" and parameter.annotation is jax.Array:
+            yield name, KEY
+
+
+ASKED = {
+    f"{name}, {argument}": (function, argument)
+    for name, function in (functions(*THEORY, svtheory.heads) | SAMPLES).items()
+    for argument, _ in objects(function)
+}
+
+
+@pytest.mark.parametrize("place", ASKED)
+def test_what_is_no_scenario_spectrum_or_key_is_refused_in_one_sentence(place):
+    function, argument = ASKED[place]
+    needed = [name for name, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+    good = {name: NUMBERS.get(name, SQUARE) for name in needed} | dict(objects(function))
+    told = {
+        None: "None",
+        "text": "'text'",
+        0: "0",
+        jax.Array: r"an array of shape \(2, 3\)",
+        type: "a BernoulliUniform",
+    }
+    for wrong, what in told.items():
+        given = {jax.Array: FRAME, type: LAW}.get(wrong, wrong)
+        with pytest.raises(svtheory.InputError, match=rf"^{argument} must be a [^\n]{{5,60}}, got {what}$"):
+            function(**{**good, argument: given})
+
+
+def test_those_of_most_functions_are_found():
+    assert len(ASKED) > 40
+    assert {"predict, scenario", "compare, measurement", "tight_frame, key", "OneHot.sample, key"} <= set(ASKED)
+
+
+def test_scenarios_spectra_and_keys_pass_while_jax_traces():
+    """Nothing is compiled; raw keys pass too, and what has leaves of another kind is refused by none of the checks."""
+    for key in (KEY, jax.random.key_data(KEY)):
+        found = jax.eval_shape(jax.vmap(lambda key: LAW.sample(key, (3,))), jnp.stack([key, key]))
+        assert found.shape == (2, 3, 2)
+    several = jax.tree.map(lambda x: jnp.stack([x, x]), SPARSE)
+    assert jax.eval_shape(jax.vmap(svtheory.probes), several)[0].shape == (2, 2, 2)
+    hollow = jax.tree.map(lambda _: object(), SPARSE)
+    assert svtheory.checks.instance("scenario", hollow, Scenario) is hollow
 
 
 def test_rounding_to_float32_is_said_once(monkeypatch):

@@ -61,7 +61,9 @@ def with_zero_column(A, i):
     ("arguments", "options", "kind", "sentence"),
     [
         ((X, Y[:3], T), {}, InputError, r"key_features must have 4 rows, as query_features do, got shape \(3, 6\)"),
-        ((X, Y, T.T), {}, InputError, r"target must have shape \(7, 6\), one row a query feature, got \(6, 7\)"),
+        ((X, Y, T.T), {}, InputError, r"target must have shape .*, one row .*, got .*, which looks transposed"),
+        ((X.T, Y, T), {}, InputError, r"query_features must have .* a row of target, got .*, which looks transposed"),
+        ((X, Y.T, T), {}, InputError, r"key_features must have .* a column of target, got .*, which looks transposed"),
         ((X[0], Y, T), {}, InputError, r"query_features must have 2 axes, got shape \(7,\)"),
         ((X[:, :0], Y, T[:0]), {}, InputError, r"query_features must not be empty, got shape \(4, 0\)"),
         ((X, Y * np.inf, T), {}, InputError, "key_features must be finite, got 24 entries that are not"),

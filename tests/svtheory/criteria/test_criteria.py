@@ -315,6 +315,21 @@ def test_equal_strengths_fix_a_plane_and_nothing_in_it():
     assert conditions(Scenario(np.eye(3), np.eye(3), T)).verdict().startswith(wanted)
 
 
+def test_pairs_that_mix_may_share_a_vector_and_the_verdict_says_so():
+    """Two features 60 degrees apart, of one strength: `x~_0 - x~_1` is nearest to both, `x~_0 + x~_1` is nobody's."""
+    X = np.array([[1, 0.5], [0, 0.75**0.5]])
+    found = conditions(Scenario(X, X, np.eye(2)))
+    duals = np.linalg.inv(X.T)
+    values = np.linalg.svd(duals @ duals.T, compute_uv=False)
+    np.testing.assert_allclose(found.pairs.value.diagonal(), values[0], rtol=1e-12)
+    least = cosine(duals[:, 0] - duals[:, 1], X[:, 0])
+    wanted = "2 pairs mix and share the singular vectors nearest to them, which are not all features, |cos| >="
+    assert found.verdict().startswith(f"Fully trained, {wanted} {least:.4g} is no more than chance")
+    assert "unwhitened" not in found.read_back()  # they share it there too
+    one_each = conditions(Scenario(X, X, np.array([[1.0, 0], [0, 0.1]])))  # the weak pair is nearest to the second
+    assert "mix" not in one_each.verdict()
+
+
 def read_by_numpy(scenario, omega):
     """Vectors read from Omega without laws, by reading: query and key side."""
     (P, s, _), (Q, z, _) = (
@@ -359,7 +374,8 @@ def test_what_other_readings_show_and_why():
             query=0.01 + 0 * found.pairs.query, query_sine=1 + 0 * found.pairs.query
         )
         told = replace(found, readings={**found.readings, "balanced": hidden}).read_back()
-        assert "balanced not all, |cos| >= 0.01 is no more than chance" in told
+        own = "" if exact else " (1 pair of 3)"  # in superposition the two others share a mode
+        assert f"balanced{own} not all, |cos| >= 0.01 is no more than chance" in told
         np.testing.assert_array_equal(found.readings["raw"].query, found.pairs.query)
         assert np.allclose(np.asarray(of(found, "T22", "query", "read back").margin)[i], 0, atol=1e-7)
 

@@ -199,6 +199,8 @@ def test_bad_input():
         predict_finite(scenario(1.0, weight_decay=0.1), KEY, 10)
     with pytest.raises(InputError, match="samples must be a whole number of at least 2, got 1"):
         predict_finite(s, KEY, 1)
+    with pytest.raises(InputError, match="pairs must be at least 2, the rank of target, got 1"):
+        predict_finite(scenario(1.0, pairs=2), KEY, 10, pairs=1)
     with pytest.raises(InputError, match="pairs must be given while the target is traced"):
         jax.jit(lambda s: predict_finite(s, KEY, 10))(s)
     with pytest.raises(InputError, match="samples must bound the logits, got 2 contexts"):

@@ -360,10 +360,26 @@ def test_compare_under_vmap_and_jit_equals_a_loop():
 
 def test_spectra_that_cannot_be_compared():
     s = make_spectrum([3.0, 2.0, 1.0])
-    with pytest.raises(InputError, match=r"measurement must be a spectrum of at least 3 pairs .* got shape \(6, 2\)"):
-        compare(s, make_spectrum([3.0, 2.0]))
-    with pytest.raises(InputError, match=r"at least 3 pairs in dimension 6, got shape \(5, 3\)"):
+    with pytest.raises(InputError, match="measurement must be a spectrum in dimension 6, got 5"):
         compare(s, make_spectrum([3.0, 2.0, 1.0], D=5))
+    for features in (np.ones((6, 2)), (np.ones((6, 2)),)):
+        with pytest.raises(InputError, match=r"features must be a pair \(X, Y\), those of queries and those of "):
+            compare(s, s, features)
+    with pytest.raises(InputError, match=r"tolerance must be at least 0, got -1\.0"):
+        compare(s, s, tolerance=-1)
+
+
+def test_a_measurement_of_fewer_pairs_has_none_of_the_others():
+    """As in `compare(predict(scenario), predict_finite(scenario, key, samples))`: the target's rank and no more."""
+    X, s = jnp.eye(6)[:, :2], make_spectrum([3.0, 2.0, 1.0, 0.0])
+    first = jax.tree.map(lambda x: x[..., :2], s)
+    found = compare(s, first, (X, X))
+    for cosine in (found.left, found.right):
+        np.testing.assert_allclose(cosine, [1, 1, 0, np.nan], atol=1e-6)
+    np.testing.assert_allclose(found.value_error, [0, 0, -1 / 3, np.nan], atol=1e-6)
+    assert found.predicted_left.shape == (4, 2)
+    assert found.measured_left.shape == (2, 2)
+    np.testing.assert_allclose(compare(first, s).left, [1, 1], atol=1e-6)
 
 
 def numpy_values(W_Q, W_K):

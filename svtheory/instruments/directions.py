@@ -245,6 +245,7 @@ def gaussian_heads(key: Array, pairs: int, features: Features, moments: Any) -> 
     Seen by tokens of which few directions carry the variance, their balanced patterns lie along those more than Haar
     modes do: variance weighs a direction once in which modes a head has, and again in their patterns.
     """
+    features = features.without_mean(moments)
 
     def draw(key):
         W_Q, W_K = jax.random.normal(key, (2, pairs, moments.mean.shape[-1]), moments.mean.dtype)

@@ -7,8 +7,9 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 
-from svtheory import HeadBundle, chance_alignment, load_heads, save_heads
+from svtheory import Head, HeadBundle, chance_alignment, load_heads, save_heads
 from svtheory.instruments.command import run as command
+from svtheory.instruments.directions import ROUND, gaussian_heads, in_parts, of_head, token_moments
 
 LAYERS, HEADS, H, D, N = 2, 2, 4, 16, 30
 RNG = np.random.default_rng(0)
@@ -121,6 +122,18 @@ def test_random_heads_are_not_beyond_chance(tmp_path):
     assert (outcome.results.isotropic_p > 1e-3).all()  # two draws, each with that probability
     assert outcome.results.reading.values.tolist() == ["raw"]
     assert "p, random" not in outcome.rows[0]
+
+
+def test_gaussian_heads_are_read_as_heads_are():
+    """The best cosines of a Gaussian head are those that the same weights have as a head of a bundle."""
+    key, moments = jax.random.key(0), token_moments(tokens(mean=2.0)[0].reshape(-1, D))
+    features = in_parts(X)
+    found = gaussian_heads(key, H, features, moments)[0]
+    W_Q, W_K = np.asarray(jax.random.normal(jax.random.split(key, ROUND)[0], (2, H, D)))
+    for biased in (0, 1):
+        head = Head(W_Q, W_K, np.full(H, biased, np.float32))
+        best = of_head(head, moments, features, 1e-7)["best_cosine"]
+        assert np.allclose(found[biased], best.max(axis=-1), atol=1e-5)
 
 
 def test_vectors_along_what_hardly_varies_are_no_finding(tmp_path):

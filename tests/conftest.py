@@ -30,13 +30,14 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src.interpreters import mlir
 
 hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=8)
 hypothesis.settings.load_profile("strict")
 # jax makes a context of MLIR, with all its dialects, for each program anew: of the small programs that tests mostly
 # compile that is a third of the time. One serves a whole process; there is no public switch for it.
-if hasattr(mlir, "make_ir_context"):
+with contextlib.suppress(ImportError, AttributeError):
+    from jax._src.interpreters import mlir
+
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 # Traces and programs fill the heap with what lives on; looking through it often finds nothing and takes its time.
 gc.set_threshold(100_000, 20, 100)

@@ -183,6 +183,8 @@ def _superposed(config: Config, key: Array, objective: str, law: str, checkpoint
     errors = jnp.stack(each(predict, scenarios, jax.random.split(error_key, F)), axis=-1)[:, :, 0]
     if objective == "softmax":  # the limit's own error adds to each
         errors = errors[:, :-1] + errors[:, -1:]
+    # where the first order says nothing of some head, its mean says nothing
+    errors = jnp.where(jnp.isinf(errors).any(axis=(0, 2), keepdims=True), jnp.nan, errors)
     unknown = jnp.full((F, len(counts) - errors.shape[1], 2), jnp.nan)
     predicted = jnp.concatenate([unknown, errors], axis=1)
     stream = Stream(scenarios, each(moments, scenarios), jnp.zeros(F), limit, predicted, white, counts)

@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_refused_or_whole(tmp_path, monkeypatch):
         )
         refused += sentence is not None
         assert str(copy) in sentence if sentence else equal(whole, found)
-    assert refused >= 6  # both of what is read: the description, the arrays and their index
+    assert refused >= 3  # what is read, cut short: the description, the arrays and their index
 
 
 def outcome(run):

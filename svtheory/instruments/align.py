@@ -34,6 +34,7 @@ on to as many as --draws allows, or as one side alone would need.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -43,6 +44,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
@@ -81,6 +83,8 @@ DEFAULTS = Settings()
 
 def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
+    if settings.features == EMBEDDING and Path(source.source).is_dir():
+        raise InputError("--features must be given beside a model's folder, a FILE of features that its heads read")
     bundle = source.bundle()
     bundle.check_bilinear()
     given = dictionary(settings.features, bundle, settings)

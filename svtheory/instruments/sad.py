@@ -292,7 +292,8 @@ def caption(results: xr.Dataset) -> str:
         "First two, mean sparseness of each head's decisions, read raw and balanced (points, with standard errors over "
         "sequences), and that of random heads on the same tokens, their keys chosen anew (lines, with 95 % of them): "
         "of the head's singular values, and of those that the data see; filled points are sparser than either. "
-        "Crosses: the common rotation, a diagnostic that any head of low rank falls below. Third, where in the order "
+        "Dotted: Gaussian heads; below these alone a head is of low rank only. Crosses: the common rotation, a "
+        "diagnostic. Third, where in the order "
         "of singular values contributions come from: mean of each layer, raw filled and balanced hollow, and the even "
         "share as a line. Right, how many singular vectors a decision needs by each rule: median and middle half of "
         "each head."
@@ -313,12 +314,14 @@ def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
     common = flat.null_mean.sel(null="common")
     if common.notnull().any():
         ax.plot(x, common, "x", color=GREY, markersize=3 if many else 4, label="common rotation")
+        gaussian = flat.gaussian_sparseness.mean("gaussian_head")
+        ax.hlines(gaussian, x - 0.45, x + 0.45, color=GREY, linestyles=":", label="Gaussian heads")
     known, size = sparser.found(flat).values, 2.5 if many else 5
     measured(ax, x, S, error, markerfacecolor="white", markersize=size, elinewidth=0.8, label="head")
     measured(ax, x[known], S[known], markersize=size)
     name_heads(ax, results.sizes["layer"], results.sizes["head"])
     ax.set(ylabel="mean sparseness S")
-    ax.set_title(f"{results.reading.item()}: {int(known.sum())} of {len(x)} heads sparser than random heads")
+    ax.set_title(f"{results.reading.item()}: {int(known.sum())} of {len(x)} sparser than random heads")
     legend_below(ax, 2, fontsize=8.5)
 
 

@@ -261,6 +261,12 @@ def test_queries_are_centred_head_by_head_by_a_bias_that_is_not_zero(tmp_path):
     assert (removed["second head"].sel(head=1) == 0).all()
 
 
+def test_a_folder_asks_for_a_dictionary_before_it_is_read(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command("align", [str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "--features must be given beside a model's folder, a FILE of features" in capsys.readouterr().err
+
+
 def test_a_bundle_without_the_default_dictionary_asks_for_one(tmp_path, capsys):
     saved(tmp_path, random_vectors(6), random_vectors(7), others={"W_U": X.T.astype(np.float32)})
     with pytest.raises(SystemExit):

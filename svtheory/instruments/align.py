@@ -50,9 +50,22 @@ from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
 from svtheory.instruments.directions import SIDES
 from svtheory.instruments.sources import Source
-from svtheory.instruments.survey import places
+from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
+
+COLUMNS = {
+    "reading": "Raw singular vectors; unwhitened by the tokens' covariance (T15); balanced, as the data see the head.",
+    "named": "How many vectors have a gap above rounding, so that they are compared (T14).",
+    "best |cos|": "The best cosine of any of the head's vectors with any feature.",
+    "pair": "Which vector that is, 1 of the largest singular value.",
+    "feature": "Which feature, by its index in the dictionary.",
+    "mean |cos|": "The best cosine of each vector, averaged over vectors.",
+    "p, isotropic": "How likely random directions do as well, for all vectors and features of the head.",
+    "p, random": "Share of random heads, the largest of three kinds, with a vector as well aligned. With ≤, draws "
+    "ended once verdicts were settled: it may be less.",
+    "mean token removed": "Share of the vectors' square along the mean token, which is projected out.",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,36 @@ def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAUL
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row for each reading of each side of each head."""
     return [row(here) for here in places(results, *AXES)]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer, the smallest p-values first."""
+    names = [f"p, {name}" for name in nulls(results)]
+    ordered = sorted(rows(results), key=lambda row: max(row[name] for name in names))
+    return by_head(ordered, "side", "reading", "best |cos|", "feature", *names)
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many sides of heads have a vector along a feature beyond chance, by reading, and the best of them."""
+    return [_answer(results.sel(reading=reading)) for reading in results.reading.values]
+
+
+def _answer(here: xr.Dataset) -> str:
+    beyond = beyond_chance(here)
+    said = f"Read {here.reading.item()}, {int(beyond.sum())} of {beyond.size} sides of heads point along a feature "
+    said += f"beyond chance (p at most {LEVEL}, adjusted)"
+    if not beyond.any():
+        return f"{said}."
+    top = here.isel(here.largest_cosine.where(beyond).argmax((*PLACE, "side")))
+    told = row(top)
+    return (
+        f"{said}; best head {called(top)}, {told['side']}, |cos| {told['best |cos|']:.2f} to feature {told['feature']}."
+    )
+
+
+def beyond_chance(here: xr.Dataset) -> xr.DataArray:
+    """Which sides of heads are beyond every kind of chance, adjusted for the number of heads."""
+    return xr.concat([here[f"{name}_adjusted_p"] for name in nulls(here)], "chance").max("chance") <= LEVEL
 
 
 def row(here: xr.Dataset) -> dict[str, Any]:

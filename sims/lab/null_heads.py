@@ -10,11 +10,14 @@ from jax import Array
 
 from sims.lab.worlds import HEADS, World, random_head, tokens
 from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, sparseness_test
+from svtheory.geometry.columns import unit_columns
 from svtheory.heads.random_heads import compare_with_random_heads, read_together
 from svtheory.instruments.directions import (
     READINGS,
     SIDES,
+    Features,
     balanced_heads,
+    gaussian_heads,
     matched_directions,
     of_head,
     token_moments,
@@ -102,21 +105,23 @@ def aligned(size: Size, case: Case, key: Array) -> dict[str, Array]:
     first, second, third = jax.random.split(key, 3)
     read, _ = contexts_of(size, case, first)
     weights = unrelated_head(case, read, read, second)
-    X, moments, unbiased = case.world.features[None], token_moments(read[0]), jnp.zeros(1, bool)
-    found = of_head(Head(*weights), moments, X, float(jnp.finfo(X.dtype).eps))
+    moments, unbiased = token_moments(read[0]), jnp.zeros(1, bool)
+    units = unit_columns(case.world.features)[None]
+    X = Features(units, jnp.ones_like(units[:, 0]), jnp.ones_like(units[:, 0]))
+    found = of_head(Head(*weights), moments, X, float(jnp.finfo(X.units.dtype).eps))
     best = jnp.where(found["named"][None], found["best_cosine"], 0).max(axis=-1)
 
     def drawn(key):
         left, right = jax.random.split(key)
         directions = matched_directions(left, H, X, moments)  # sides without a bias and with one: query, key
         heads = (*(W[None] for W in weights), unbiased)
-        return jnp.stack(
-            [directions[..., 0], directions[..., 2], balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]]
-        )
+        balanced = balanced_heads(right, heads, ~unbiased, X, moments)[:, 0]
+        gaussian = gaussian_heads(jax.random.fold_in(key, 2), H, X, moments)[:, 0]
+        return jnp.stack([directions[..., 0], directions[..., 2], balanced, gaussian])
 
     null = jnp.concatenate(list(jax.lax.map(drawn, jax.random.split(third, -(-size.draws // SHARED)))), axis=1)
     random = (1 + (null >= best[None, None]).sum(axis=1).max(axis=0)) / (1 + null.shape[1])
-    p = jnp.maximum(random, alignment_p_value(best, D, H * X.shape[1]))
+    p = jnp.maximum(random, alignment_p_value(best, D, H * units.shape[2]))
     return {f"align, {side} {how}": p[i, j] for i, side in enumerate(SIDES) for j, how in enumerate(READINGS)}
 
 

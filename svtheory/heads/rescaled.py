@@ -7,7 +7,6 @@ factors, that reads `r/rms(W_Q r)` and `s/rms(W_K s)`.
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -59,11 +58,6 @@ def rescaled(tokens: Array, scales: TokenScales | None) -> tuple[Array, Array]:
     if scales is None:
         return tokens, tokens
     return tokens * scales.query[..., None], tokens * scales.key[..., None]
-
-
-def of_layer(scales: TokenScales | None, layer: int) -> TokenScales | None:
-    """The scales of one layer's heads, (heads, sequences, positions)."""
-    return jax.tree.map(lambda x: x[layer], scales)
 
 
 def _scales(bundle: HeadBundle, W: np.ndarray) -> np.ndarray:

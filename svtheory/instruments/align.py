@@ -17,13 +17,14 @@ near-equal values only the span of the vectors is known: features are compared w
 length of their projection, whose p-value is that of an isotropic subspace, corrected for the features.
 
 Chance has two levels. Isotropic: a random direction's best cosine of N (T12), its p-value corrected for all vectors and
-features of the head. Random heads, of three kinds, the largest share of those that have a vector as well aligned being
+features of the head. Random heads, of four kinds, the largest share of those that have a vector as well aligned being
 the p-value: covariance-matched ones, random directions drawn with the token covariance K or, unwhitened, K times
-isotropic ones, which alone turns them towards what is common in the tokens; isotropic ones; and balanced ones, which
-keep what data see of the head's spectrum (T22) and have vectors along whatever hardly varies. Over all heads, the
-p-values of a reading are adjusted by Benjamini and Hochberg's procedure. Random heads are drawn until it is settled, at
-a level of 0.05, which sides are beyond chance (Besag and Clifford): p is what it would be at most, were the draws to go
-on to as many as --draws allows, or as one side alone would need.
+isotropic ones, which alone turns them towards what is common in the tokens; isotropic ones; balanced ones, which keep
+what data see of the head's spectrum (T22) and have vectors along whatever hardly varies; and Gaussian ones, whose modes
+lie along whatever varies most. Over all heads, the p-values of a reading are adjusted by Benjamini and Hochberg's
+procedure. Random heads are drawn until it is settled, at a level of 0.05, which sides are beyond chance (Besag and
+Clifford): p is what it would be at most, were the draws to go on to as many as --draws allows, or as one side alone
+would need.
 
 >>> import numpy as np
 >>> from svtheory import HeadBundle
@@ -211,7 +212,7 @@ def caption(results: xr.Dataset) -> str:
 
 
 def draw(ax: Axes, here: xr.Dataset) -> None:
-    """One reading: points by head; isotropic chance dotted, that of random heads, the larger of two, as steps."""
+    """One reading: points by head; isotropic chance dotted, that of random heads, the largest of three, as steps."""
     layers, heads = here.sizes["layer"], here.sizes["head"]
     x, many = np.arange(layers * heads).reshape(layers, heads), layers * heads > MANY
     p = np.maximum.reduce([here[f"{name}_adjusted_p"] for name in nulls(here)])
@@ -224,8 +225,9 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
         ax.plot(at[~beyond], y[~beyond], marker, markerfacecolor="none", **style)
         ax.plot([], [], marker, color=COLOURS[i], label={"query": "queries, u", "key": "keys, v"}[side])
         if "matched_chance_of_a_head" in here:
-            kinds = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in ("matched", "balanced")]
-            level = np.repeat(np.maximum(*kinds), 2)
+            kinds = ("matched", "balanced", "gaussian")
+            levels = [here[f"{kind}_chance_of_a_head"].sel(side=side).values for kind in kinds]
+            level = np.repeat(np.maximum.reduce(levels), 2)
             edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
             ax.plot(edges, level, "--", color=COLOURS[i], linewidth=0.8 if many else 1.8, label=f"random heads, {side}")
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")

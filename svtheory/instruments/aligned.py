@@ -16,8 +16,10 @@ from svtheory.instruments.directions import (
     READINGS,
     ROUND,
     SIDES,
+    Features,
     TokenMoments,
     balanced_heads,
+    gaussian_heads,
     in_parts,
     matched_directions,
     moments_of_layers,
@@ -31,7 +33,7 @@ from svtheory.spectra.alignments import alignment_p_value, chance_alignment
 
 LEVEL = 0.05
 AXES = (*PLACE, "side", "reading")
-CHANCE = ("matched", "isotropic", "balanced")  # kinds of random heads
+CHANCE = ("matched", "isotropic", "balanced", "gaussian")  # kinds of random heads
 
 
 def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> xr.Dataset:
@@ -40,9 +42,8 @@ def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> x
     Vectors that cannot be named are left out; dead features are no comparisons of chance.
     """
     (D, N), moments = given.shape, None
-    parts = in_parts(given)
-    dead = np.flatnonzero(~parts.any(axis=1).reshape(-1)[:N])
-    features = jnp.asarray(parts)
+    features = in_parts(given)
+    dead = np.flatnonzero(np.asarray(features.lengths).reshape(-1)[:N] == 0)
     if bundle.attn_in is not None:
         check_tokens_differ(bundle)
         tokens = jnp.asarray(unit(bundle.attn_in[:, bundle.real], (1, 2)), jnp.float32)
@@ -50,7 +51,7 @@ def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> x
     of_pairs = ("best_cosine", "best_feature", "mean_removed", "block_cosine", "block_feature")
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(("singular_value", "named", "block"), ("reading", "pair"))
     axes |= dict.fromkeys(of_pairs, ("side", "reading", "pair"))
-    epsilon = max(bundle.epsilon, float(jnp.finfo(features.dtype).eps))
+    epsilon = max(bundle.epsilon, float(jnp.finfo(features.units.dtype).eps))
     results = over_heads(of_head, bundle, axes, of_layer=(moments,), shared=(features, epsilon))
     check_values_held(results.singular_value.values[:, :, 0])
     K = results.sizes["pair"]
@@ -90,7 +91,7 @@ def nulls(results: xr.Dataset) -> list[str]:
 
 
 def chance(
-    largest: xr.DataArray, bundle: HeadBundle, features: Array, moments: TokenMoments, key: Array, draws: int
+    largest: xr.DataArray, bundle: HeadBundle, features: Features, moments: TokenMoments, key: Array, draws: int
 ) -> xr.Dataset:
     """What random heads of all kinds give every side of a head, drawn until its verdicts at LEVEL are settled."""
     weights, biased = [jnp.asarray(W, jnp.float32) for W in (bundle.W_Q, bundle.W_K)], bundle.query_bias
@@ -115,14 +116,22 @@ def chance(
         of_layer = *(W[layer] for W in weights), jnp.asarray(biased[layer])
         return np.asarray(balanced_heads(at, of_layer, jnp.asarray(wanted), features, moments_of(layer)))
 
+    @cache
+    def gaussian(layer: int, number: int) -> np.ndarray:
+        """Gaussian heads of a layer's shape in a round, (ROUND, head, side, reading)."""
+        at = jax.random.fold_in(jax.random.fold_in(key, 2 * layers + layer), number)
+        drawn = gaussian_heads(at, weights[0].shape[2], features, moments_of(layer))
+        return np.asarray(drawn)[:, biased[layer].astype(int)]
+
     def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
             wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
                 directions = matched(layer, number)
-                of_a_head = directions[..., 0], directions[..., 2], balanced(layer, number, wanted[layer])
-                random = np.moveaxis(np.stack(of_a_head)[..., reading], (0, 1), (2, 3))
+                of_heads = balanced(layer, number, wanted[layer]), gaussian(layer, number)
+                random = np.stack([directions[..., 0], directions[..., 2], *of_heads])
+                random = np.moveaxis(random[..., reading], (0, 1), (2, 3))
                 reached[layer] = ~(random < largest.values[layer, :, :, reading, None, None])
             return reached.reshape(tests, len(CHANCE), ROUND)
 
@@ -132,12 +141,15 @@ def chance(
     p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
     first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
     others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
+    gaussians = np.stack([gaussian(layer, 0) for layer in range(layers)], axis=1)
     columns = {
         "matched_chance": first[..., 1].mean(axis=0),
         "matched_chance_of_a_head": first[..., 0].mean(axis=0),
         "matched_chance_of_a_head_standard_error": first[..., 0].std(axis=0, ddof=1) / ROUND**0.5,
         "balanced_chance_of_a_head": others.mean(axis=0),
         "balanced_chance_of_a_head_standard_error": others.std(axis=0, ddof=1) / ROUND**0.5,
+        "gaussian_chance_of_a_head": gaussians.mean(axis=0),
+        "gaussian_chance_of_a_head_standard_error": gaussians.std(axis=0, ddof=1) / ROUND**0.5,
         "random_p": p,
         "random_draws": count,
     }

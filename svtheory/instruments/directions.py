@@ -14,7 +14,6 @@ from svtheory.geometry.arrangements import haar_frame
 from svtheory.geometry.columns import unit_columns
 from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products, inverse
-from svtheory.spectra.alignments import alignment
 from svtheory.spectra.balanced import Root, balanced, moment_root
 from svtheory.spectra.blocks import block_cosines, block_labels, firsts
 from svtheory.spectra.readings import READINGS
@@ -26,18 +25,40 @@ ROUND = 50  # random heads drawn at once
 TOGETHER = 2048  # features compared at once: tables of tens of thousands, and copies of them, would be large
 
 
-def in_parts(features: np.ndarray) -> np.ndarray:
-    """Features (D, N) as (parts, D, n) in float32, each over the power of 2 nearest its largest entry; 0 fills up.
+class Features(NamedTuple):
+    """Features in parts, in the order of the dictionary.
 
-    No direction depends on that power, and float32 holds what it leaves.
+    units    unit columns (parts, D, n), 0 where they are dead or none are left
+    lengths  (parts, n), 1, or 0 of those that are 0
+    across   lengths without the mean token, which patterns without a free constant have lost; see `without_mean`
     """
+
+    units: Array
+    lengths: Array
+    across: Array
+
+    def without_mean(self, moments: Any) -> "Features":
+        """The same with the lengths that are left without the mean token: taken once, for many vectors."""
+        if moments is None:
+            return self
+
+        def length(part):
+            return jnp.linalg.norm(remove_direction(part, moments.mean), axis=0)
+
+        return self._replace(across=jax.lax.map(length, self.units))
+
+
+def in_parts(features: np.ndarray) -> Features:
+    """Features (D, N) in parts, in float32."""
     D, N = features.shape
     n = min(N, TOGETHER)
     parts = np.zeros((-(-N // n), D, n), np.float32)
     for part, start in zip(parts, range(0, N, n), strict=True):
         some = features[:, start : start + n]
-        part[:, : some.shape[1]] = unit(some if some.dtype.itemsize >= 4 else some.astype(np.float32), 0)
-    return parts
+        some = unit(some if some.dtype.itemsize >= 4 else some.astype(np.float32), 0)  # whose squares are held
+        part[:, : some.shape[1]] = some / np.maximum(np.linalg.norm(some, axis=0), np.finfo(np.float32).tiny)
+    lengths = jnp.asarray(parts.any(axis=1), jnp.float32)
+    return Features(jnp.asarray(parts), lengths, lengths)
 
 
 def unit(X: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
@@ -73,11 +94,12 @@ def token_moments(tokens: Array) -> TokenMoments:
     return TokenMoments(covariance, mean, *(moment_root("moments", A, tokens) for A in (second, covariance)))
 
 
-def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[str, Array]:
+def of_head(head: Head, moments: Any, features: Features, epsilon: float) -> dict[str, Array]:
     """Of one head by reading: values, which vectors can be named; and the best feature of each, by side and reading.
 
-    `epsilon` is that of the precision in which the weights were stored; features are in parts, (parts, D, n).
+    `epsilon` is that of the precision in which the weights were stored.
     """
+    features = features.without_mean(moments)
     s = spectrum(head.W_Q, head.W_K)
     biased = jnp.asarray(False) if head.b_Q is None else (head.b_Q != 0).any()
     found, patterns = [s, s][: len(readings(moments))], None
@@ -85,7 +107,7 @@ def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[s
         modes = balanced(head.W_Q, head.W_K, *moments.seen_by(biased))
         found, patterns = [*found, modes], (modes.query_patterns, modes.key_patterns)
     values, gaps = (jnp.stack([getattr(x, name) for x in found]) for name in ("values", "gaps"))
-    rounding = features.shape[1] * epsilon * values[:, 0]
+    rounding = len(head.W_Q.T) * epsilon * values[:, 0]
     named = gaps > rounding[:, None]
     labels = jax.vmap(block_labels)(values, rounding)
     found = {"singular_value": values, "named": named, "block": 1 + jax.vmap(firsts)(labels)}
@@ -96,7 +118,7 @@ def of_head(head: Head, moments: Any, features: Array, epsilon: float) -> dict[s
     )
 
 
-def of_vectors(s: Spectrum, patterns: Any, biased: Array, features: Array, moments: Any) -> dict[str, Array]:
+def of_vectors(s: Spectrum, patterns: Any, biased: Array, features: Features, moments: Any) -> dict[str, Array]:
     """The best feature of each singular vector and balanced pattern, by side and reading, (side, reading, K)."""
 
     def read(side, reading):
@@ -108,7 +130,7 @@ def of_vectors(s: Spectrum, patterns: Any, biased: Array, features: Array, momen
 
 
 def of_blocks(
-    s: Spectrum, patterns: Any, biased: Array, features: Array, moments: Any, labels: Array
+    s: Spectrum, patterns: Any, biased: Array, features: Features, moments: Any, labels: Array
 ) -> dict[str, Array]:
     """The best feature of each vector's block, by labels (reading, K), as `of_vectors`."""
 
@@ -117,7 +139,7 @@ def of_blocks(
         centred, of = biased | (side == "key"), labels[readings(moments).index(reading)]
         vectors, _ = shown(reading, vectors, moments, centred)
         beside = partial(features_beside, reading, moments, centred)
-        cosine, feature = best_of(lambda part: block_cosines(vectors, of, beside(part)), features)
+        cosine, feature = best_of(lambda part: block_cosines(vectors, of, beside(part)), features.units)
         return {"block_cosine": cosine, "block_feature": feature}
 
     return by(read, SIDES, moments)
@@ -139,26 +161,32 @@ def by(read: Callable[[Any, str], Any], kinds: tuple[Any, ...], moments: Any) ->
     return stack(*(stack(*(read(kind, reading) for reading in readings(moments))) for kind in kinds))
 
 
-def aligned(reading: str, vectors: Array, features: Array, moments: Any, centred: Any) -> tuple[Array, Array, Array]:
-    """Of vectors (D, K) the best |cos| with features in parts, -1 for dead ones, its place, the mean's share."""
+def aligned(reading: str, vectors: Array, features: Features, moments: Any, centred: Any) -> tuple[Array, Array, Array]:
+    """Of vectors (D, K) the best |cos| with features, -1 for dead ones, its place, and the mean token's share.
+
+    Vectors without the mean token have with features as they are the products that they have with those without it.
+    """
     vectors, removed = shown(reading, vectors, moments, centred)
-    beside = partial(features_beside, reading, moments, centred)
+    units = unit_columns(vectors)
+    lengths = features.lengths if reading == "raw" else jnp.where(centred, features.lengths, features.across)
 
-    def table(part):
-        return jnp.where((part != 0).any(axis=0)[None, :], alignment(vectors, beside(part)), -1)
+    @exact_products
+    def table(given):
+        part, length = given
+        return jnp.where(length[None, :] > 0, jnp.abs(units.T @ part) * inverse(length)[None, :], -1)
 
-    return *best_of(table, features), removed
+    return *best_of(table, (features.units, lengths)), removed
 
 
-def best_of(table: Callable[[Array], Array], features: Array) -> tuple[Array, Array]:
+def best_of(table: Callable[[Any], Array], parts: Any) -> tuple[Array, Array]:
     """The largest entry of each row of `table(part)`, (K, n), over all parts of features, and its place among them."""
-    n = features.shape[-1]
+    n = jax.tree.leaves(parts)[0].shape[-1]
 
     def best(part):
         found = table(part)
         return found.max(axis=1), found.argmax(axis=1)
 
-    values, places = jax.lax.map(best, features)
+    values, places = jax.lax.map(best, parts)
     part = values.argmax(axis=0)
     return values.max(axis=0), part * n + jnp.take_along_axis(places, part[None], axis=0)[0]
 
@@ -185,16 +213,16 @@ def features_beside(reading: str, moments: Any, centred: Any, features: Array) -
 
 
 @partial(jax.jit, static_argnums=1)
-def matched_directions(key: Array, pairs: int, features: Array, moments: Any) -> Array:
-    """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3); features in parts.
+def matched_directions(key: Array, pairs: int, features: Features, moments: Any) -> Array:
+    """What `pairs` random directions give, ROUND times, shape (ROUND, centred or not, reading, 3).
 
     Largest and mean best |cos| of ones drawn with the token covariance K, or unwhitened, K times isotropic ones; and
     the largest of isotropic ones, in any reading. Drawn with K are the patterns of a random head of balanced values.
     """
-    root = symmetric_root(moments.covariance)
+    root, features = symmetric_root(moments.covariance), features.without_mean(moments)
 
     def draw(key):
-        g = jax.random.normal(key, (features.shape[1], pairs), features.dtype)
+        g = jax.random.normal(key, (len(root), pairs), root.dtype)
         matched = jnp.matmul(root, g, precision="highest")
         vectors = {"raw": matched, "unwhitened": g, "balanced": matched}
 
@@ -209,15 +237,39 @@ def matched_directions(key: Array, pairs: int, features: Array, moments: Any) ->
     return jax.lax.map(draw, jax.random.split(key, ROUND))
 
 
+@partial(jax.jit, static_argnums=1)
+@exact_products
+def gaussian_heads(key: Array, pairs: int, features: Features, moments: Any) -> Array:
+    """Largest best |cos| of heads with independent Gaussian entries, (ROUND, biased or not, side, reading).
+
+    Seen by tokens of which few directions carry the variance, their balanced patterns lie along those more than Haar
+    modes do: variance weighs a direction once in which modes a head has, and again in their patterns.
+    """
+
+    def draw(key):
+        W_Q, W_K = jax.random.normal(key, (2, pairs, moments.mean.shape[-1]), moments.mean.dtype)
+        s = spectrum(W_Q, W_K)
+
+        def seen(biased):
+            modes = balanced(W_Q, W_K, *moments.seen_by(biased))
+            patterns = modes.query_patterns, modes.key_patterns
+            return of_vectors(s, patterns, biased, features, moments)["best_cosine"].max(axis=-1)
+
+        return jnp.stack([seen(jnp.asarray(biased)) for biased in (False, True)])
+
+    return jax.lax.map(draw, jax.random.split(key, ROUND))
+
+
 @jax.jit
 @exact_products
-def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, moments: Any) -> Array:
+def balanced_heads(key: Array, heads: Any, wanted: Array, features: Features, moments: Any) -> Array:
     """Largest best |cos| of random heads that keep a head's balanced spectrum (T22), (ROUND, head, side, reading).
 
     `A^{+1/2} P Sigma~ P'^T B^{+1/2}`, Sigma~ the singular values of the head as its data see it and P, P' Haar frames:
     where some directions of tokens hardly vary, singular vectors of such heads lie along those, whatever they match.
     heads holds W_Q and W_K (heads, H, D) and whether each has a query bias; those not wanted cost nothing, and give 0.
     """
+    features = features.without_mean(moments)
 
     def of_head(given):
         (W_Q, W_K, biased), wanted, key = given
@@ -231,7 +283,7 @@ def balanced_heads(key: Array, heads: Any, wanted: Array, features: Array, momen
             best = of_vectors(spectrum(*factors), patterns, biased, features, moments)
             return best["best_cosine"].max(axis=-1)
 
-        none = jnp.zeros((ROUND, len(SIDES), len(READINGS)), features.dtype)
+        none = jnp.zeros((ROUND, len(SIDES), len(READINGS)), features.units.dtype)
         return jax.lax.cond(wanted, lambda: jax.lax.map(draw, jax.random.split(key, ROUND)), lambda: none)
 
     drawn = jax.lax.map(of_head, (heads, wanted, jax.random.split(key, len(wanted))))

@@ -24,7 +24,14 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import Decomposition, decompose, without_padding
 from svtheory.heads.full_rank import full_rank_sparseness
-from svtheory.heads.random_heads import NULLS, READINGS, ReadTogether, compare_with_random_heads, read_together
+from svtheory.heads.random_heads import (
+    NULLS,
+    READINGS,
+    ReadTogether,
+    SparsenessTest,
+    compare_with_random_heads,
+    read_together,
+)
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
@@ -73,6 +80,58 @@ def first_decision(heads: Head) -> int:
     return int(heads.causal)
 
 
+class _Compared:
+    """Heads beside random ones, round by round, those of a layer on the same draws.
+
+    They read the same, and are read together once; but for heads that rescale their tokens (T23), each read by itself
+    whenever it is asked for: what all of them read would be large.
+    """
+
+    def __init__(
+        self,
+        stacked: list[Head],
+        read: Array,
+        scales: TokenScales | None,
+        real: Array | None,
+        readings: int,
+        key: Array,
+        length: int,
+    ):
+        self._stacked, self._read, self._scales, self._key, self._length = stacked, read, scales, key, length
+        self._options = {"readings": readings, "real": real}
+        heads = len(stacked[0].W_Q)
+        self._alike = [slice(None)] if scales is None else [slice(head, head + 1) for head in range(heads)]
+        layers = list(zip(stacked, read, strict=True)) if scales is None else []
+        self._kept = [read_together(heads, x, x, **self._options) for heads, x in track(layers, "reading heads")]
+
+    def round(self, layer: int, number: int, wanted: np.ndarray) -> SparsenessTest:
+        """One round of a layer, fields with first axes (head, reading); NaN of heads read apart and not wanted."""
+        at = jax.random.fold_in(jax.random.fold_in(self._key, number), layer)
+        tests = [
+            compare_with_random_heads(self._together(layer, those), at, self._length, jnp.asarray(wanted[those]))
+            if wanted[those].any()
+            else None
+            for those in self._alike
+        ]
+        none = jax.tree.map(lambda x: np.full_like(x, np.nan), next(test for test in tests if test is not None))
+        every = [none if test is None else test for test in tests]
+        return jax.tree.map(lambda *x: np.moveaxis(np.concatenate(x, axis=1), 0, 1), *every)
+
+    def gaussian(self, layer: int, key: Array) -> np.ndarray:
+        """Mean sparseness of Gaussian heads on the tokens of a layer's heads, (head, draw)."""
+        at = jax.random.fold_in(key, layer)
+        together = [self._together(layer, those) for those in self._alike]
+        return np.concatenate([full_rank_sparseness(heads, at, DIAGNOSTIC) for heads in together])
+
+    def _together(self, layer: int, those: slice) -> ReadTogether:
+        """Heads of a layer that read the same."""
+        if self._scales is None:
+            return self._kept[layer]
+        own = jax.tree.map(lambda x: x[those], self._stacked[layer])
+        scales = jax.tree.map(lambda x: x[layer, those.start], self._scales)
+        return read_together(own, *rescaled(self._read[layer], scales), **self._options)
+
+
 def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Dataset:
     """The sparseness test of every head, its verdict and diagnostics beside it, by layer, head and reading.
 
@@ -90,33 +149,8 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         raise InputError("weights and attn_in must be of a size whose scores float32 holds, got larger scores")
     layers, heads = bundle.W_Q.shape[:2]
     length = min(ROUND, most)
-    alike = [slice(None)] if scales is None else [slice(head, head + 1) for head in range(heads)]
-    kept: dict[int, ReadTogether] = {}
-
-    def together(layer: int, those: slice) -> ReadTogether:
-        """Those heads of a layer, which read the same; kept where they are all of it."""
-        if layer in kept:
-            return kept[layer]
-        of_layer = jax.tree.map(lambda x: x[layer, those.start], scales)
-        own = jax.tree.map(lambda x: x[those], stacked[layer])
-        made = read_together(own, *rescaled(read[layer], of_layer), readings=readings, real=real)
-        if scales is None:
-            kept[layer] = made
-        return made
-
-    def compared(layer: int, number: int, wanted: np.ndarray):
-        """One round of a layer, fields with first axes (head, reading); NaN of heads that are not wanted."""
-        at = jax.random.fold_in(jax.random.fold_in(first, number), layer)
-        tests = {
-            those.start: compare_with_random_heads(together(layer, those), at, length, jnp.asarray(wanted[those]))
-            for those in alike
-            if wanted[those].any()
-        }
-        none = jax.tree.map(lambda x: np.full_like(x, np.nan), next(iter(tests.values())))
-        every = [tests.get(those.start, none) for those in alike]
-        return jax.tree.map(lambda *x: np.moveaxis(np.concatenate(x, axis=1), 0, 1), *every)
-
-    everyone = [compared(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
+    compared = _Compared(stacked, read, scales, real, readings, first, length)
+    everyone = [compared.round(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
     start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
     zero = largest < EPSILON  # decides nothing
     S = np.where(zero.values[..., None], np.nan, start["head_sparseness"])
@@ -128,17 +162,13 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         else:
             null = np.full((*S.shape, len(NULLS), length), np.nan)
             for layer in track(np.flatnonzero(heads_wanted.any(axis=1)).tolist(), f"random heads, round {number + 1}"):
-                null[layer] = compared(layer, number, heads_wanted[layer]).head_null
+                null[layer] = compared.round(layer, number, heads_wanted[layer]).head_null
         # what is undefined counts as reached: neither a head of zeros nor a random one is evidence
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
 
-    def gaussian_heads(layer: int) -> np.ndarray:
-        at = jax.random.fold_in(third, layer)
-        return np.concatenate([full_rank_sparseness(together(layer, those), at, DIAGNOSTIC) for those in alike])
-
-    gaussian = [gaussian_heads(layer) for layer in track(range(layers), "Gaussian heads")]
+    gaussian = [compared.gaussian(layer, third) for layer in track(range(layers), "Gaussian heads")]
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
     of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
     kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (scales, keys), (real,), "rotations")

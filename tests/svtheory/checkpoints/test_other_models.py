@@ -11,9 +11,11 @@ from small_models import weights as llama_weights
 from svtheory import decompose, read_model
 from svtheory.checkpoints import Checkpoint, bundle_heads, forward
 from svtheory.checks import InputError
+from svtheory.heads import Dictionary, Encoder, feature_pairs
 from svtheory.heads.decomposition import CONVENTIONS, read_balanced
 from svtheory.heads.rescaled import rescaled, without_norms
 from svtheory.instruments import explain, sad, spectra
+from svtheory.instruments.dictionaries import check_fits
 from svtheory.instruments.moments import seen_rescaled
 from svtheory.spectra.balanced import balanced
 
@@ -242,3 +244,20 @@ def test_instruments_read_every_type(tmp_path, kind):
     assert np.isfinite(spectrum.singular_value).all()
     explained = explain.survey(bundle, settings=explain.Settings(draws=19, resamples=2, **at))
     assert explained.functional_cosine.notnull().all()
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "qwen3", "olmo2"])
+def test_pairs_of_features_and_what_is_left_sum_to_the_score(tmp_path, kind):
+    """Of gains above 1 and scaled embeddings, norms of queries and keys, and heads that read the stream as it is."""
+    rng, tensors = np.random.default_rng(0), weights(kind)
+    bundle = read_model(write(tmp_path, OTHERS[kind], tensors), tokens=TOKENS, residual=1)
+    exact, stream = naive(OTHERS[kind], tensors, TOKENS[0])[3], bundle.others["residual"][0]
+    W = [(rng.normal(size=(40, stream.shape[1])) / stream.shape[1]).astype(np.float32) for _ in range(2)]
+    features = Dictionary(W[0].T, "resid_post", 0, encoder=Encoder(W[1], rng.normal(size=40) / 4, "relu"))
+    check_fits(features, bundle)
+    for head in range(bundle.W_Q.shape[1]):
+        found = feature_pairs(bundle.head(1, head), features, bundle.attn_in[1, 0], 8, 3, stream)
+        wanted = exact[1, head, 8, 3]
+        assert found.parts.sum() == pytest.approx(wanted, abs=1e-4 * max(1, abs(wanted)))
+        assert found.terms.sum() == pytest.approx(found.parts[0], abs=1e-4)
+        assert found.parts[0] != 0

@@ -70,8 +70,9 @@ def test_parts_hold_all_features_and_the_first_of_the_best_is_found():
     many = np.random.default_rng(1).normal(size=(2, TOGETHER + 3)) * 2.0**100
     many[:, [1, TOGETHER + 1]] = np.array([[4.0], [0.0]]) * 2.0**100
     parts = in_parts(many)
-    assert parts.shape == (2, 2, TOGETHER)
-    assert not parts[1, :, 3:].any()
-    value, place = best_of(lambda part: abs(part) / (1e-30 + abs(part).sum(axis=0, keepdims=True)), parts)
+    assert parts.units.shape == (2, 2, TOGETHER)
+    np.testing.assert_allclose(np.linalg.norm(parts.units, axis=1), parts.lengths, rtol=1e-6)
+    assert parts.lengths.sum() == TOGETHER + 3
+    value, place = best_of(lambda part: abs(part) / (1e-30 + abs(part).sum(axis=0, keepdims=True)), parts.units)
     assert (float(value[0]), int(place[0])) == (1.0, 1)
     assert 0 < float(value[1]) <= 1

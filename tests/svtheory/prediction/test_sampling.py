@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svtheory import BernoulliUniform, Gaussian, InputError, Scenario, matching, optimal_omega, single_pair
+from svtheory import BernoulliUniform, Gaussian, InputError, Scenario, matching, optimal_omega
 from svtheory.prediction import sampling_error
 from svtheory.prediction.finite import optimal_plane
 from svtheory.prediction.whitened import Side, whiten
@@ -167,14 +167,14 @@ def test_what_has_no_vector_has_no_error():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n": 16}, "n must be a whole number of at least 17, got 16"),
-        ({"samples": 1}, "samples must be a whole number of at least 2, got 1"),
-        ({"scenario": scenario(weight_decay=0.5)}, r"weight_decay must be 0 for a sampling error, got 0\.5"),
-        ({"scenario": scenario(head_dim=2)}, "head_dim must be at least 4"),
-        ({"raw": 1}, "raw must be True or False, got 1"),
-        ({"scenario": Scenario(np.eye(2), np.eye(2), single_pair(2, 2, 0, 0))}, "query_law and key_law must be given"),
+        (lambda: {"n": 16}, "n must be a whole number of at least 17, got 16"),
+        (lambda: {"samples": 1}, "samples must be a whole number of at least 2, got 1"),
+        (lambda: {"scenario": scenario(weight_decay=0.5)}, r"weight_decay must be 0 for a sampling error, got 0\.5"),
+        (lambda: {"scenario": scenario(head_dim=2)}, "head_dim must be at least 4"),
+        (lambda: {"raw": 1}, "raw must be True or False, got 1"),
+        (lambda: {"scenario": Scenario(np.eye(2), np.eye(2), np.eye(2))}, "query_law and key_law must be given"),
     ],
 )
 def test_bad_input(change, message):
     with pytest.raises(InputError, match=message):
-        sampling_error(**{"scenario": scenario(), "key": KEY, "samples": 100, "n": 100, **change})
+        sampling_error(**{"scenario": scenario(), "key": KEY, "samples": 100, "n": 100, **change()})

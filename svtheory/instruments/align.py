@@ -54,6 +54,7 @@ from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
+from svtheory.reports.tables import at_most
 
 COLUMNS = {
     "reading": "Raw singular vectors; unwhitened by the tokens' covariance (T15); balanced, as the data see the head.",
@@ -63,7 +64,7 @@ COLUMNS = {
     "feature": "Which feature, by its index in the dictionary.",
     "mean |cos|": "The best cosine of each vector, averaged over vectors.",
     "p, isotropic": "How likely random directions do as well, for all vectors and features of the head.",
-    "p, random": "Share of random heads, the largest of three kinds, with a vector as well aligned. With ≤, draws "
+    "p, random": "Share of random heads, the largest of all kinds, with a vector as well aligned. With ≤, draws "
     "ended once verdicts were settled: it may be less.",
     "mean token removed": "Share of the vectors' square along the mean token, which is projected out.",
 }
@@ -120,9 +121,10 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def brief(results: xr.Dataset) -> list[dict[str, Any]]:
     """The columns that answer, the smallest p-values first."""
-    names = [f"p, {name}" for name in nulls(results)]
-    ordered = sorted(rows(results), key=lambda row: max(row[name] for name in names))
-    return by_head(ordered, "side", "reading", "best |cos|", "feature", *names)
+    names = nulls(results)
+    ordered = sorted(places(results, *AXES), key=lambda here: max(float(here[f"{name}_p"]) for name in names))
+    shown = ("side", "reading", "best |cos|", "feature", f"p, {names[-1]}")
+    return by_head([row(here) for here in ordered], *shown)
 
 
 def answers(results: xr.Dataset) -> list[str]:
@@ -159,9 +161,15 @@ def row(here: xr.Dataset) -> dict[str, Any]:
         "pair": "-" if nothing else str(k + 1),
         "feature": "-" if nothing else str(int(here.best_feature[k])),
         "mean |cos|": float(here.best_cosine.mean()),
-        **{f"p, {name}": float(here[f"{name}_p"]) for name in nulls(here)},
+        **{f"p, {name}": _p(here, name) for name in nulls(here)},
         "mean token removed": float(here.mean_removed.mean()),
     }
+
+
+def _p(here: xr.Dataset, name: str) -> float | str:
+    """A p-value; that of random heads with how many were drawn."""
+    p = float(here[f"{name}_p"])
+    return at_most(p, float(here.random_p_least), int(here.random_draws)) if name == "random" else p
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:

@@ -32,7 +32,11 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
             figures = {name: Exhibit(instrument.figure(found), instrument.caption(found))}
             rows = by_head(instrument.rows(found))
             summary = {**instrument.summary(found), **tally(rows)}
-            return Outcome(summary, found, figures, rows, instrument.answers(found), instrument.COLUMNS)
+            answers = instrument.answers(found)
+            if cut := found.attrs.get("sequences"):
+                summary["sequences"] = cut
+                answers.append(f"Read on {cut} sequences; --sequences takes more.")
+            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS)
 
         outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
         page = f"{folder / 'report.html'}"

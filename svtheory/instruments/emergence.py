@@ -85,7 +85,8 @@ def survey(series: Iterable[tuple[str, HeadBundle]], settings: Settings = DEFAUL
             raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
         tested = sparser.tested(heads, key, settings.draws, readings=1).isel(reading=0, drop=True)
-        found[name] = tested.assign(loss=loss)
+        cut = {name: x for name, x in heads.metadata.items() if name == "sequences"}
+        found[name] = tested.assign(loss=loss).assign_attrs(cut)
     return xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
 
 

@@ -52,8 +52,9 @@ from svtheory.instruments.explained import Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, UNEXPLAINED, best, foremost, sentence, worth
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
-from svtheory.instruments.survey import PLACE, by_head, called, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, called, listed, places, read_inputs
 from svtheory.reports.options import at_least
+from svtheory.reports.tables import at_most
 
 __all__ = [
     "COLUMNS",
@@ -88,6 +89,7 @@ COLUMNS = {
     "contrastive covariance, the published baseline, finds, how many these are, and the 97.5th percentile of as many "
     "random ones.",
 }
+KEY_ONLY = "first position"  # asks for the same keys whatever the query
 MENTIONED = 8  # heads that a sentence is said of, at most
 
 
@@ -203,10 +205,16 @@ def answers(results: xr.Dataset) -> list[str]:
     counts = {word: int((found.grade == word).sum()) for word in (EXPLAINED, PARTLY)}
     heads = sorted(places(found, *PLACE), key=lambda here: -float(worth(here)))
     explained = [here for here in heads if here.grade.item() != UNEXPLAINED]
-    return [
+    said = [
         f"{counts[EXPLAINED]} of {len(heads)} heads are explained by a hypothesis, {counts[PARTLY]} partly.",
         *(f"Head {called(here)} is {sentence(here)}." for here in explained[:MENTIONED] or heads[:1]),
     ]
+    if KEY_ONLY in results.hypothesis.values and results.centre_query.any():
+        said.append(
+            f'"{KEY_ONLY}" has cosine 0 and p-value 1, as it is not askable of heads with a query bias: what is the '
+            f"same for all queries is taken out with the mean over queries{listed(results.centre_query)}."
+        )
+    return said
 
 
 def _shown(results: xr.Dataset) -> list[xr.Dataset]:
@@ -225,7 +233,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "functional cosine": _with_interval(here.functional_cosine, here.lowest, here.highest),
         "margin": _with_interval(here.margin, here.margin_lowest, here.margin_highest),
         "over": here.nearest_rival.item(),
-        "p": float(here.adjusted_p_value),
+        "p": at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws)),
         "random, highest": float(here.null.max()),
         "member": _with_interval(here.member, here.first_member, here.last_member),
         "training time": _time(here),

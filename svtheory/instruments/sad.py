@@ -74,6 +74,7 @@ from svtheory.reports.plotting import (
     rank_ticks,
     thinned,
 )
+from svtheory.reports.tables import at_most
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.blocks import block_labels, block_sums, firsts
 
@@ -95,8 +96,9 @@ COLUMNS = {
     "equal.",
     "random heads": "Mean S of random heads on the same tokens: of the singular values of Omega / of those that the "
     "data see.",
-    "p": "Share of random heads that are as sparse. With ≤, draws ended once verdicts were settled: it may be less.",
-    "p adj.": "The same, adjusted for all heads and readings: at most 0.05 is sparser.",
+    "p": "Share of random heads that are as sparse, or would be at most, were draws not to end at a verdict.",
+    "p adj.": "The same, adjusted for all heads and readings: at most 0.05 is sparser. With ≤, draws ended once "
+    "verdicts were settled, and it may be less.",
     "p <= 0.05": "Share of decisions as sparse as which few random heads' are.",
     "Gaussian heads": "Mean S of heads of independent Gaussian entries.",
     "low rank: p adj.": "How likely a Gaussian head is as sparse, adjusted for all heads.",
@@ -155,8 +157,12 @@ def _brief(here: xr.Dataset) -> dict[str, Any]:
         "reading": str(here.reading.values),
         "S": float(here.sparseness.mean()),
         "chance": float(here.null_mean.sel(null=list(NULLS)).min()),
-        "p adj.": float(here.adjusted_p_value),
+        "p adj.": _adjusted_p(here),
     }
+
+
+def _adjusted_p(here: xr.Dataset) -> str:
+    return at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws))
 
 
 def answers(results: xr.Dataset) -> list[str]:
@@ -256,7 +262,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
             f"{of}S": f"{float(S.sel(reading=reading)):.3f} ± {float(error.sel(reading=reading)):.3f}",
             f"{of}random heads": " / ".join(f"{float(there.null_mean.sel(null=null)):.3f}" for null in NULLS),
             f"{of}p": float(there.p_value),
-            f"{of}p adj.": float(there.adjusted_p_value),
+            f"{of}p adj.": _adjusted_p(there),
             f"{of}p <= 0.05": f"{_share_small(there):.0%}",
         }
     raw = here.sel(reading="raw")

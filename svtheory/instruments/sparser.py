@@ -186,6 +186,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
             "decision_p_value": ((*of_head, "sequence", "query"), start["p_value"][..., decided]),
             "p_value": (of_head, p),
             "adjusted_p_value": (of_head, adjusted(p, 3)),
+            "adjusted_p_value_least": (of_head, adjusted(tally.lower.reshape(S.shape), 3)),
             "draws": (of_head, tally.draws.max(axis=1).reshape(p.shape)),
             "zero": zero,
             "gaussian_sparseness": ((*PLACE, "gaussian_head"), np.stack(gaussian)),
@@ -197,6 +198,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         },
         {"null": [*NULLS, *KINDS], "kind": list(KINDS), "reading": list(READINGS[:readings])},
     )
+    results.adjusted_p_value_least.attrs["long_name"] = "what the adjusted p-value might yet become, at least"
     results.sparseness.attrs["long_name"] = "Treves-Rolls sparseness, from 1/K of one term to 1 of equal ones"
     results["low_rank_p_value"] = PLACE, adjusted(_as_one_of(results.gaussian_sparseness, S[..., 0]), 2)
     return results.assign(verdict=verdicts(results))

@@ -72,7 +72,7 @@ SPECTRA = (
     "and its middle half."
 )
 BOUNDS = (
-    " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
+    " Last, the alignment of a single matched pair that each layer's token moments guarantee after training "
     "for a time (lines), and at its end (points, with standard errors)."
 )
 COLUMNS = {
@@ -149,7 +149,7 @@ def answers(results: xr.Dataset) -> list[str]:
 
 def _answer(here: xr.Dataset) -> str:
     """One reading."""
-    how = "Raw" if here.reading.item() == "raw" else "Balanced, as the data see them,"
+    how = "Raw," if here.reading.item() == "raw" else "Balanced, as the data see them,"
     rank = here.gaussian_effective_rank
     beside = "" if rank.isnull().all() else f" ({float(rank.mean()):.3g} of Gaussian factors)"
     return (
@@ -388,7 +388,8 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         title=title,
     )
     # below its rounding no value says anything
-    ax.set(yscale="log", ylim=(EPSILON / 10, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
+    least = max(EPSILON / 10, float(relative.where(results.named).min()) / 10) if results.named.any() else EPSILON / 10
+    ax.set(yscale="log", ylim=(least, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
     legend_below(ax)
 
 
@@ -429,7 +430,7 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
             ax.plot(here.time, here.bound_at_time, line, color=colour)
             measured(ax, end, here.bound, here.bound_standard_error, color=colour, fmt=marker)
     for side, line, marker in (("keys", "-", "o"), ("queries", "--", "s")):
-        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
+        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as above")
     chance_line(ax, float(results.chance_cosine))
     lowest = float(results.bound.min())
     levels = [level for level in (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.5, 1) if level > min(0.04, lowest)]

@@ -94,7 +94,7 @@ def instrument_page(name: str) -> str:
     listed = [
         line for given in ("source", "settings") for kind in reversed(asked[given].__mro__) for line in options(kind)
     ]
-    columns = [f"- {column}: {text}" for column, text in instrument.COLUMNS.items()]
+    columns = [f"- `{column}`: {text}" for column, text in instrument.COLUMNS.items()]
     told = ["**Columns of its table**", *map(restructured, columns)]
     return "\n\n".join([heading(name), directive, "**Options**", *listed, *told]) + "\n"
 

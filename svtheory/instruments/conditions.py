@@ -54,7 +54,7 @@ LABELS = 30  # pairs named below the figure, at most
 KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in OF_A_LAW))
 COLUMNS = {
     "margin": "How far the condition is from holding, 0 where it holds exactly.",
-    "promise": "The least |cos| of feature and vector that it guarantees for pairs that do not mix with others.",
+    "promise": "The least cosine of feature and vector that it guarantees for pairs that do not mix with others.",
     "theorem": "The theorem of this project that says so.",
     "side": "Queries, keys, or both.",
     "reading": "Vectors as they are, unwhitened (T15) or balanced (T22).",

@@ -15,7 +15,7 @@ from typing import NamedTuple, get_type_hints
 
 PACKAGE = Path(__file__).parents[1] / "svtheory"
 SUMMARY = "When and why the singular vectors of an attention head are the features a model uses."
-SHOWN = "survey, rows, summary, figure, caption"
+SHOWN = "survey, answers, rows, brief, summary, figure, caption"
 """What the page of an instrument shows of it, beside its options."""
 
 
@@ -89,11 +89,14 @@ def contract_page() -> str:
 def instrument_page(name: str) -> str:
     """One instrument: what its docstring says, its options and its calls."""
     directive = f".. automodule:: svtheory.instruments.{name}\n   :members: {SHOWN}"
-    asked = get_type_hints(import_module(f"svtheory.instruments.{name}").requested)
+    instrument = import_module(f"svtheory.instruments.{name}")
+    asked = get_type_hints(instrument.requested)
     listed = [
         line for given in ("source", "settings") for kind in reversed(asked[given].__mro__) for line in options(kind)
     ]
-    return "\n\n".join([heading(name), directive, "**Options**", *listed]) + "\n"
+    columns = [f"- `{column}`: {text}" for column, text in instrument.COLUMNS.items()]
+    told = ["**Columns of its table**", *map(restructured, columns)]
+    return "\n\n".join([heading(name), directive, "**Options**", *listed, *told]) + "\n"
 
 
 def options(kind: type) -> Iterator[str]:

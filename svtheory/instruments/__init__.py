@@ -1,8 +1,9 @@
 """Instruments: what is read of the heads of a real model, a bundle in, a labelled dataset out.
 
-An instrument is one module here, named as its command, with `survey(bundle, ...) -> xarray.Dataset`, `rows(dataset)`,
-`summary(dataset)` and `figure(dataset)`: all that is shown is drawn from the dataset alone. Its `Settings` are the
-options of its command, and `requested(source, settings)` is what the command surveys. What instruments share stands
+An instrument is one module here, named as its command, with `survey(bundle, ...) -> xarray.Dataset`, `answers(dataset)`
+in sentences, `rows(dataset)`, `brief(dataset)` for a terminal, `summary(dataset)` and `figure(dataset)`: all that is
+shown is drawn from the dataset alone. Its `Settings` are the options of its command, and `requested(source, settings)`
+is what the command surveys. What instruments share stands
 beside them: `survey` runs one compiled reading over all heads of a bundle, labels what it finds and corrects p-values
 for their number; `sources` says what a bundle or a model is called; `sparser` tests which heads need fewer singular
 vectors than chance would.

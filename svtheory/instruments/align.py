@@ -51,9 +51,23 @@ from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
 from svtheory.instruments.directions import SIDES
 from svtheory.instruments.sources import Source
-from svtheory.instruments.survey import places
+from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
+from svtheory.reports.tables import at_most
+
+COLUMNS = {
+    "reading": "Raw singular vectors; unwhitened by the tokens' covariance (T15); balanced, as the data see the head.",
+    "named": "How many vectors have a gap above rounding, so that they are compared (T14).",
+    "best |cos|": "The best cosine of any of the head's vectors with any feature.",
+    "pair": "Which vector that is, 1 of the largest singular value.",
+    "feature": "Which feature, by its index in the dictionary.",
+    "mean |cos|": "The best cosine of each vector, averaged over vectors.",
+    "p, isotropic": "How likely random directions do as well, for all vectors and features of the head.",
+    "p, random": "Share of random heads, the largest of all kinds, with a vector as well aligned. With ≤, draws "
+    "ended once verdicts were settled: it may be less.",
+    "mean token removed": "Share of the vectors' square along the mean token, which is projected out.",
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,37 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     return [row(here) for here in places(results, *AXES)]
 
 
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer, the smallest p-values first."""
+    names = nulls(results)
+    ordered = sorted(places(results, *AXES), key=lambda here: max(float(here[f"{name}_p"]) for name in names))
+    shown = ("side", "reading", "best |cos|", "feature", f"p, {names[-1]}")
+    return by_head([row(here) for here in ordered], *shown)
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many sides of heads have a vector along a feature beyond chance, by reading, and the best of them."""
+    return [_answer(results.sel(reading=reading)) for reading in results.reading.values]
+
+
+def _answer(here: xr.Dataset) -> str:
+    beyond = beyond_chance(here)
+    said = f"Read {here.reading.item()}, {int(beyond.sum())} of {beyond.size} sides of heads point along a feature "
+    said += f"beyond chance (p at most {LEVEL}, adjusted)"
+    if not beyond.any():
+        return f"{said}."
+    top = here.isel(here.largest_cosine.where(beyond).argmax((*PLACE, "side")))
+    told = row(top)
+    return (
+        f"{said}; best head {called(top)}, {told['side']}, |cos| {told['best |cos|']:.2f} to feature {told['feature']}."
+    )
+
+
+def beyond_chance(here: xr.Dataset) -> xr.DataArray:
+    """Which sides of heads are beyond every kind of chance, adjusted for the number of heads."""
+    return xr.concat([here[f"{name}_adjusted_p"] for name in nulls(here)], "chance").max("chance") <= LEVEL
+
+
 def row(here: xr.Dataset) -> dict[str, Any]:
     """One reading of one side of one head: its best aligned vector and its p-values."""
     cosines = here.best_cosine.fillna(0).values
@@ -116,9 +161,15 @@ def row(here: xr.Dataset) -> dict[str, Any]:
         "pair": "-" if nothing else str(k + 1),
         "feature": "-" if nothing else str(int(here.best_feature[k])),
         "mean |cos|": float(here.best_cosine.mean()),
-        **{f"p, {name}": float(here[f"{name}_p"]) for name in nulls(here)},
+        **{f"p, {name}": _p(here, name) for name in nulls(here)},
         "mean token removed": float(here.mean_removed.mean()),
     }
+
+
+def _p(here: xr.Dataset, name: str) -> float | str:
+    """A p-value; that of random heads with how many were drawn."""
+    p = float(here[f"{name}_p"])
+    return at_most(p, float(here.random_p_least), int(here.random_draws)) if name == "random" else p
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:

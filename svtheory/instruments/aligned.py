@@ -123,7 +123,9 @@ def chance(
         drawn = gaussian_heads(at, weights[0].shape[2], features, moments_of(layer))
         return np.asarray(drawn)[:, biased[layer].astype(int)]
 
-    def p_value(reading: int) -> tuple[np.ndarray, np.ndarray]:
+    def p_value(reading: int) -> tuple[np.ndarray, ...]:
+        """At most, at least, and of how many draws."""
+
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
             wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
@@ -136,9 +138,10 @@ def chance(
             return reached.reshape(tests, len(CHANCE), ROUND)
 
         tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)
-        return tally.p_value.reshape(largest.shape[:-1]), tally.draws.max(axis=1).reshape(largest.shape[:-1])
+        found = tally.p_value, tally.lower, tally.draws.max(axis=1)
+        return tuple(x.reshape(largest.shape[:-1]) for x in found)
 
-    p, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
+    p, least, count = (np.stack(x, axis=-1) for x in zip(*map(p_value, range(len(READINGS))), strict=True))
     first = np.stack([matched(layer, 0) for layer in range(layers)], axis=1)
     others = np.stack([balanced(layer, 0, np.ones(heads, bool)) for layer in range(layers)], axis=1)
     gaussians = np.stack([gaussian(layer, 0) for layer in range(layers)], axis=1)
@@ -151,6 +154,7 @@ def chance(
         "gaussian_chance_of_a_head": gaussians.mean(axis=0),
         "gaussian_chance_of_a_head_standard_error": gaussians.std(axis=0, ddof=1) / ROUND**0.5,
         "random_p": p,
+        "random_p_least": least,
         "random_draws": count,
     }
     return xr.Dataset({name: (AXES, x) for name, x in columns.items()} | {"draws_at_most": most})

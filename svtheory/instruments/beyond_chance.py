@@ -31,7 +31,10 @@ def beyond_chance(parts: Sequence[Part], shape: tuple[int, int, int], key: Array
     """p-values from random heads, drawn until it is settled which are at most LEVEL, and the first round of cosines."""
     A, tests = shape[2], int(np.prod(shape))
     most = max(draws, int(np.ceil(shape[0] * shape[1] * A / LEVEL)) - 1)  # or one head alone could not be found
-    rounds = iter(track(range(-(-most // ROUND)), "explain: random heads, at most"))
+    rounds = track(
+        iter(range(-(-most // ROUND))),
+        f"explain: rounds of {ROUND} random heads, of which {-(-most // ROUND)} may be needed",
+    )
     first = np.empty((*shape, len(NULLS), ROUND), np.float32)
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
@@ -60,6 +63,7 @@ def beyond_chance(parts: Sequence[Part], shape: tuple[int, int, int], key: Array
         "p_value": (TABLE, p.reshape(shape)),
         "p_value_for_all": (TABLE, for_all(p)),
         "adjusted_p_value": (TABLE, adjusted(for_all(p), 2)),
+        "adjusted_p_value_least": (TABLE, adjusted(for_all(tally.lower), 2)),
         "draws": (TABLE, tally.draws.max(axis=1).reshape(shape)),
         "null": ((*TABLE, "random_head", "draw"), first),
     }

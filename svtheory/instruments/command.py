@@ -11,6 +11,7 @@ import tyro
 
 from svtheory.checks import InputError
 from svtheory.instruments import INSTRUMENTS
+from svtheory.instruments.survey import by_head
 from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
 from svtheory.reports.runs import Exhibit, Outcome
 from svtheory.reports.tables import show, tally
@@ -29,11 +30,17 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
         def survey(_: Path) -> Outcome:
             found = instrument.requested(source, settings)
             figures = {name: Exhibit(instrument.figure(found), instrument.caption(found))}
-            rows = instrument.rows(found)
-            return Outcome({**instrument.summary(found), **tally(rows)}, found, figures, rows)
+            rows = by_head(instrument.rows(found))
+            summary = {**instrument.summary(found), **tally(rows)}
+            answers = instrument.answers(found)
+            if cut := found.attrs.get("sequences"):
+                summary["sequences"] = cut
+                answers.append(f"Read on {cut} sequences; --sequences takes more.")
+            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS)
 
         outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
-        show(outcome.rows, f"{folder / 'report.html'}", f"{folder / 'summary.json'}")
+        page = f"{folder / 'report.html'}"
+        show(instrument.brief(outcome.results), *outcome.answers, page, f"{folder / 'summary.json'}", page=page)
     return outcome
 
 

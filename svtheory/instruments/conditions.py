@@ -52,6 +52,13 @@ REQUIRED = ("query_features", "key_features", "target")
 OF_A_LAW = ("probabilities", "mean", "covariance")
 LABELS = 30  # pairs named below the figure, at most
 KNOWN = (*REQUIRED, *(f"{side}_{name}" for side in ("query", "key") for name in OF_A_LAW))
+COLUMNS = {
+    "margin": "How far the condition is from holding, 0 where it holds exactly.",
+    "promise": "The least cosine of feature and vector that it guarantees for pairs that do not mix with others.",
+    "theorem": "The theorem of this project that says so.",
+    "side": "Queries, keys, or both.",
+    "reading": "Vectors as they are, unwhitened (T15) or balanced (T22).",
+}
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,11 @@ class Request(Asking, Settings):
 
 
 def requested(source: Source, settings: Request) -> xr.Dataset:
-    """What the command asks for; it prints the verdict."""
+    """What the command asks for; it prints what theory predicts of each pair."""
     with jax.enable_x64(settings.dtype == "float64"):
         results = survey(asked_for(source, settings))
-    print(results.attrs["told"])
+    if results.attrs["told"]:
+        print(results.attrs["told"])
     return results
 
 
@@ -245,9 +253,8 @@ def dataset(found: Conditions) -> xr.Dataset:
 
 
 def _told(found: Conditions, pairs: int) -> str:
-    """The pairs and the verdict, or the verdict alone where there are many pairs."""
-    told = str(found).partition("\n\n")[0]
-    return told if pairs <= LABELS else "\n".join(told.splitlines()[1 + pairs :])
+    """What is predicted of the pairs, a line each; nothing where they are many."""
+    return "\n".join(str(found).splitlines()[: 1 + pairs]) if pairs <= LABELS else ""
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -257,6 +264,14 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
         {"condition": str(here.condition.item())} | {name: here[name].item() for name in kept}
         for here in places(results, "condition")
     ]
+
+
+brief = rows
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """The verdict, and what is read back otherwise."""
+    return [said for name in ("verdict", "read_back") if (said := results.attrs[name])]
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:

@@ -32,6 +32,19 @@ from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.progress import track
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.reports.tables import picked
+
+COLUMNS = {
+    "S": "Mean sparseness of decisions over heads, with its standard error.",
+    "random heads": "Mean S of random heads of the same singular values, on the same tokens.",
+    "random heads, balanced": "The same with the singular values that the data see.",
+    "common rotation": "Mean S where both sides are turned alike, which keeps every score: a diagnostic.",
+    "independent rotations": "Mean S where U and V are turned apart, the paper's control: a diagnostic.",
+    "S / random heads": "Mean over heads of S over that of the sparser random heads.",
+    "sparser than chance": "Heads sparser than random heads, p at most 0.05, adjusted for all heads.",
+    "low rank only": "Heads sparser than Gaussian heads alone.",
+    "smallest p": "Of all heads, not adjusted.",
+}
 
 
 @dataclass(frozen=True)
@@ -72,13 +85,26 @@ def survey(series: Iterable[tuple[str, HeadBundle]], settings: Settings = DEFAUL
             raise InputError(f"MODELS must be of one shape, got {name!r} with {shape} layers, heads and queries")
         loss = float(heads.metadata.get("loss", "nan"))
         tested = sparser.tested(heads, key, settings.draws, readings=1).isel(reading=0, drop=True)
-        found[name] = tested.assign(loss=loss)
+        cut = {name: x for name, x in heads.metadata.items() if name == "sequences"}
+        found[name] = tested.assign(loss=loss).assign_attrs(cut)
     return xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a checkpoint."""
     return [_row(checkpoint) for checkpoint in places(results, "checkpoint")]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer."""
+    shown = ("checkpoint", "loss (nats)", "S", "random heads", "sparser than chance", "low rank only")
+    return picked(rows(results), *shown)
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """The heads that are sparser than chance at the first and at the last checkpoint."""
+    ends = [results.isel(checkpoint=i) for i in (0, -1)]
+    return [f"{here.checkpoint.item()}: {sparser.answers(here)[0]}" for here in ends]
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:

@@ -30,11 +30,6 @@ the logits' variance (the cosine's square) accounted for, p is at most 0.01 and 
 leaves 1/4, p is at most 0.01 and the margin and its lower end are above 0; else "unexplained". Beside it stands the
 published baseline on the same samples, contrastive covariance: how many directions of the head's own space lead, and
 the functional cosine of the head with what is left of it there, with that of as many random directions.
-
-In the table brackets are 95 % intervals; the margin is over the rival beside it, permuted templates or another
-hypothesis; "random, highest" is the best of the first 99 random heads; "member" the best of a family, such as the
-length over which a preference for nearer numbers falls; training time is counted in units of 1 / (learning rate x mean
-eigenvalues of both input moments); "not visited" is the share of the weights' square that no sample exercises.
 """
 
 from collections.abc import Sequence
@@ -54,13 +49,48 @@ from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positio
 from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import Question, explained
-from svtheory.instruments.grades import EXPLAINED, PARTLY, best, foremost, sentence
+from svtheory.instruments.grades import EXPLAINED, PARTLY, UNEXPLAINED, best, foremost, sentence, worth
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
-from svtheory.instruments.survey import PLACE, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, called, listed, places, read_inputs
 from svtheory.reports.options import at_least
+from svtheory.reports.tables import at_most
 
-__all__ = ["DEFAULTS", "Request", "Settings", "caption", "figure", "requested", "rows", "summary", "survey"]
+__all__ = [
+    "COLUMNS",
+    "DEFAULTS",
+    "Request",
+    "Settings",
+    "answers",
+    "brief",
+    "caption",
+    "figure",
+    "requested",
+    "rows",
+    "summary",
+    "survey",
+]
+COLUMNS = {
+    "hypothesis": "Of those asked the one that explains the head best.",
+    "grade": "Explained, partly or unexplained: how much of the logits' variance the hypothesis leaves accounted for, "
+    "beyond chance and ahead of every rival; see below.",
+    "functional cosine": "Correlation of predicted and measured logits over independent draws of query and key, with "
+    "its 95 % interval.",
+    "margin": "Lead of that cosine over the best rival.",
+    "over": "That rival: permuted templates, or another hypothesis.",
+    "p": "Share of random heads that the hypothesis explains as well, times the number of hypotheses, adjusted for all "
+    "heads. With ≤, draws ended once verdicts were settled: it may be less.",
+    "random, highest": "The best functional cosine of the first 99 random heads.",
+    "member": "Of a family of hypotheses the one that fits best, by its parameter, such as the length over which a "
+    "preference for nearer numbers falls; 0 where there is only one.",
+    "training time": "Fitted, in units of 1 / (learning rate x mean eigenvalues of both input moments).",
+    "not visited": "Share of the weights' square in directions that no sample exercises.",
+    "contrast": "Functional cosine with what is left of the head in the few leading directions of its own space that "
+    "contrastive covariance, the published baseline, finds, how many these are, and the 97.5th percentile of as many "
+    "random ones.",
+}
+KEY_ONLY = "first position"  # asks for the same keys whatever the query
+MENTIONED = 8  # heads that a sentence is said of, at most
 
 
 @dataclass(frozen=True)
@@ -159,9 +189,39 @@ def of_features(bundle: HeadBundle, X: np.ndarray, layer: int, settings: Setting
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row for each head, with its best hypothesis; of a single head, for each hypothesis."""
+    return [_row(here) for here in _shown(results)]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer, the best explained first."""
+    shown = [(float(worth(here)), _row(here)) for here in _shown(results)]
+    ordered = [row for _, row in sorted(shown, key=lambda x: -x[0])]
+    return by_head(ordered, "hypothesis", "grade", "functional cosine", "p")
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many heads are explained, and by what: those that are, or the one that is nearest to it."""
+    found = best(results)
+    counts = {word: int((found.grade == word).sum()) for word in (EXPLAINED, PARTLY)}
+    heads = sorted(places(found, *PLACE), key=lambda here: -float(worth(here)))
+    explained = [here for here in heads if here.grade.item() != UNEXPLAINED]
+    said = [
+        f"{counts[EXPLAINED]} of {len(heads)} heads are explained by a hypothesis, {counts[PARTLY]} partly.",
+        *(f"Head {called(here)} is {sentence(here)}." for here in explained[:MENTIONED] or heads[:1]),
+    ]
+    if KEY_ONLY in results.hypothesis.values and results.centre_query.any():
+        said.append(
+            f'"{KEY_ONLY}" has cosine 0 and p-value 1, as it is not askable of heads with a query bias: what is the '
+            f"same for all queries is taken out with the mean over queries{listed(results.centre_query)}."
+        )
+    return said
+
+
+def _shown(results: xr.Dataset) -> list[xr.Dataset]:
+    """Each head with its best hypothesis; a single head with each hypothesis."""
     if results.sizes["layer"] * results.sizes["head"] > 1:
-        return [_row(here) for here in places(best(results), *PLACE)]
-    return [_row(here) for here in places(results, *PLACE, "hypothesis")]
+        return list(places(best(results), *PLACE))
+    return list(places(results, *PLACE, "hypothesis"))
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
@@ -173,7 +233,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "functional cosine": _with_interval(here.functional_cosine, here.lowest, here.highest),
         "margin": _with_interval(here.margin, here.margin_lowest, here.margin_highest),
         "over": here.nearest_rival.item(),
-        "p": float(here.adjusted_p_value),
+        "p": at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws)),
         "random, highest": float(here.null.max()),
         "member": _with_interval(here.member, here.first_member, here.last_member),
         "training time": _time(here),

@@ -34,15 +34,15 @@ def grades(results: xr.Dataset) -> xr.DataArray:
 
 def best(results: xr.Dataset) -> xr.Dataset:
     """Of each head the hypothesis of the best grade, and of these the one of largest functional cosine."""
-    return results.isel(hypothesis=_worth(results).argmax("hypothesis"))
+    return results.isel(hypothesis=worth(results).argmax("hypothesis"))
 
 
 def foremost(found: xr.Dataset) -> xr.Dataset:
     """The head of the best grade, and of these the one of largest functional cosine, of heads with one hypothesis."""
-    return found.isel(_worth(found).argmax(("layer", "head")))
+    return found.isel(worth(found).argmax(("layer", "head")))
 
 
-def _worth(results: xr.Dataset) -> xr.DataArray:
+def worth(results: xr.Dataset) -> xr.DataArray:
     """Grades first, functional cosines, from -1 to 1, second."""
     order = (UNEXPLAINED, PARTLY, EXPLAINED)
     return sum(3 * rank * (results.grade == word) for rank, word in enumerate(order)) + results.functional_cosine

@@ -34,7 +34,7 @@ from svtheory.heads.pairs import PARTS
 from svtheory.instruments.dictionaries import Place, check_fits, named, read_features
 from svtheory.instruments.paired import paired, written
 from svtheory.instruments.sources import SEQUENCES, Source
-from svtheory.instruments.survey import PLACE, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, legend_below, measured, name_heads, panels_or
 
@@ -42,6 +42,13 @@ SHOWN = 3
 """Pairs of a head that its row names."""
 NAMED = 5
 """Pairs of all heads that the figure names, at most: those within a quarter of the largest."""
+
+COLUMNS = {
+    "score": "Mean score of decisions, over the divisor: the sum of the parts beside it.",
+    "explained": "Share of the scores' variance over decisions that pairs of features alone account for.",
+    "pairs that add most": "Feature at the query x feature at the key: what it adds at the attended key, and on "
+    "average at the others.",
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,28 @@ def _check_stream(bundle: HeadBundle, layer: int) -> None:
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a head: the parts of its scores, and the pairs that add most."""
     return [_row(here) for here in places(results, *PLACE)]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer."""
+    return by_head(rows(results), "score", "explained", "pairs that add most")
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How much of scores the pairs account for, and the pair that adds most of all."""
+    found = summary(results)
+    said = [
+        f"Pairs of features account for {found['explained_score_variance_median']:.0%} of the variance of scores, the "
+        f"median of {found['heads']} heads, {found['explained_score_variance_highest']:.0%} at most; "
+        f"{found['unexplained_variance_share']:.0%} of the tokens' variance is left as error."
+    ]
+    if "top_head" in found:
+        said.append(
+            f"Most adds, in head {found['layer']}.{found['top_head']}, feature {found['top_query_feature']} at the "
+            f"query with {found['top_key_feature']} at the key: {found['top_contribution']:.3g} to the score at the "
+            f"attended key, {found['top_contribution_elsewhere']:.2g} elsewhere."
+        )
+    return said
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:

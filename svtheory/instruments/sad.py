@@ -23,11 +23,6 @@ of both sides keeps every score: a head of low rank is sparser than it, whatever
 of U and V, the paper's control, forget that the key was chosen for its score. Gaussian tokens say what second moments
 alone would give.
 
-In the table S is a head's mean over its decisions, with the standard error over sequences; "random heads" their mean
-S, of the singular values of Omega / of those that the data see; p the share of random heads that are as sparse, "p
-adj." the same for all heads and readings; "p <= 0.05" the share of decisions that few random heads' are as sparse as;
-"named" how many singular pairs have a gap above rounding (T14).
-
 Singular values that lie closer than 0.001 sigma_1, or than rounding, are one block, whose vectors are only together
 something: its contribution is one term, the sum of its pairs', in shares and counts. Counts follow three published
 rules, each in its own convention of biases, on the same decisions (balanced, all on the same terms): the table gives
@@ -65,7 +60,7 @@ from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
 from svtheory.instruments.moments import Moments, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
-from svtheory.instruments.survey import PLACE, layer_colours, over_heads, places, rounding
+from svtheory.instruments.survey import PLACE, called, layer_colours, over_heads, places, rounding
 from svtheory.numerics import positive
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import (
@@ -79,6 +74,7 @@ from svtheory.reports.plotting import (
     rank_ticks,
     thinned,
 )
+from svtheory.reports.tables import at_most
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.blocks import block_labels, block_sums, firsts
 
@@ -93,6 +89,29 @@ PUBLISHED = {  # each rule with the conventions it was published in
     "acc2025, query": ("acc2025", "query-side"),
     "acc2025, key": ("acc2025", "key-side"),
     "accpp2026": ("accpp2026", "plain"),
+}
+COLUMNS = {
+    "verdict": "sparser than random heads of its spectrum, of low rank only, or neither; see below.",
+    "S": "Mean sparseness over decisions, with the standard error over sequences: 1/K if one term is all, 1 if all are "
+    "equal.",
+    "random heads": "Mean S of random heads on the same tokens: of the singular values of Omega / of those that the "
+    "data see.",
+    "p": "Share of random heads that are as sparse, or would be at most, were draws not to end at a verdict.",
+    "p adj.": "The same, adjusted for all heads and readings: at most 0.05 is sparser. With ≤, draws ended once "
+    "verdicts were settled, and it may be less.",
+    "p <= 0.05": "Share of decisions as sparse as which few random heads' are.",
+    "Gaussian heads": "Mean S of heads of independent Gaussian entries.",
+    "low rank: p adj.": "How likely a Gaussian head is as sparse, adjusted for all heads.",
+    "common rotation": "Mean S where both sides are turned alike, which keeps every score (T11): a diagnostic.",
+    "independent rotations": "Mean S where U and V are turned apart, the paper's control: a diagnostic.",
+    "Gaussian tokens": "Mean S with tokens of the same second moments: a diagnostic.",
+    "named": "How many singular pairs have a gap above rounding (T14).",
+    "sad2024": "Median number of terms of the score, the largest first, whose sum is above the score; in brackets how "
+    "often a rule is undefined.",
+    "acc2025, query": "The same of terms of the relative attention, until their sum reaches it; biases on the query's "
+    "side.",
+    "acc2025, key": "The same with biases on the key's side.",
+    "accpp2026": "Median number of vectors taken out of all scores until attention falls to 2.5 times an even share.",
 }
 
 
@@ -123,6 +142,32 @@ def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a head."""
     return [_row(head) for head in places(results, *PLACE)]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer, the smallest p-values first, each head in the reading that has its smaller one."""
+    chosen = results.isel(reading=results.adjusted_p_value.argmin("reading"))
+    return [_brief(head) for head in sorted(places(chosen, *PLACE), key=lambda head: float(head.adjusted_p_value))]
+
+
+def _brief(here: xr.Dataset) -> dict[str, Any]:
+    return {
+        "head": called(here),
+        "verdict": sparser.in_short(str(here.verdict.values)),
+        "reading": str(here.reading.values),
+        "S": float(here.sparseness.mean()),
+        "chance": float(here.null_mean.sel(null=list(NULLS)).min()),
+        "p adj.": _adjusted_p(here),
+    }
+
+
+def _adjusted_p(here: xr.Dataset) -> str:
+    return at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws))
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many heads are sparser than chance, and which."""
+    return sparser.answers(results)
 
 
 def _terms(bundle: HeadBundle) -> xr.Dataset:
@@ -210,14 +255,14 @@ def _quartiles(counts: xr.DataArray) -> np.ndarray:
 def _row(here: xr.Dataset) -> dict[str, Any]:
     """One head: its verdict; by reading S and its standard error, p and mean S of random heads; diagnostics, counts."""
     S, error = sparser.mean_sparseness(here)
-    row: dict[str, Any] = {"head": f"{int(here.layer)}.{int(here['head'])}", "verdict": str(here.verdict.values)}
+    row: dict[str, Any] = {"head": called(here), "verdict": str(here.verdict.values)}
     for reading in READINGS:
         there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
         row |= {
             f"{of}S": f"{float(S.sel(reading=reading)):.3f} ± {float(error.sel(reading=reading)):.3f}",
             f"{of}random heads": " / ".join(f"{float(there.null_mean.sel(null=null)):.3f}" for null in NULLS),
             f"{of}p": float(there.p_value),
-            f"{of}p adj.": float(there.adjusted_p_value),
+            f"{of}p adj.": _adjusted_p(there),
             f"{of}p <= 0.05": f"{_share_small(there):.0%}",
         }
     raw = here.sel(reading="raw")

@@ -89,8 +89,8 @@ def check_source(name: str, called: str = "SOURCE") -> None:
 def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> HeadBundle:
     """The heads of a bundle, or of a model, in a folder or on the hub, reading a text or prompts, normalisation folded.
 
-    A bundle's first `sequences` are kept; a text is cut into as many sequences of `positions` tokens. Raises
-    InputError where `reads` asks for what heads read and there is nothing.
+    A bundle's first `sequences` are kept, and metadata says of how many, "40 of 96"; a text is cut into as many
+    sequences of `positions` tokens. Raises InputError where `reads` asks for what heads read and there is nothing.
     """
     if name.startswith(PREFIX):
         given = _given(texts, reads)  # what is wrong with that is said before anything is fetched
@@ -110,7 +110,9 @@ def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> Head
         for name in ("tokens", "residual")
         if name in bundle.others and len(bundle.others[name]) == bundle.attn_in.shape[1]
     }
-    return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut})
+    said = {"sequences": f"{read.shape[1]} of {bundle.attn_in.shape[1]}"}
+    metadata = {**bundle.metadata, **(said if read.shape[1] < bundle.attn_in.shape[1] else {})}
+    return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut}, metadata=metadata)
 
 
 def check_tokens_differ(bundle: HeadBundle) -> None:

@@ -36,7 +36,7 @@ from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
-from svtheory.instruments.survey import EPSILON, PLACE, adjusted, over_heads, read_inputs, stacked_heads
+from svtheory.instruments.survey import EPSILON, PLACE, adjusted, listed, over_heads, read_inputs, stacked_heads
 from svtheory.progress import track
 
 LEVEL = 0.05
@@ -185,6 +185,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
             "decision_p_value": ((*of_head, "sequence", "query"), start["p_value"][..., decided]),
             "p_value": (of_head, p),
             "adjusted_p_value": (of_head, adjusted(p, 3)),
+            "adjusted_p_value_least": (of_head, adjusted(tally.lower.reshape(S.shape), 3)),
             "draws": (of_head, tally.draws.max(axis=1).reshape(p.shape)),
             "zero": zero,
             "gaussian_sparseness": ((*PLACE, "gaussian_head"), np.stack(gaussian)),
@@ -196,6 +197,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         },
         {"null": [*NULLS, *KINDS], "kind": list(KINDS), "reading": list(READINGS[:readings])},
     )
+    results.adjusted_p_value_least.attrs["long_name"] = "what the adjusted p-value might yet become, at least"
     results.sparseness.attrs["long_name"] = "Treves-Rolls sparseness, from 1/K of one term to 1 of equal ones"
     results["low_rank_p_value"] = PLACE, adjusted(_as_one_of(results.gaussian_sparseness, S[..., 0]), 2)
     return results.assign(verdict=verdicts(results))
@@ -261,6 +263,31 @@ def verdicts(results: xr.Dataset) -> xr.DataArray:
         those = by.sel(reading=readings).all("reading")
         said = xr.where(those, f"{SPARSER}, read {' and '.join(readings)}", said)
     return xr.where(results.zero, ZERO, said)
+
+
+def in_short(verdict: str) -> str:
+    """A verdict for a narrow table.
+
+    >>> in_short(f"{SPARSER}, read raw and balanced"), in_short(LOW_RANK)
+    ('sparser, read raw and balanced', 'low rank only')
+    """
+    words = {LOW_RANK: "low rank only", NEITHER: "neither", ZERO: "numerically zero"}
+    return words.get(verdict, verdict.replace(SPARSER, "sparser"))
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many heads have each verdict, and which."""
+    by = found(results)
+    said = {
+        "sparser than random heads of their spectrum": by.any("reading") if "reading" in by.dims else by,
+        "of low rank only, sparser than Gaussian heads alone": low_rank(results),
+        "numerically zero": results.zero,
+    }
+    return [
+        f"{int(those.sum())} of {those.size} heads are {what}{listed(those)}."
+        for i, (what, those) in enumerate(said.items())
+        if those.any() or not i
+    ]
 
 
 def mean_sparseness(results: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:

@@ -52,7 +52,7 @@ from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
 from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import Source, check_values_held
-from svtheory.instruments.survey import EPSILON, PLACE, layer_colours, over_heads, places, rounding
+from svtheory.instruments.survey import EPSILON, PLACE, by_head, layer_colours, over_heads, places, rounding
 from svtheory.instruments.token_bounds import TIMES, token_bounds
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, rank_ticks, thinned
@@ -72,9 +72,24 @@ SPECTRA = (
     "and its middle half."
 )
 BOUNDS = (
-    " Right, the alignment of a single matched pair that each layer's token moments guarantee after training "
+    " Last, the alignment of a single matched pair that each layer's token moments guarantee after training "
     "for a time (lines), and at its end (points, with standard errors)."
 )
+COLUMNS = {
+    "sigma_1": "The largest singular value of Omega = W_Q^T W_K.",
+    "gap_1/sigma_1": "Its distance to the nearest other value, relative to it.",
+    "largest score": "The largest score possible: sigma_1 times the largest norms of inputs, over the divisor.",
+    "effective rank": "How many values there are in effect, from 1 of a single one to d_head of equal ones.",
+    "rank": "How many values are above rounding.",
+    "directions named": "Pairs whose gap is above rounding, so that their vectors are something by themselves (T14).",
+    "named": "The same of the head as its data see it.",
+    "blocks": "Near-equal values, first to last, whose vectors are only together something.",
+    "kappa, query": "Condition number of the moment of the layer's queries, with its standard error.",
+    "kappa, key": "The same of keys.",
+    "bound, query": "The cosine of a vector and a feature that this moment leaves, at least, to a single matched pair; "
+    "below chance it promises nothing.",
+    "bound, key": "The same of keys.",
+}
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,35 @@ def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a head."""
     return [_row(head) for head in places(results, *PLACE)]
+
+
+def brief(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The columns that answer."""
+    of_balanced = ("balanced: effective rank", "balanced: named")
+    return by_head(rows(results), "sigma_1", "effective rank", "directions named", *of_balanced)
+
+
+def answers(results: xr.Dataset) -> list[str]:
+    """How many directions heads use and how many have a name, by reading; and what tokens allow."""
+    said = [_answer(results.sel(reading=reading)) for reading in results.reading.values]
+    if "side" in results.dims:
+        above = int((results.bound >= results.chance_cosine).sum())
+        said.append(
+            f"The moments of what heads read leave alignment with a feature above chance in {above} of "
+            f"{results.bound.size} layers and sides."
+        )
+    return said
+
+
+def _answer(here: xr.Dataset) -> str:
+    """One reading."""
+    how = "Raw," if here.reading.item() == "raw" else "Balanced, as the data see them,"
+    rank = here.gaussian_effective_rank
+    beside = "" if rank.isnull().all() else f" ({float(rank.mean()):.3g} of Gaussian factors)"
+    return (
+        f"{how} {here.numerically_zero.size} heads use {float(here.effective_rank.median()):.3g} directions effectively"
+        f"{beside}, their median; {int(here.named.sum())} of {here.named.size} directions can be named."
+    )
 
 
 def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | None) -> xr.Dataset:
@@ -344,7 +388,8 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         title=title,
     )
     # below its rounding no value says anything
-    ax.set(yscale="log", ylim=(EPSILON / 10, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
+    least = max(EPSILON / 10, float(relative.where(results.named).min()) / 10) if results.named.any() else EPSILON / 10
+    ax.set(yscale="log", ylim=(least, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
     legend_below(ax)
 
 
@@ -385,7 +430,7 @@ def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
             ax.plot(here.time, here.bound_at_time, line, color=colour)
             measured(ax, end, here.bound, here.bound_standard_error, color=colour, fmt=marker)
     for side, line, marker in (("keys", "-", "o"), ("queries", "--", "s")):
-        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as left")
+        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as above")
     chance_line(ax, float(results.chance_cosine))
     lowest = float(results.bound.min())
     levels = [level for level in (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.5, 1) if level > min(0.04, lowest)]

@@ -20,6 +20,7 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.rescaled import without_norms
 from svtheory.heads.weights import Head
 from svtheory.progress import track
+from svtheory.reports.tables import picked
 
 PLACE = ("layer", "head")
 EPSILON = float(np.finfo(np.float32).eps)
@@ -98,6 +99,36 @@ def places(results: xr.Dataset, *dims: str) -> Iterator[xr.Dataset]:
     """The part of each place along these dimensions, the last one running fastest."""
     for place in product(*(range(results.sizes[dim]) for dim in dims)):
         yield results.isel(dict(zip(dims, place, strict=True)))
+
+
+def called(here: xr.Dataset) -> str:
+    """What a head is called: layer.head."""
+    return f"{int(here.layer)}.{int(here['head'])}"
+
+
+def by_head(rows: Sequence[Mapping[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """What each row's head is called, and the columns of these names, of those that it has; without names, all others.
+
+    Rows that are of no head, such as those of conditions, stay as they are.
+
+    >>> by_head([{"layer": 4, "head": 0, "grade": "partly", "p": 0.1}], "p")
+    [{'head': '4.0', 'p': 0.1}]
+    """
+    if not rows or "layer" not in rows[0]:
+        return picked(rows, *(names or rows[0])) if rows else []
+    some = picked(rows, *(names or (name for name in rows[0] if name not in PLACE)))
+    return [{"head": f"{row['layer']}.{row['head']}", **cells} for row, cells in zip(rows, some, strict=True)]
+
+
+def listed(those: xr.DataArray, most: int = 12) -> str:
+    """Of the heads that `those` are, (layers, heads), the first names, after a colon; nothing of none.
+
+    >>> listed(xr.DataArray([[True, False, True]], {"layer": [4], "head": [0, 1, 2]}, ("layer", "head")))
+    ': 4.0, 4.2'
+    """
+    names = [f"{those.layer.values[i]}.{those['head'].values[j]}" for i, j in np.argwhere(those.values)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f": {', '.join(names[:most])}{more}" if names else ""
 
 
 def adjusted(p_values: Any, tests: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import tyro
 
 from svtheory.checks import InputError
 from svtheory.reports import plotting, runs
-from svtheory.reports.page import report
+from svtheory.reports.page import prose, report
 from svtheory.reports.runs import Outcome
 
 # keys of jax keep 32 bits of a seed, and some experiments count on from theirs
@@ -96,7 +96,7 @@ def parsed(options: Any, program: str, description: str, arguments: Sequence[str
             return tyro.cli(
                 options,
                 prog=program,
-                description=description,
+                description=prose(description),
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes,),
             )

@@ -4,22 +4,31 @@ import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from svtheory.reports.runs import Outcome, read_manifest
-from svtheory.reports.tables import shown
+from svtheory.reports.tables import LONG, shown, tally
 
-LONG = 30  # letters of a cell that stands on one line
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.6rem; margin-bottom: .3rem }
 h2 { font-size: 1.15rem; margin-top: 2.2rem }
 pre { background: #f4f4f2; padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto; border: 1px solid #ddd; border-radius: 6px; padding: 0 .2rem .3rem }
+.wide::-webkit-scrollbar { height: 10px }
+.wide::-webkit-scrollbar-thumb { background: #aaa; border-radius: 5px }
+.answer { font-size: 1.1rem; border-left: 4px solid #0072B2; padding-left: .8rem }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th.text, td.text { text-align: left }
-td.long { min-width: 15rem; white-space: normal }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: #fff; padding-left: .5rem }
+td.long { min-width: 24rem; white-space: normal }
+.facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 6rem }
+dt { font-weight: 600; margin-top: .4rem }
+dd { margin-left: 1.2rem }
+dl { font-size: .92rem }
+@media (max-width: 40rem) { td.long { min-width: 15rem } body { margin: 1rem auto } }
 th { border-bottom: 2px solid #1b1b1b; vertical-align: bottom }
 figure { margin: 1.5rem 0 }
 img { max-width: 100%; height: auto }
@@ -28,18 +37,25 @@ figcaption, .made { color: #555; font-size: .92rem }
 
 
 def report(folder: Path, about: str, outcome: Outcome) -> str:
-    """The page of the finished run in `folder`; `about` is the experiment's docstring, its first line the title."""
+    """The page of the finished run in `folder`: its answers first, then the docstring `about`, its title apart."""
     title, _, text = about.partition("\n")
     manifest = read_manifest(folder)
     figures = figures_html(folder, manifest["captions"])
-    facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s, commit {manifest['git_commit']}"
+    commit = f", commit {manifest['git_commit']}" if manifest["git_commit"] else ""
+    facts = f"{manifest['device']}, {manifest['dtype']}, {manifest['wall_time_s']} s{commit}"
+    ruled = outcome.summary.get("rules")
+    summary = {name: x for name, x in outcome.summary.items() if ruled or name not in tally([])}
+    answers = "\n".join(f'<p class="answer">{escape(answer)}</p>' for answer in outcome.answers)
     body = f"""<h1>{escape(title)}</h1>
-{paragraphs_html(text)}
+{answers}
 <h2>Results</h2>
 <div class="wide">{table_html(outcome.rows)}</div>
 {figures}
+{columns_html(outcome)}
 <h2>Headline figures</h2>
-<div class="wide">{summary_html(outcome.summary)}</div>
+{summary_html(summary)}
+<h2>What this is, and how it is found</h2>
+{paragraphs_html(text)}
 <h2>Made by</h2>
 <pre>{escape(str(manifest["command"]))}</pre>
 <p class="made">{escape(facts)}</p>"""
@@ -73,7 +89,19 @@ def figure_html(image: bytes, caption: str) -> str:
 
 def summary_html(summary: Mapping[str, Any]) -> str:
     """Headline figures, a line each."""
-    return table_html([{"name": key, "value": value} for key, value in summary.items()])
+    table = table_html([{"name": key, "value": value} for key, value in summary.items()])
+    return f'<div class="facts">{table}</div>'
+
+
+def columns_html(outcome: Outcome) -> str:
+    """What the columns of the table say, those that are explained."""
+    names = list(outcome.rows[0]) if outcome.rows else []
+    shown = {*names, *(name.rpartition(": ")[2] for name in names)}
+    told = {name: text for name, text in outcome.columns.items() if name in shown}
+    if not told:
+        return ""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in told.items())
+    return f"<h2>Columns</h2>\n<dl>{listed}</dl>"
 
 
 def table_html(rows: list[dict[str, Any]]) -> str:
@@ -97,6 +125,20 @@ def _kind(value: Any) -> str:
 
 
 def paragraphs_html(text: str) -> str:
-    """Docstring text as paragraphs; its examples are for readers of code."""
-    blocks = (block for block in text.split("\n\n") if block.strip() and not block.lstrip().startswith(">>>"))
-    return "\n".join(f"<p>{escape(' '.join(block.split()))}</p>" for block in blocks)
+    """Docstring text as paragraphs, what is indented as it stands."""
+    return "\n".join(_block(block) for block in prose(text).split("\n\n") if block.strip())
+
+
+def _block(block: str) -> str:
+    if all(line.startswith("    ") for line in block.splitlines()):
+        return f"<pre>{escape(dedent(block))}</pre>"
+    return f"<p>{escape(' '.join(block.split()))}</p>"
+
+
+def prose(text: str) -> str:
+    """A docstring without its examples, which are for readers of code.
+
+    >>> prose("One.\\n\\n>>> 1 + 1\\n2\\n\\nTwo.")
+    'One.\\n\\nTwo.'
+    """
+    return "\n\n".join(block for block in text.split("\n\n") if not block.lstrip().startswith(">>>"))

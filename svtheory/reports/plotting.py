@@ -46,9 +46,9 @@ def panels(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 
 
 
 def panels_or(axes: Any, columns: int = 1, width: float = 5.0, height: float = 3.8) -> tuple[Figure, np.ndarray]:
-    """The given axes, as many as `columns`, and their figure; where none are given, new ones, in twos if over three."""
+    """The given axes, as many as `columns`, and their figure; where none are given, new ones, in twos."""
     if axes is None:
-        across = columns if columns <= 3 else 2
+        across = min(columns, 2)  # a page shows them wide enough to be read
         figure, made = panels(across, -(-columns // across), width, height)
         for ax in made.ravel()[columns:]:
             ax.remove()

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -40,13 +40,17 @@ class Outcome:
     summary   headline figures, flat, with units in the names
     results   labelled arrays
     figures   exhibits by file name
-    rows      the table that is printed and reported, one dict a row
+    rows      the table that is reported, one dict a row
+    answers   sentences that say what it amounts to
+    columns   what columns of the table say
     """
 
     summary: Mapping[str, Any]
     results: xr.Dataset
     figures: Mapping[str, Exhibit]
     rows: list[dict[str, Any]]
+    answers: Sequence[str] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @contextmanager

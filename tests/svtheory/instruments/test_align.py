@@ -103,7 +103,8 @@ def test_what_the_run_leaves(with_tokens):
     outcome, folder, *_ = with_tokens
     assert len(outcome.rows) == LAYERS * HEADS * 2 * 3
     assert outcome.rows[0]["best |cos|"] == pytest.approx(1)
-    assert outcome.rows[0]["p, random"] <= 0.05
+    assert float(outcome.results.random_p[0, 0, 0, 0]) <= 0.05
+    assert outcome.rows[0]["p, random"].endswith(" draws)")
     assert outcome.results.draws_at_most == 319  # --draws 99 could not tell one side of eight
     stored = json.loads((folder / "runs" / "align" / "a-x" / "summary.json").read_text())
     assert stored["sides_of_heads"] == 8

@@ -8,7 +8,7 @@ import xarray as xr
 from svtheory import HeadBundle, read_bundle, save_heads
 from svtheory.instruments import align, conditions, explain, sad, spectra
 from svtheory.instruments.command import run as command
-from svtheory.instruments.dictionaries import dictionary
+from svtheory.instruments.dictionaries import Place, dictionary
 
 HEADS, H, D, SYMBOLS, SEQUENCES, T = 2, 3, 6, 5, 8, 7
 OPTIONS = {
@@ -29,7 +29,7 @@ SURVEYS = {
     "spectra": spectra.survey,
     "sad": lambda bundle: sad.survey(bundle, sad.Settings(draws=39)),
     "explain": lambda bundle: explain.survey(bundle, settings=explain.Settings(draws=39, resamples=4)),
-    "align": lambda bundle: align.survey(bundle, dictionary("W_E", bundle), align.Settings(draws=39)),
+    "align": lambda bundle: align.survey(bundle, dictionary("W_E", bundle, Place()).features, align.Settings(draws=39)),
     "conditions": conditions_of,
 }
 

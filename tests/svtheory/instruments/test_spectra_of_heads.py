@@ -247,7 +247,7 @@ def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head(tmp_path)
     assert outcome.results.centred.values.tolist() == [[True, True], [False, True]]
     assert condition.sel(layer=0, side="query") == condition.sel(layer=0, side="key")
     assert condition.sel(layer=1, side="query") > 2 * condition.sel(layer=1, side="key")
-    same = {(row["layer"], row["head"]): row["kappa, query"] == row["kappa, key"] for row in outcome.rows}
+    same = {tuple(map(int, row["head"].split("."))): row["kappa, query"] == row["kappa, key"] for row in outcome.rows}
     assert same == {(i, j): bool(b_Q[i, j].any()) for i in range(LAYERS) for j in range(HEADS)}
 
 
@@ -266,7 +266,9 @@ def test_a_bound_below_chance_is_called_so(tmp_path):
     assert outcome.summary["layers_and_sides"] == 2 * LAYERS
     assert outcome.summary["layers_and_sides_bounded_below_chance"] == len(expected)
     sides = [(row, side) for row in outcome.rows for side in ("query", "key")]
-    assert {(row["layer"], side) for row, side in sides if "below chance" in row[f"bound, {side}"]} == expected
+    assert {
+        (int(row["head"].split(".")[0]), side) for row, side in sides if "below chance" in row[f"bound, {side}"]
+    } == expected
 
 
 # trained heads of others
@@ -275,7 +277,7 @@ def test_a_bound_below_chance_is_called_so(tmp_path):
 @real_models
 def test_all_heads_of_tinystories(tmp_path):
     outcome = run("tinystories_260k", tmp_path)
-    assert [(row["layer"], row["head"]) for row in outcome.rows] == [(i, j) for i in range(4) for j in range(4)]
+    assert [row["head"] for row in outcome.rows] == [f"{i}.{j}" for i in range(4) for j in range(4)]
     assert outcome.summary["heads"] == 16
     assert outcome.summary["heads_numerically_zero"] == 0
     assert {row["directions named"] for row in outcome.rows} == {"16 of 16"}

@@ -65,6 +65,18 @@ def test_long_text_has_room_and_examples_are_left_out(tmp_path):
     assert paragraphs_html("One.\n\n>>> survey(heads)\n3\n\nTwo.") == "<p>One.</p>\n<p>Two.</p>"
 
 
+def test_a_page_opens_with_its_answers_and_ends_with_the_method(tmp_path):
+    columns = {"cosine": "How near.", "absent": "Of no column."}
+    outcome = Outcome({"rules": 0, "rules_that_hold": 0}, xr.Dataset(), {}, ROWS, ["Both hold."], columns)
+    write_json(tmp_path / "manifest.json", MANIFEST | {"git_commit": None})
+    finish(tmp_path, outcome, 1.0)
+    page = report(tmp_path, "Title.\n\nMethod.\n\n    as it\n    stands\n\n>>> left_out()", outcome)
+    places = [page.index(text) for text in ("Title.", "Both hold.", "a &lt; b", "How near.", "Method.", "python -m x")]
+    assert places == sorted(places)
+    assert "<pre>as it\nstands</pre>" in page
+    assert not any(word in page for word in ("left_out", "None", "rules", "Of no column"))
+
+
 def test_no_rows_no_table():
     assert table_html([]) == ""
 

@@ -103,7 +103,8 @@ def at_unit_size(scenario: Scenario) -> tuple[Scenario, Array]:
 def _check_shapes(X: Array, Y: Array, T: Array) -> None:
     """Features of one dimension, in columns as many as the target has rows (X) and columns (Y)."""
     for name, features, number, side in (("query", X, T.shape[0], "row"), ("key", Y, T.shape[1], "column")):
-        if features.shape[0] == number != features.shape[1]:
+        others = Y if side == "row" else X
+        if features.shape[0] == number != features.shape[1] == others.shape[0]:
             raise InputError(
                 f"{name}_features must have {number} columns, one a {side} of target, got shape {features.shape}, "
                 "which looks transposed"

@@ -1,5 +1,7 @@
 """Dictionaries of others: sparse autoencoders as each library writes them, without torch and without pickle."""
 
+import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from svtheory.checkpoints.dictionary_configs import SUPPORTED, Said, read_config, where
 from svtheory.checkpoints.tensors import read_json
@@ -22,6 +24,7 @@ WEIGHTS = (
     *("checkpoints/final.safetensors", "final.safetensors", "model.safetensors"),
 )
 """The file of a folder that holds a dictionary, by library."""
+MODULE = r"\.(?:attention|self_attn|attn|mlp)(?:\.output)?$"
 CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
 SUFFIXES = (".safetensors", ".npz", ".npy")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
@@ -59,14 +62,15 @@ def read_dictionary(
     file = _file(Path(path))
     arrays = _Arrays(file)
     said = read_config(_config(file), file, "threshold" in arrays and arrays.shape("threshold") != ())
-    name, X = _directions(arrays)
+    name, X = _directions(arrays, said.turned)
     space, layer = _where(file, said, hook, name)
     # attn_in is what heads read, however they do; a norm's own output is before or after its gain
     if space == "attn_in" and not (hook or said.hook or "attn_in").endswith("attn_in"):
         folded = _folded(file, said, folded)
     made, without = _encoder(arrays, said, X) if encoder else (None, "")
     bias = _bias(arrays, DECODER_BIAS, X.shape[1])
-    return Dictionary(X.T, space, layer, folded, made, bias / said.scale, without, called(file.resolve()))
+    of_module = re.search(MODULE, hook or said.hook or "") is not None
+    return Dictionary(X.T, space, layer, folded, made, bias / said.scale, without, called(file.resolve()), of_module)
 
 
 def _file(path: Path) -> Path:
@@ -100,7 +104,7 @@ def config_folders(file: P) -> list[P]:
 
 
 def _config(file: Path) -> Mapping[str, Any]:
-    found = [folder / name for folder in config_folders(file) for name in CONFIGS if (folder / name).is_file()]
+    found = [folder / name for folder in config_folders(file) for name in CONFIGS if os.path.lexists(folder / name)]
     config = read_json(found[0]) if found else {}
     # a model's own, in whose folder a dictionary may lie, says nothing of it
     return {} if "model_type" in config and config["model_type"] != "topk_sae" else config
@@ -151,7 +155,9 @@ class _Arrays(Mapping[str, np.ndarray]):
     def _whole(self) -> Iterator[None]:
         try:
             yield
-        except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # whatever zip, its compressions, numpy and safetensors throw on a file
             raise InputError(f"FILE must hold whole arrays of numbers, got {str(self.file)!r}: {error}") from error
 
 
@@ -177,7 +183,7 @@ def _archive(file: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _directions(arrays: _Arrays) -> tuple[str, np.ndarray]:
+def _directions(arrays: _Arrays, turned: bool) -> tuple[str, np.ndarray]:
     """The name of the decoder and its features as rows, (N, D)."""
     found = [name for name in DECODER if name in arrays]
     if len(found) != 1:
@@ -188,15 +194,20 @@ def _directions(arrays: _Arrays) -> tuple[str, np.ndarray]:
     X = arrays[name]
     if X.ndim != 2 or not X.size:
         raise InputError(f"{name} must have 2 non-empty axes, got shape {X.shape}")
-    rows = DECODER[name] and not _transposed(arrays, X.shape)
+    rows = DECODER[name] and not _transposed(arrays, X.shape, turned)
     return name, X if rows else X.T
 
 
-def _transposed(arrays: _Arrays, shape: tuple[int, ...]) -> bool:
-    """Whether W_dec has features as columns, as in Qwen Scope: the biases know how many of each there are."""
+def _transposed(arrays: _Arrays, shape: tuple[int, ...], turned: bool) -> bool:
+    """Whether W_dec has features as columns, as in Qwen Scope: the biases know how many of each there are.
+
+    Where both are as many, the config says so.
+    """
     N, D = shape
-    turned = {"b_enc": (D,), "b_dec": (N,)}
-    return N != D and any(name in arrays and arrays.shape(name) == at for name, at in turned.items())
+    if N == D:
+        return turned
+    biases = {"b_enc": (D,), "b_dec": (N,)}
+    return any(name in arrays and arrays.shape(name) == at for name, at in biases.items())
 
 
 def _where(file: Path, said: Said, hook: str | None, name: str) -> tuple[str, int | None]:
@@ -244,7 +255,7 @@ def _encoder(arrays: _Arrays, said: Said, X: np.ndarray) -> tuple[Encoder | None
     if kind == "topk" and (isinstance(said.k, bool) or not isinstance(said.k, int) or said.k < 1):
         return None, f"a topk whose k is {said.k!r}"
     W = arrays[name]
-    W = W if W.shape == X.shape and (ENCODER[name] or X.shape[0] != X.shape[1]) else W.T
+    W = W if W.shape == X.shape and (ENCODER[name] or said.turned or X.shape[0] != X.shape[1]) else W.T
     if W.shape != X.shape:
         raise InputError(
             f"{name} must fit a decoder of {X.shape[0]} features in {X.shape[1]} dimensions, got {W.shape}"
@@ -272,4 +283,6 @@ def _threshold(arrays: _Arrays, said: Said, N: int) -> np.ndarray | None:
     """The threshold of each feature; None where there is none, or training never set it: -1 for all of them."""
     told = -1.0 if said.threshold is None else said.threshold
     given = arrays.get("threshold", np.array(told, np.float32))
+    if isinstance(told, bool) or not isinstance(told, int | float) or not given.size:
+        raise InputError(f"threshold must be a number, or one a feature, got {said.threshold!r}")
     return given if given.size > 1 else np.broadcast_to(given.reshape(1), N) if given.min() >= 0 else None

@@ -36,6 +36,7 @@ class Said(NamedTuple):
     by_length    whether activations are compared times the length of the decoder's direction
     folded       of a normalised space: whether it lies before the gain of the norm, or None
     without      why its encoder cannot be used, or nothing
+    turned       whether the decoder has features as columns
     """
 
     hook: str | None = None
@@ -47,6 +48,7 @@ class Said(NamedTuple):
     by_length: bool = False
     folded: bool | None = None
     without: str = ""
+    turned: bool = False
 
 
 def where(hook: str) -> tuple[str, int | None]:
@@ -55,6 +57,8 @@ def where(hook: str) -> tuple[str, int | None]:
     >>> where("blocks.3.hook_resid_pre"), where("model.layers.17.output"), where("resid_post")
     (('resid_pre', 3), ('resid_post', 17), ('resid_post', None))
     """
+    if not isinstance(hook, str):
+        raise InputError(f"hook must be a text, got {hook!r:.60}")
     for pattern, space in HOOKS:
         if found := re.fullmatch(pattern, hook):
             layer = next((int(x) for x in found.groups() if x and x.isdigit()), None)
@@ -72,7 +76,14 @@ def read_config(config: Mapping[str, Any], file: Path, thresholds: bool) -> Said
     """
     for known, read in KINDS:
         if known(config):
-            return read(config, file)
+            try:
+                return read(config, file)
+            except InputError:
+                raise
+            except Exception as error:  # whatever is missing or of another kind
+                raise InputError(
+                    f"the dictionary's config must be as its library writes it, got one that is not: {error!r:.80}"
+                ) from error
     if config:
         raise InputError(f"the dictionary must be one of {SUPPORTED}, got a config with {', '.join(config):.80}")
     # what Gemma Scope publishes beside no config
@@ -141,7 +152,9 @@ def _llama_scope(config: Mapping[str, Any], _: Path) -> Said:
 
 def _dictionary_learning(config: Mapping[str, Any], _: Path) -> Said:
     """dictionary_learning, whose classes take the decoder's bias from tokens, or not."""
-    trainer = config["trainer"]
+    trainer, reads = config["trainer"], (config.get("buffer") or {}).get("io", "out")
+    if reads != "out":
+        raise InputError(f"the dictionary must be of a module's output, got one with buffer.io {reads!r}")
     kind = str(trainer.get("dict_class"))
     activation = {
         "AutoEncoder": "relu",
@@ -159,7 +172,7 @@ def _qwen_scope(config: Mapping[str, Any], file: Path) -> Said:
     """Qwen Scope, one file a layer, which its name gives."""
     found = re.search(r"layer(\d+)", file.name)
     hook = f"blocks.{found[1]}.hook_{config.get('hook_point')}" if found else config.get("hook_point")
-    return Said(hook, "topk", config.get("k"))
+    return Said(hook, "topk", config.get("k"), turned=True)
 
 
 def _sparsify(config: Mapping[str, Any], file: Path) -> Said:

@@ -89,7 +89,7 @@ def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention:
         x += weights["positions"][None, : tokens.shape[1]]
     del weights  # of a large model they are large
     for i in range(a.layers):
-        window = a.windows[i] or tokens.shape[1]
+        window = min(a.windows[i] or tokens.shape[1], tokens.shape[1])
         turned = a.frequencies.index(a.frequencies[i])  # compiled once for all layers that turn alike
         made = _layer(a, turned, folded, attention, checkpoint.layer(i), a.divisors[i], window, x)
         yield made._replace(before=x)

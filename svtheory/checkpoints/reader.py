@@ -22,6 +22,7 @@ from svtheory.checks import InputError, one_of
 
 # a null one says that there is none; any other that is null is as if it were absent
 NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
+LIMITS = (10_000, 10_000, 65_536)  # many times those of any model
 IMAGES = {"gemma3": "gemma3_text"}  # types that read images too, and the type of their text part
 
 
@@ -50,8 +51,11 @@ def architecture(config: Config, d: Description) -> Architecture:
     Raises InputError for a setting that is missing, is of another kind or does not fit the others.
     """
     of = d.names
-    layers, d_model, d_head = size(config, of["layers"]), size(config, of["d_model"]), _d_head(config, d)
-    heads, key_heads = _heads(config, d)
+    layers, d_model = size(config, of["layers"]), size(config, of["d_model"])
+    (heads, key_heads), d_head = _heads(config, d), _d_head(config, d)
+    for name, n, most in zip(("layers", "heads", "rows a head"), (layers, heads, d_head), LIMITS, strict=True):
+        if n > most:  # before anything of that length is made
+            raise InputError(f"config.json must be of a model of at most {most} {name}, got {n}")
     kinds, theta = _kinds(config, d, layers), frequencies_by_kind(config, d, d_head)
     return Architecture(
         model_type=config["model_type"],

@@ -48,8 +48,8 @@ def size(config: Config, name: str, default: int | None = None) -> int:
 def number(config: Config, name: str, default: float | None = None) -> float:
     """A positive finite number."""
     x = entry(config, name, default)
-    if isinstance(x, bool) or not isinstance(x, int | float) or not 0 < x < np.inf:
-        raise InputError(f"{name} of config.json must be a positive number, got {x!r}")
+    if isinstance(x, bool) or not isinstance(x, int | float) or not 0 < x <= float(np.finfo(float).max):
+        raise InputError(f"{name} of config.json must be a positive number, got {x!r:.60}")
     return float(x)
 
 

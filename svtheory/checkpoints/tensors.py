@@ -92,7 +92,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
         content = json.loads(read_text(path))
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} must be a JSON file in the checkpoint's folder, got {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path.name} must hold a JSON object, got {type(content).__name__}")
@@ -110,10 +110,10 @@ def _files(folder: Path, named: Any) -> list[Path]:
     if not found.endswith(".json"):
         return [folder / found]
     shards = read_json(folder / found).get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) else set()
+    names = list(shards.values()) if isinstance(shards, dict) else []
     if not names or not all(map(_in_folder, names)):
         raise InputError(f"weight_map of {found} must map tensors to files of the folder, got {str(folder / found)!r}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def _in_folder(name: Any) -> bool:

@@ -264,7 +264,7 @@ def visible_keys(head: Head, p: Array, m: int) -> Array:
     """Which of m keys queries at p, () or (T,), see; shape (m,) or (T, m)."""
     behind = p[..., None] - jnp.arange(m).reshape((1,) * p.ndim + (m,))
     seen = behind >= 0 if head.causal else jnp.ones_like(behind, bool)
-    return seen if head.window is None else seen & (behind < head.window)
+    return seen if head.window is None else seen & (behind < min(head.window, m))
 
 
 def _products(q: Array, k: Array) -> Array:

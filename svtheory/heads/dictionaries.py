@@ -56,6 +56,7 @@ class Dictionary:
     decoder_bias  what a reconstruction adds, (D,), or None
     without       why there is no encoder that can be used, or nothing
     source        what it is called
+    of_module     whether it lives in what attention or MLP give out, before a norm of their own if the layer has one
 
     Arrays may be in half precision; whatever is made of them is float32, or as the tokens are.
     Raises InputError for features that are not (D, N), finite and somewhere not 0, for an unknown space, and for an
@@ -73,6 +74,7 @@ class Dictionary:
     decoder_bias: np.ndarray | None = None
     without: str = ""
     source: str = "dictionary"
+    of_module: bool = False
 
     def __post_init__(self):
         one_of("space", self.space, SPACES)
@@ -90,6 +92,8 @@ class Dictionary:
             _check(self.encoder, X.shape)
         if self.decoder_bias is not None and self.decoder_bias.shape != X.shape[:1]:
             raise InputError(f"decoder_bias must have shape {X.shape[:1]}, got {self.decoder_bias.shape}")
+        if self.decoder_bias is not None and not np.isfinite(self.decoder_bias.astype(np.float32)).all():
+            raise InputError("decoder_bias must be finite, got NaN or infinity")
 
     def __repr__(self) -> str:
         D, N = self.features.shape

@@ -13,6 +13,8 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.dictionaries import Dictionary
 from svtheory.reports.options import Options
 
+POST_NORMED = ("gemma2", "gemma3_text", "olmo2")
+"""Types whose layers normalise what attention and MLP give out before it is added to the stream."""
 EMBEDDING = "W_E"
 """The array of a bundle that is its token embedding."""
 
@@ -64,6 +66,11 @@ def check_fits(found: Dictionary, bundle: HeadBundle) -> None:
     and one of what heads read that lies on the other side of that gain.
     """
     found.check_width(bundle.W_Q.shape[-1])
+    if found.of_module and (kind := bundle.metadata.get("architecture")) in POST_NORMED:
+        raise InputError(
+            f"the dictionary must live in the residual stream or what is written to it, as blocks.3.hook_{found.space} "
+            f"is, got a module that a {kind} normalises once more"
+        )
     folded, norm = bundle.scoring.folded, bundle.metadata.get("norm", "")
     if found.space != "attn_in" and not folded and not norm.startswith("none"):
         raise InputError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import attention, visible_keys
 from svtheory.heads.dictionaries import Dictionary
@@ -52,8 +53,13 @@ def written(bundle: HeadBundle, dictionary: Dictionary, layer: int) -> Written:
     given = None if dictionary.space == "attn_in" else stream
     read = read_tokens(dictionary, bundle.attn_in[layer][kept], None if given is None else given[kept])
     used = np.unique(read.active.indices)
+    if not len(used):
+        raise InputError("features must be active on these tokens, some of them, got a dictionary of which none is")
+    # of what the dictionary reads: a LayerNorm takes the mean over dimensions from tokens, not from reconstructions
     before = read.tokens / read.scale[:, None]
-    unexplained = float((read.error**2).sum() / ((before - before.mean(axis=0)) ** 2).sum())
+    stream = before if given is None else given[kept]
+    error = read.error + (stream - before)
+    unexplained = float((error**2).sum() / ((stream - stream.mean(axis=0)) ** 2).sum())
     ends = np.cumsum(kept.sum(axis=1))
     parts = [slice(end - n, end) for end, n in zip(ends, kept.sum(axis=1), strict=True)]
     active = read.active[:, used]
@@ -83,6 +89,8 @@ def _of_head(head: Head, found: Written, top: int) -> dict[str, Any]:
         contexts.append((sides[0], sides[1], decisions(head, read.tokens), scores_of(head, read.tokens)))
     parts = [[parts_of(q, k, d.query, d.key) for d in made] for q, k, made, _ in contexts]
     scores = np.concatenate([[score[d.query, d.key] for d in made] for *_, made, score in contexts])
+    if not any(parts):
+        raise InputError("heads must see another key from some query to decide anything, got none that does")
     each = np.concatenate([of for of in parts if of])
     sums = np.stack([np.sum(of, axis=0) if of else np.zeros(len(PARTS)) for of in parts])
     U, n = len(found.used), len(scores)

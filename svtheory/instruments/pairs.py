@@ -162,7 +162,7 @@ def answers(results: xr.Dataset) -> list[str]:
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
-    first = here.isel(pair=slice(SHOWN)).dropna("pair")
+    first = here.isel(pair=slice(SHOWN)).dropna("pair", subset=["contribution"])
     parts = zip(here.part.values, here.part_mean.values, here.part_standard_error.values, strict=True)
     return {
         **{name: here[name].item() for name in PLACE},
@@ -180,7 +180,10 @@ def _named(pair: xr.Dataset) -> str:
 
 def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures, and the pair that adds most of all."""
-    flat, means = results.stack(place=(*PLACE, "pair")).dropna("place"), results.part_mean.mean(PLACE)
+    flat, means = (
+        results.stack(place=(*PLACE, "pair")).dropna("place", subset=["contribution"]),
+        results.part_mean.mean(PLACE),
+    )
     found: dict[str, Any] = {
         "layer": int(results.layer[0]),
         "heads": results.sizes["head"],
@@ -238,7 +241,7 @@ def _draw_parts(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_pairs(ax: Axes, results: xr.Dataset) -> None:
-    flat = results.stack(place=(*PLACE, "pair")).dropna("place")
+    flat = results.stack(place=(*PLACE, "pair")).dropna("place", subset=["contribution"])
     x, y = flat.elsewhere.values, flat.contribution.values
     measured(ax, x, y, flat.contribution_standard_error.values, alpha=0.6, markersize=4)
     if len(y):

@@ -206,6 +206,29 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path, kind):
         Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "value", "sentence"),
+    [
+        (LLAMA, "num_hidden_layers", 10**30, "config.json must be of a model of at most 10000 layers"),
+        (LLAMA, "num_attention_heads", 10**9, "must be of a model of at most 10000 heads"),
+        (LLAMA, "head_dim", 2 * 10**8, "must be of a model of at most 65536 rows a head"),
+        (GPT2, "n_head", 10**8, "must be of a model of at most 10000 heads|must be a multiple of n_head"),
+        (LLAMA, "rms_norm_eps", 10**400, "rms_norm_eps of config.json must be a positive number"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_made_of_them(tmp_path, base, name, value, sentence):
+    write(tmp_path, base | {name: value}, weights(base))
+    with pytest.raises(InputError, match=sentence):
+        Checkpoint(tmp_path)
+
+
+def test_a_window_beyond_32_bits_is_none(tmp_path):
+    config = LLAMA | {"model_type": "mistral", "sliding_window": 2**33}
+    plain = Checkpoint(write(tmp_path / "a", config | {"sliding_window": None}, weights(LLAMA)))
+    wide = Checkpoint(write(tmp_path / "b", config, weights(LLAMA)))
+    assert np.array_equal(forward(plain, TOKENS).logits, forward(wide, TOKENS).logits)
+
+
 def without_config(folder):
     (folder / "config.json").unlink()
 

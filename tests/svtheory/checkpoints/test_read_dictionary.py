@@ -257,6 +257,10 @@ def test_an_encoder_that_is_not_read_leaves_the_features(tmp_path, config, array
         ("params.npz", OLD, TL | {"b_enc": B_ENC[1:]}, r"b_enc must have shape \(11,\), got \(10,\)"),
         ("params.npz", OLD, TL | {"b_dec": np.zeros((D, 1), np.float32)}, r"b_dec must have shape \(6,\)"),
         ("params.npz", OLD, TL | {"W_dec": W_DEC * np.nan}, "features must be finite, got 66 entries that are not"),
+        ("params.npz", NEW, TL | {"b_dec": B_DEC * np.nan}, "decoder_bias must be finite"),
+        ("params.npz", OLD | {"metadata": 3}, TL, "config must be as its library writes it"),
+        ("params.npz", OLD | {"hook_point": 3}, TL, "hook must be a text, got 3"),
+        ("final.safetensors", HYPER | {"dataset_average_activation_norm": {"out": 1}}, TL, "as its library"),
         ("params.npz", OLD, TL | {"W_dec": W_DEC.astype(int)}, "W_dec must hold floating-point numbers, got int64"),
         ("params.npz", OLD, TL | {"W_dec": W_DEC.astype(object)}, "FILE must hold whole arrays of numbers"),
     ],
@@ -265,6 +269,22 @@ def test_what_is_no_dictionary_is_one_sentence(tmp_path, file, config, arrays, m
     with pytest.raises(InputError, match=message) as raised:
         read_dictionary(written(tmp_path, "x", file, "cfg.json" if config else None, config, arrays))
     assert "\n" not in str(raised.value)
+
+
+def test_a_square_decoder_has_its_features_where_the_config_says(tmp_path):
+    square = {"W_dec": W_DEC[:D], "W_enc": W_ENC[:, :D], "b_enc": B_ENC[:D], "b_dec": B_DEC}
+    turned = square | {name: square[name].T for name in ("W_dec", "W_enc")}
+    one = read_dictionary(written(tmp_path, "a", "params.npz", "cfg.json", OLD, square), "resid_pre")
+    other = read_dictionary(written(tmp_path, "b", "layer5.safetensors", "config.json", QWEN | {"k": D}, turned))
+    np.testing.assert_array_equal(other.features, one.features)
+    np.testing.assert_array_equal(other.encoder.weight, one.encoder.weight)
+
+
+def test_a_config_that_cannot_be_opened_is_not_one_that_is_missing(tmp_path):
+    path = written(tmp_path, "x", "sae_weights.safetensors", None, None, TL)
+    (path / "cfg.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"^cfg\.json must be a JSON file"):
+        read_dictionary(path, "resid_pre")
 
 
 @pytest.mark.parametrize("given", ["ae.pt", ""])
@@ -289,5 +309,11 @@ def test_a_broken_file_is_one_sentence(tmp_path):
         (tmp_path / name).write_bytes(b"no arrays")
         with pytest.raises(InputError, match=r"^FILE must hold whole arrays of numbers"):
             read_dictionary(tmp_path / name)
+    np.savez_compressed(tmp_path / "b.npz", W_dec=np.ones((50, 40), np.float32))
+    content = bytearray((tmp_path / "b.npz").read_bytes())
+    content[-200:-150] = bytes(50)
+    (tmp_path / "b.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"^FILE must hold whole arrays of numbers"):
+        read_dictionary(tmp_path / "b.npz", "resid_pre")
     with pytest.raises(InputError, match=r"^the dictionary's folder must hold one of sae_weights.safetensors"):
         read_dictionary(tmp_path)

@@ -11,6 +11,7 @@ from svtheory.checks import InputError
 from svtheory.heads import Dictionary, Encoder
 from svtheory.instruments import paired, pairs
 from svtheory.instruments.command import run as command
+from svtheory.instruments.dictionaries import check_fits
 
 LAYERS, HEADS, H, D, N, SEQUENCES, T = 2, 3, 4, 16, 12, 8, 10
 PLANTED = {0: (3, 7), 1: (11, 2)}  # of the heads of layer 1; head 2 is noise
@@ -179,6 +180,34 @@ def given(space="resid_post", layer=0, **options):
 def test_what_cannot_be_expanded_is_one_sentence(bundle, dictionary, message):
     with pytest.raises(InputError, match=message):
         pairs.survey(bundle(), dictionary())
+
+
+def test_one_sequence_names_its_pairs():
+    one = heads(attn_in=(SCALE * STREAM)[None, :1].repeat(LAYERS, 0), mask=MASK[:1], others={"residual": STREAM[:1]})
+    assert pairs.rows(pairs.survey(one, given()))[0]["pairs that add most"] != "-"
+
+
+def test_a_mean_that_the_norm_takes_away_is_no_error():
+    """A dictionary that writes the stream exactly leaves nothing, whatever a LayerNorm makes of it."""
+    both = np.concatenate([np.eye(D), -np.eye(D)], axis=1).astype(np.float32)
+    exact = Dictionary(both, "resid_post", 0, encoder=Encoder(both.T, np.zeros(2 * D, np.float32), "relu"))
+    centred = SCALE * (STREAM + 1 - (STREAM + 1).mean(axis=-1, keepdims=True))
+    read = np.broadcast_to(centred, (LAYERS, *centred.shape))
+    found = pairs.survey(heads(attn_in=read, others={"residual": STREAM + 1}), exact)
+    assert float(found.unexplained) < 1e-10
+
+
+def test_a_dictionary_of_which_nothing_is_active_is_one_sentence():
+    W, b = encoder()
+    with pytest.raises(InputError, match="features must be active on these tokens"):
+        pairs.survey(heads(), given(encoder=Encoder(W, b - 1e3, "relu")))
+
+
+def test_a_module_that_is_normalised_once_more_is_refused():
+    bundle = heads(metadata={"architecture": "gemma2"})
+    with pytest.raises(InputError, match=r"as blocks\.3\.hook_attn_out is, got a module that a gemma2 normalises once"):
+        check_fits(given("attn_out", of_module=True), bundle)
+    check_fits(given("attn_out"), bundle)
 
 
 def test_a_dictionary_of_what_heads_read_needs_no_stream():

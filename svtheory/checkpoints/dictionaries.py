@@ -282,7 +282,9 @@ def _bias(arrays: _Arrays, names: Sequence[str], size: int) -> np.ndarray:
 def _threshold(arrays: _Arrays, said: Said, N: int) -> np.ndarray | None:
     """The threshold of each feature; None where there is none, or training never set it: -1 for all of them."""
     told = -1.0 if said.threshold is None else said.threshold
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        raise InputError(f"threshold must be a number, or one a feature, got {told!r:.60}")
     given = arrays.get("threshold", np.array(told, np.float32))
-    if isinstance(told, bool) or not isinstance(told, int | float) or not given.size:
-        raise InputError(f"threshold must be a number, or one a feature, got {said.threshold!r}")
+    if not given.size:
+        raise InputError("threshold must be a number, or one a feature, got an empty array")
     return given if given.size > 1 else np.broadcast_to(given.reshape(1), N) if given.min() >= 0 else None

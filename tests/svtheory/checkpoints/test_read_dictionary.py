@@ -261,6 +261,18 @@ def test_an_encoder_that_is_not_read_leaves_the_features(tmp_path, config, array
         ("params.npz", OLD | {"metadata": 3}, TL, "config must be as its library writes it"),
         ("params.npz", OLD | {"hook_point": 3}, TL, "hook must be a text, got 3"),
         ("final.safetensors", HYPER | {"dataset_average_activation_norm": {"out": 1}}, TL, "as its library"),
+        (
+            "params.npz",
+            NEW | {"architecture": "jumprelu"},
+            TL | {"threshold": np.zeros(0, np.float32)},
+            "an empty array",
+        ),
+        (
+            "final.safetensors",
+            HYPER | {"act_fn": "jumprelu", "jump_relu_threshold": "a"},
+            TORCH,
+            "threshold must be a number",
+        ),
         ("params.npz", OLD, TL | {"W_dec": W_DEC.astype(int)}, "W_dec must hold floating-point numbers, got int64"),
         ("params.npz", OLD, TL | {"W_dec": W_DEC.astype(object)}, "FILE must hold whole arrays of numbers"),
     ],

@@ -23,7 +23,7 @@ from svtheory.reports.runs import read_manifest
 from tests.torture.commands import COMMANDS
 from tests.torture.processes import Child, Ended, command, said
 
-KINDS = ("anywhere",) * 4 + ("saving",) * 5 + ("finishing", "SIGTERM", "SIGINT")
+KINDS = ("anywhere",) * 3 + ("saving",) * 6 + ("finishing", "SIGTERM", "SIGINT")
 SLOW, FEWER = (
     ("calibration", "ledger", "templates"),
     ("anywhere", "anywhere", "saving", "saving", "finishing", "SIGTERM"),

@@ -84,6 +84,7 @@ class Child:
 def _run(work: Callable[[], Any], files: tuple[Path, Path], limits: dict[int, int]) -> int:
     """The exit code of `work`, in the forked process."""
     code = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
     try:
         for number, file in enumerate(files, 1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -27,29 +27,27 @@ from svtheory.instruments.modes import VARIABLES as MODE_VARIABLES
 from svtheory.instruments.survey import PLACE, places
 from svtheory.progress import track
 
-VARIABLES: Labels = (
-    LEAD_VARIABLES
-    | MODE_VARIABLES
-    | CHANCE_VARIABLES
-    | {
-        "weight_cosine": "cosine of predicted and measured Omega, directions included that no data exercises",
-        "functional_cosine": "correlation of predicted and measured logits over independent draws; chance is `null`",
-        "time": ("fitted training time", "learning rate x steps x mean eigenvalues of both input moments"),
-        "time_upper_bound": "whether any shorter time would do as well",
-        "time_lower_bound": "whether any longer time would do as well",
-        "permuted": "functional cosine of a permuted template",
-        "contrast_cosine": "functional cosine with what is left of the head in contrastive covariance's directions",
-        "contrast_chance": "the same of as many random directions, mean",
-        "contrast_chance_highest": "the same of as many random directions, 97.5th percentile",
-        "contrast_size": ("directions that contrastive covariance finds", "directions"),
-        "unvisited": "share of the square of the weights in directions that no sample exercises",
-        "singular_value": ("singular value of Omega", SCORE),
-        "centre_query": "whether the head's queries are centred, as it has a query bias that is not zero",
-        "grade": "explained, partly or unexplained",
-        "verdict": "what is said of the head",
-        "hypothesis": "what is asked of the head",
-    }
-)
+VARIABLES: Labels = {
+    **LEAD_VARIABLES,
+    **MODE_VARIABLES,
+    **CHANCE_VARIABLES,
+    "weight_cosine": "cosine of predicted and measured Omega, directions included that no data exercises",
+    "functional_cosine": "correlation of predicted and measured logits over independent draws; chance is `null`",
+    "time": ("fitted training time", "learning rate x steps x mean eigenvalues of both input moments"),
+    "time_upper_bound": "whether any shorter time would do as well",
+    "time_lower_bound": "whether any longer time would do as well",
+    "permuted": "functional cosine of a permuted template",
+    "contrast_cosine": "functional cosine with what is left of the head in contrastive covariance's directions",
+    "contrast_chance": "the same of as many random directions, mean",
+    "contrast_chance_highest": "the same of as many random directions, 97.5th percentile",
+    "contrast_size": ("directions that contrastive covariance finds", "directions"),
+    "unvisited": "share of the square of the weights in directions that no sample exercises",
+    "singular_value": ("singular value of Omega", SCORE),
+    "centre_query": "whether the head's queries are centred, as it has a query bias that is not zero",
+    "grade": "explained, partly or unexplained",
+    "verdict": "what is said of the head",
+    "hypothesis": "what is asked of the head",
+}
 
 
 @dataclass(frozen=True)

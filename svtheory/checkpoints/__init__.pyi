@@ -1,4 +1,5 @@
 from .architecture import Architecture as Architecture
+from .attention_only import network as network
 from .checkpoint import Checkpoint as Checkpoint
 from .dictionaries import read_dictionary as read_dictionary
 from .exporting import bundle_heads as bundle_heads
@@ -8,6 +9,10 @@ from .hub import fetch_dictionary as fetch_dictionary
 from .hub import fetch_named as fetch_named
 from .inference import ForwardPass as ForwardPass
 from .inference import LayerPass as LayerPass
+from .inference import finish as finish
 from .inference import forward as forward
 from .inference import read_layers as read_layers
+from .inference import run_layer as run_layer
+from .inference import start as start
+from .networks import Network as Network
 from .texts import tokenize as tokenize

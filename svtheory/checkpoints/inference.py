@@ -1,4 +1,7 @@
-"""Inference: a checkpoint's forward pass, with what every head reads and the attention that it pays."""
+"""Inference: a network's forward pass, with what every head reads and the attention that it pays.
+
+`forward` and `read_layers` run it whole; `start`, `run_layer` and `finish` are its steps, for what goes in between.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +13,9 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checkpoints.architecture import Architecture
-from svtheory.checkpoints.checkpoint import Checkpoint, rotation
-from svtheory.checks import InputError
+from svtheory.checkpoints.checkpoint import rotation
+from svtheory.checkpoints.networks import Network
+from svtheory.checks import InputError, index
 from svtheory.heads.decomposition import attention_weights, capped
 from svtheory.heads.weights import Head, affine
 from svtheory.numerics import exact_products
@@ -52,58 +56,88 @@ class LayerPass(NamedTuple):
     before: Array | None = None
 
 
-def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
-    """Run a checkpoint on tokens (sequences, positions); one layer's weights are in memory at a time.
+def forward(network: Network, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
+    """Run a network on tokens (sequences, positions); one layer's weights are in memory at a time.
 
     `attn_in` is what heads read as they are stored, after gain and bias of the normalisation, or `folded`, before them.
     Keys after the query have a score of -inf, so a weight of exactly 0. In float32, or float64 where JAX has x64 on.
     `read_layers` gives the same a layer at a time, without logits.
     Raises InputError for tokens outside the vocabulary, more positions than the model has, weights that are not finite,
-    and a checkpoint without an unembedding, which has no logits.
+    and a network without an unembedding, which has no logits.
     """
-    checkpoint.require_unembedding()
-    inputs, attention, after = [], [], None
-    for layer in read_layers(checkpoint, tokens, folded):
+    network.require_unembedding()
+    inputs, attention, after = [], [], jnp.zeros(())
+    for layer in read_layers(network, tokens, folded):
         inputs.append(np.asarray(layer.attn_in))
         attention.append(np.asarray(layer.attention))
         after = layer.after
-    logits = _logits(checkpoint.architecture, checkpoint.outputs(), after)
-    return ForwardPass(np.asarray(logits), np.stack(inputs), np.stack(attention))
+    return ForwardPass(np.asarray(finish(network, after)), np.stack(inputs), np.stack(attention))
 
 
 def read_layers(
-    checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False, attention: bool = True
+    network: Network, tokens: np.ndarray, folded: bool = False, attention: bool = True
 ) -> Iterator[LayerPass]:
-    """Run a checkpoint on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
+    """Run a network on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
 
     Beside a layer's weights and its tokens, what one sequence needs is in memory, and `attention` if it is asked for.
     Raises InputError as `forward` does.
     """
-    return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
+    return _layers(network, start(network, tokens), folded, attention)
 
 
-def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerPass]:
-    a, weights = checkpoint.architecture, checkpoint.inputs()
-    x = jnp.asarray(weights["embedding"][tokens]) * a.embedding_scale
-    if "positions" in weights:
-        x += weights["positions"][None, : tokens.shape[1]]
-    del weights  # of a large model they are large
-    for i in range(a.layers):
-        window = min(a.windows[i] or tokens.shape[1], tokens.shape[1])
-        turned = a.frequencies.index(a.frequencies[i])  # compiled once for all layers that turn alike
-        made = _layer(a, turned, folded, attention, checkpoint.layer(i), a.divisors[i], window, x)
-        yield made._replace(before=x)
+def _layers(network: Network, x: Array, folded: bool, attention: bool) -> Iterator[LayerPass]:
+    for i in range(network.architecture.layers):
+        made = run_layer(network.architecture, i, network.layer(i), x, folded, attention)
+        yield made
         x = made.after
+
+
+def start(network: Network, tokens: np.ndarray) -> Array:
+    """The residual stream before the first layer, (sequences, positions, d_model).
+
+    Tokens (sequences, positions); of several symbols each, (sequences, positions, symbols), those below 0 being none.
+    Raises InputError for tokens outside the vocabulary and more positions than the model has.
+    """
+    a = network.architecture
+    tokens, weights = checked_tokens(a, tokens), network.inputs()
+    x = weights["embedding"][np.maximum(tokens, 0)]
+    if a.symbols > 1:
+        x = np.where(tokens[..., None] >= 0, x, 0).sum(axis=2)
+    x = jnp.asarray(x) * a.embedding_scale
+    return x + weights["positions"][None, : x.shape[1]] if "positions" in weights else x
+
+
+def run_layer(
+    a: Architecture, layer: int, weights: Weights, x: Array, folded: bool = False, attention: bool = True
+) -> LayerPass:
+    """What one layer does with the residual stream x (sequences, positions, d_model) before it.
+
+    `weights` are those of `network.layer(layer)`, or changed ones of their shapes; works under jit, vmap and lax.map.
+    Raises InputError for a layer out of range.
+    """
+    layer = index("layer", layer, a.layers)
+    window = min(a.windows[layer] or x.shape[1], x.shape[1])
+    turned = a.frequencies.index(a.frequencies[layer])  # compiled once for all layers that turn alike
+    return _layer(a, turned, folded, attention, weights, a.divisors[layer], window, x)._replace(before=x)
+
+
+def finish(network: Network, x: Array) -> Array:
+    """Logits of the residual stream after the last layer, (..., d_model): shape (..., vocabulary).
+
+    Raises InputError for a network without an unembedding.
+    """
+    return _logits(network.architecture, network.outputs(), x)
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     """Tokens as whole numbers; raises InputError for any that the model cannot read."""
     tokens = np.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise InputError(f"tokens must be whole numbers (sequences, positions), got {tokens.dtype} {tokens.shape}")
-    if tokens.min() < 0 or tokens.max() >= a.vocabulary:
-        worst = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise InputError(f"tokens must lie from 0 to {a.vocabulary - 1}, the vocabulary, got {worst}")
+    axes, least = ("(sequences, positions)", 0) if a.symbols == 1 else ("(sequences, positions, symbols)", -1)
+    if tokens.ndim != axes.count(",") + 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(f"tokens must be whole numbers {axes}, got {tokens.dtype} {tokens.shape}")
+    if tokens.min() < least or tokens.max() >= a.vocabulary:
+        worst = tokens.min() if tokens.min() < least else tokens.max()
+        raise InputError(f"tokens must lie from {least} to {a.vocabulary - 1}, the vocabulary, got {worst}")
     if a.context is not None and tokens.shape[1] > a.context:
         raise InputError(f"tokens must have at most {a.context} positions, the model's context, got {tokens.shape[1]}")
     return tokens
@@ -114,7 +148,7 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
 def _layer(
     a: Architecture, turned: int, folded: bool, attention: bool, w: Weights, divisor: Array, window: Array, x: Array
 ) -> LayerPass:
-    """One layer, heads turned as in layer `turned`, of x (sequences, positions, d_model).
+    """One layer, with its MLP if it has one, heads turned as in layer `turned`, of x (sequences, positions, d_model).
 
     Sequence after sequence: hidden ones of all would be large.
     """
@@ -124,8 +158,9 @@ def _layer(
         read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
         mixed, paid = _attend(a, turned, attention, w, divisor, window, read)
         after = x + _normalised(a, w.get("attention_post_norm"), mixed)
-        hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
-        after += _normalised(a, w.get("mlp_post_norm"), hidden)
+        if "W_in" in w:
+            hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
+            after += _normalised(a, w.get("mlp_post_norm"), hidden)
         return LayerPass(normal if folded else read, paid, after)
 
     return lax.map(read_one, x)
@@ -190,4 +225,4 @@ def _scaled(norm: Weights, x: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 @exact_products
 def _logits(a: Architecture, w: Weights, x: Array) -> Array:
-    return capped(_normalised(a, w["norm"], x) @ w["unembedding"].T, a.logit_cap)
+    return capped(affine(w["unembedding"], w.get("b_U"), _normalised(a, w.get("norm"), x)), a.logit_cap)

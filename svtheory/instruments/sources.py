@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from svtheory.checkpoints.attention_only import network
 from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
 from svtheory.checkpoints.hub import PREFIX, fetch_named
+from svtheory.checkpoints.networks import Network
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle, bundle_file, read_bundle
@@ -57,6 +59,12 @@ class Source(Texts):
             raise InputError("SOURCE must be a bundle or the folder of a model, got none")
         check_source(self.source)
         return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads, **kept)
+
+    def network(self, bundle: HeadBundle) -> Network:
+        """The model that the heads of its `bundle` are of: the folder's, or the bundle's own."""
+        if self.source.startswith(PREFIX):
+            return Checkpoint(fetch_named(self.source))
+        return Checkpoint(self.source) if Path(self.source).is_dir() else network(bundle)
 
 
 @dataclass(frozen=True)

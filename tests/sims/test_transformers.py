@@ -19,6 +19,7 @@ from sims.models.trained import (
 )
 from sims.models.transformer import accuracy
 from svtheory import InputError, load_heads
+from svtheory.checkpoints import forward, network
 
 SMALL = ["--tasks", "largest", "--members", "2", "--steps", "400", "--sequences", "128"]
 EXTRA = {transformer_align: ["--draws", "9"], ablate: ["--random", "2"], transformer_training: ["--draws", "19"]}
@@ -87,6 +88,10 @@ def test_bundles_hold_what_the_models_compute(out, models):
     stored = load_heads(out / "transformer_align" / "bundles" / "largest_plain_1.safetensors")
     np.testing.assert_array_equal(stored.W_Q, made.W_Q)
     assert json.loads(stored.metadata["recipe"])["task"] == "largest"
+    tokens = np.asarray(sampled.tokens[0]).T
+    kept = bundle(models, 1, seen.reads, tokens=sampled.tokens)
+    answered = forward(network(kept), tokens).logits[:, -1].argmax(axis=1) == np.asarray(sampled.answers[0])
+    assert answered.mean() == pytest.approx(seen.accuracy[0])
 
 
 def test_reading_by_definition(models):

@@ -49,9 +49,10 @@ from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.networks import Network
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments.caused import Asked, Settings, caused
+from svtheory.instruments.caused import VARIABLES, Asked, Settings, caused
 from svtheory.instruments.dictionaries import Place, dictionary
 from svtheory.instruments.effects import NULLS
+from svtheory.instruments.labels import labelled
 from svtheory.instruments.moments import layer_moments
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
@@ -148,7 +149,8 @@ def survey(
             at, before = next(befores)
         here = None if moments is None else jax.tree.map(lambda x, layer=layer: x[layer], moments)
         found.append(caused(asked, layer, head, before, here))
-    return _of_all(bundle, heads, found).assign_attrs({**bundle.metadata, **_said(settings)})
+    said = {"side": settings.side, "ablation": settings.ablation, "at": settings.at}
+    return labelled(_of_all(bundle, heads, found).assign_attrs({**bundle.metadata, **said}), VARIABLES)
 
 
 def _befores(model: Network, bundle: HeadBundle, tokens: np.ndarray) -> Iterator[Array]:
@@ -171,10 +173,6 @@ def _of_all(bundle: HeadBundle, heads: list[tuple[int, int]], found: list[xr.Dat
     results = xr.concat(found, "place").assign_coords(index).unstack("place")
     every = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
     return results.reindex(every).transpose(*PLACE, "direction", "null", "sequence", "effect")
-
-
-def _said(settings: Settings) -> dict[str, str]:
-    return {"side": settings.side, "ablation": settings.ablation, "at": settings.at}
 
 
 def _chosen_heads(bundle: HeadBundle, settings: Settings) -> list[tuple[int, int]]:

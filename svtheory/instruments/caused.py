@@ -13,7 +13,9 @@ from svtheory.checkpoints.inference import Added
 from svtheory.checkpoints.networks import Network
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head, bilinear
+from svtheory.instruments import effects
 from svtheory.instruments.effects import EFFECTS, NULLS, compared, labelled_effects, most_attended, tallied
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.moments import Moments, seen_by, seen_rescaled
 from svtheory.instruments.removals import (
     Along,
@@ -28,6 +30,15 @@ from svtheory.instruments.removals import (
 from svtheory.reports.options import Options, at_least
 from svtheory.spectra.balanced import BalancedSpectrum, Root, balanced
 from svtheory.spectra.spectra import Spectrum, spectrum
+
+VARIABLES: Labels = {
+    **effects.VARIABLES,
+    "direction": "what a head no longer reads",
+    "kind": "kind of direction",
+    "intact": "mean weight of the intact head on the chosen key",
+    "removed_variance": "share of the score's variance that is gone where the direction reads 0",
+    "directions_removed": ("how many directions are removed at once", "directions"),
+}
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,34 @@ from jax import Array, lax
 
 from svtheory.checkpoints.inference import logits_of
 from svtheory.checkpoints.networks import Network
+from svtheory.instruments.labels import Labels
 
 EFFECTS = ("attention", "variation", "logit", "divergence", "loss")
 NULLS = ("same variance", "isotropic")
 INTERVAL = 0.95
 TAILS = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
+
+
+BY_EFFECT = "by effect: a weight, a share, logits, nats, nats"
+"""The unit of what is there for each of EFFECTS."""
+VARIABLES: Labels = {
+    "effect": "weight lost by the chosen key, total variation of attention, logit lost, divergence, or loss gained",
+    "null": "random directions that others are held against",
+    "sequence": "sequence of tokens",
+    "effect_mean": ("effect of a removal, mean over sequences", BY_EFFECT),
+    "effect_low": ("lower end of its 95 % interval", BY_EFFECT),
+    "effect_high": ("upper end of its 95 % interval", BY_EFFECT),
+    "effect_of_sequence": ("effect of a removal in each sequence", BY_EFFECT),
+    "null_mean": ("effect of removing a random direction, mean over these and sequences", BY_EFFECT),
+    "null_low": ("lower end of its 95 % interval", BY_EFFECT),
+    "null_high": ("upper end of its 95 % interval", BY_EFFECT),
+    "difference": ("effect less that of as many random directions", BY_EFFECT),
+    "difference_low": ("lower end of its 95 % interval", BY_EFFECT),
+    "difference_high": ("upper end of its 95 % interval", BY_EFFECT),
+    "ratio": "effect over that of as many random directions, where theirs is above 0",
+    "ratio_low": "lower end of its 95 % interval",
+    "ratio_high": "upper end of its 95 % interval",
+}
 
 
 class Tally(NamedTuple):

@@ -2,11 +2,14 @@ from .architecture import Architecture as Architecture
 from .attention_only import network as network
 from .checkpoint import Checkpoint as Checkpoint
 from .dictionaries import read_dictionary as read_dictionary
+from .edits import EditedPass as EditedPass
+from .edits import run_edited as run_edited
 from .exporting import bundle_heads as bundle_heads
 from .exporting import read_model as read_model
 from .hub import fetch as fetch
 from .hub import fetch_dictionary as fetch_dictionary
 from .hub import fetch_named as fetch_named
+from .inference import Added as Added
 from .inference import ForwardPass as ForwardPass
 from .inference import LayerPass as LayerPass
 from .inference import finish as finish

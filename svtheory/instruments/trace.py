@@ -34,12 +34,14 @@ from matplotlib.figure import Figure
 from svtheory.checkpoints.attention_only import network
 from svtheory.checkpoints.components import KINDS, SIDES, Recorded, recorded
 from svtheory.checkpoints.networks import Network
-from svtheory.checks import InputError, index
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
+from svtheory.instruments.decisions import PLACE, Asked, Decision, asked_for, given_decisions, strongest, visible
+from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import by_head, places, read_inputs
-from svtheory.instruments.traced import PLACE, READINGS, Decision, Part, Shown, head_readings, traced, writers
-from svtheory.reports.options import Options, at_least
+from svtheory.instruments.traced import READINGS, Part, Shown, head_readings, traced, writers
+from svtheory.reports.options import at_least
 from svtheory.reports.plotting import panels_or
 
 SHOWN = 3
@@ -59,21 +61,43 @@ COLUMNS = {
     "gap": "How far the sum of all components is from the score, over the root mean square of the head's scores.",
 }
 
+UNIT = "score over the divisor"
+VARIABLES: Labels = {
+    "layer": "layer of the decision's head",
+    "head": "head of its layer",
+    "sequence": "sequence, from 0",
+    "query": "position of the query",
+    "key": "position of the key",
+    "depth": "1 of a decision that was asked for, else 1 more than that of the one it stands behind",
+    "component": "component, 1 of the largest absolute contribution",
+    "mode": "mode, a block of near-equal singular values, 1 of the largest",
+    "writer": "what wrote: embedding, position, a head (layer.head), an MLP, or all biases",
+    "query_part": "component at the query, 0 the sum of all that are not shown",
+    "key_part": "component at the key, 0 the sum of all that are not shown",
+    "score": ("q^T k over the divisor, before a cap", UNIT),
+    "weight": "attention that the query pays the key",
+    "head_scale": ("root mean square of the head's scores in the sequence", UNIT),
+    "gap": "distance of the sum of all components from the score, over head_scale",
+    "kind": "what the component is; nothing where there are no more",
+    "writer_layer": "layer of what wrote it, -1 where it has none",
+    "writer_head": "head that wrote it, -1 where none did",
+    "source": "position from which a head took it, -1 where none did",
+    "contribution": ("what the component adds to the score, with all of the other side", UNIT),
+    "remainder": ("what all components add that are not shown", UNIT),
+    "components": "how many components there are",
+    "child": "number of the decision of a head's component, -1 where it is not traced",
+    "table": ("what a part at the query and a part at the key add together", UNIT),
+    "contribution_of_mode": ("a mode's part of what the component adds", UNIT),
+    "remainder_of_mode": ("a mode's part of what all components add that are not shown", UNIT),
+    "score_of_mode": ("a mode's part of the score", UNIT),
+    "contribution_of_writer": ("what all components of a writer add; NaN where it writes later", UNIT),
+}
+
 
 @dataclass(frozen=True)
-class Settings(Options):
+class Settings(Asked):
     """Which decisions, and how much of them is kept."""
 
-    layer: int | None = None
-    """Layer of the heads; none is all."""
-    head: int | None = None
-    """Head of each layer; none is all."""
-    sequence: int | None = None
-    """Sequence, from 0; none: the strongest."""
-    query: int | None = None
-    """Position of the query, from 0; none: the strongest."""
-    key: int | None = None
-    """Position of the key; none: the most attended, the first position left out."""
     decisions: Annotated[int, at_least(1)] = 3
     """Decisions of a head, at most, one a sequence."""
     top: Annotated[int, at_least(1)] = 8
@@ -108,9 +132,9 @@ def survey(
     that are not there: out of range, of padding, or of a key that the query does not see.
     """
     check_traceable(bundle)
-    asked = _asked(bundle, settings) if decisions is None else _given(bundle, decisions)
+    asked = asked_for(bundle, settings) if decisions is None else given_decisions(bundle, decisions)
     found = recorded(network(bundle) if model is None else model, bundle)
-    roots = asked if isinstance(asked, list) else _strongest(bundle, found, asked, settings.decisions)
+    roots = asked if isinstance(asked, list) else strongest(bundle, found, asked, settings.decisions)
     readings = head_readings(bundle)
     shown = Shown(settings.top, settings.branches, settings.depth, settings.modes)
     every, depths, parts, child = traced(found, readings, roots, shown)
@@ -122,7 +146,7 @@ def survey(
     scale = _scales(bundle, readings, every)
     results["head_scale"] = "decision", scale
     results["gap"] = "decision", np.abs(results.score.values - scores) / scale
-    return results.assign_attrs({**bundle.metadata, "roots": len(dict.fromkeys(roots))})
+    return labelled(results.assign_attrs({**bundle.metadata, "roots": len(dict.fromkeys(roots))}), VARIABLES)
 
 
 def check_traceable(bundle: HeadBundle) -> None:
@@ -132,69 +156,6 @@ def check_traceable(bundle: HeadBundle) -> None:
         raise InputError("bundle must hold tokens, which the model reads again, got one without")
     if read.shape[2] < 2:
         raise InputError("attn_in must hold at least 2 positions, or no query has keys to choose from, got 1")
-
-
-def visible(bundle: HeadBundle, layer: int) -> np.ndarray:
-    """Which keys the queries of a layer's heads see, (sequences, positions, positions); of padding, none."""
-    T = bundle.real.shape[1]
-    behind = np.arange(T)[:, None] - np.arange(T)
-    seen = (behind >= 0) & (behind < (bundle.scoring.windows[layer] or T))
-    return seen[None] & bundle.real[:, :, None] & bundle.real[:, None, :]
-
-
-def _asked(bundle: HeadBundle, settings: Settings) -> dict[str, np.ndarray]:
-    """The layers, heads, sequences, queries and keys that settings leave to choose from, by name."""
-    S, T = bundle.real.shape
-    sizes: dict[str, int] = dict(zip(PLACE, (*bundle.W_Q.shape[:2], S, T, T), strict=True))
-    given: dict[str, int | None] = {name: getattr(settings, name) for name in PLACE}
-    left: dict[str, np.ndarray] = {name: np.arange(int(name == "key"), size) for name, size in sizes.items()}
-    return left | {name: np.array([index(f"--{name}", x, sizes[name])]) for name, x in given.items() if x is not None}
-
-
-def _strongest(bundle: HeadBundle, found: Recorded, asked: dict[str, np.ndarray], count: int) -> list[Decision]:
-    """Of each head the strongest decisions of those asked for, one a sequence, as many as `count`."""
-    chosen = []
-    for layer in asked["layer"]:
-        seen = visible(bundle, layer)
-        left = np.zeros_like(seen)
-        left[np.ix_(*(asked[name] for name in PLACE[2:]))] = True
-        share = 1 / np.maximum(seen.sum(axis=2, keepdims=True), 1)
-        for head in asked["head"]:
-            strength = np.where(seen & left, found.layers[layer].attention[:, head] - share, -np.inf)
-            chosen += [Decision(int(layer), int(head), *at) for at in _best(strength, count)]
-    if not chosen:
-        raise InputError(f"--key must be a position that --query sees, got {asked['key'].tolist()}")
-    return chosen
-
-
-def _best(strength: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """The strongest (query, key) of each sequence, of the strongest sequences."""
-    flat = strength.reshape(len(strength), -1)
-    order = np.argsort(-flat.max(axis=1), kind="stable")[:count]
-    order = order[np.isfinite(flat.max(axis=1)[order])]
-    places = [np.unravel_index(flat[s].argmax(), strength.shape[1:]) for s in order]
-    return [(int(s), int(query), int(key)) for s, (query, key) in zip(order, places, strict=True)]
-
-
-def _given(bundle: HeadBundle, decisions: Any) -> list[Decision]:
-    """Decisions that are given, checked."""
-    given = np.asarray(decisions)
-    if given.ndim != 2 or given.shape[1:] != (5,) or not len(given) or not np.issubdtype(given.dtype, np.integer):
-        raise InputError(f"decisions must be whole numbers (n, 5), {', '.join(PLACE)}, got {given.dtype} {given.shape}")
-    sizes = np.array([*bundle.W_Q.shape[:2], *bundle.real.shape, bundle.real.shape[1]])
-    if ((given < 0) | (given >= sizes)).any():
-        raise InputError(
-            f"decisions must lie from 0 to below {sizes.tolist()}, got {_first(given, (given >= sizes) | (given < 0))}"
-        )
-    seen = np.stack([visible(bundle, layer) for layer in range(len(bundle.W_Q))])
-    lost = ~seen[given[:, 0], given[:, 2], given[:, 3], given[:, 4]]
-    if lost.any():
-        raise InputError(f"decisions must be of keys that their queries see, got {_first(given, lost[:, None])}")
-    return [Decision(*map(int, row)) for row in given]
-
-
-def _first(given: np.ndarray, wrong: np.ndarray) -> list[int]:
-    return given[int(wrong.any(axis=1).argmax())].tolist()
 
 
 def _weights(found: Recorded, decisions: list[Decision]) -> list[float]:

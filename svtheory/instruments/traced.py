@@ -16,6 +16,7 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import mode_factors
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
+from svtheory.instruments.decisions import Decision
 from svtheory.instruments.moments import Moments, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.survey import over_heads, rounding
 from svtheory.progress import track
@@ -25,25 +26,6 @@ from svtheory.spectra.spectra import spectrum
 
 READINGS = ("raw", "balanced")
 HEAD = KINDS.index("head")
-PLACE = ("layer", "head", "sequence", "query", "key")
-
-
-class Decision(NamedTuple):
-    """A head's query in a sequence, and a key that it attends to, as positions.
-
-    >>> Decision(layer=1, head=0, sequence=0, query=7, key=3).at("key")
-    3
-    """
-
-    layer: int
-    head: int
-    sequence: int
-    query: int
-    key: int
-
-    def at(self, side: str) -> int:
-        """The position of a side."""
-        return self.query if side == "query" else self.key
 
 
 @dataclass(frozen=True)

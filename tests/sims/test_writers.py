@@ -14,7 +14,7 @@ SMALL = ["--tasks", "induction", "--sequences", "64"]
 
 
 def by_hand(recipe, reads_back=True):
-    """An induction model: layer 0 copies the token of the position before, or its own; layer 1 finds the one asked for."""
+    """An induction model: layer 0 copies the token before, or its own; layer 1 finds the one asked for."""
     shape, task = recipe.shape, recipe.given
     V, n, D, H = task.vocabulary, task.length, shape.dim, shape.head_dim
     token, position, before = np.arange(V), V + np.arange(n), V + n + np.arange(V)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import lazy_loader
 
-INSTRUMENTS = ("spectra", "sad", "explain", "align", "pairs", "conditions", "emergence")
+INSTRUMENTS = ("spectra", "sad", "explain", "align", "pairs", "conditions", "emergence", "readout")
 """The instruments, in the order in which a head is got to know."""
 
 

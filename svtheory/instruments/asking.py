@@ -60,7 +60,7 @@ def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:
 
 def positions(settings: Where) -> tuple[slice, slice]:
     """Where queries and keys are; raises InputError for what says no positions."""
-    return _slice("queries", settings.queries, "1:"), _slice("keys", settings.keys, ":")
+    return span("queries", settings.queries, "1:"), span("keys", settings.keys, ":")
 
 
 def chosen_layer(bundle: HeadBundle, settings: Asking) -> int:
@@ -69,7 +69,8 @@ def chosen_layer(bundle: HeadBundle, settings: Asking) -> int:
     return index("layer", count - 1 if settings.layer is None else settings.layer, count)
 
 
-def _slice(name: str, given: str | None, default: str) -> slice:
+def span(name: str, given: str | None, default: str) -> slice:
+    """The positions that `given` says, first:end, or by default; raises InputError for what says none."""
     parts = (default if given is None else given).split(":")
     try:
         first, end = (int(part) if part.strip() else None for part in parts)

@@ -146,8 +146,7 @@ def run_layer(
     window = min(a.windows[layer] or x.shape[1], x.shape[1])
     turned = a.frequencies.index(a.frequencies[layer])  # compiled once for all layers that turn alike
     kept = folded, attention, parts
-    return _layer(a, turned, kept, weights, a.divisors[layer], window, x)._replace(before=x)
-    return _layer(a, turned, folded, attention, weights, a.divisors[layer], window, x, added)._replace(before=x)
+    return _layer(a, turned, kept, weights, a.divisors[layer], window, x, added)._replace(before=x)
 
 
 def finish(network: Network, x: Array) -> Array:
@@ -175,11 +174,9 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
 def _layer(
-    a: Architecture, turned: int, kept: tuple[bool, ...], w: Weights, divisor: Array, window: Array, x: Array
     a: Architecture,
     turned: int,
-    folded: bool,
-    attention: bool,
+    kept: tuple[bool, ...],
     w: Weights,
     divisor: Array,
     window: Array,
@@ -196,9 +193,8 @@ def _layer(
         x, here = given[0], None if added is None else Added(added.heads, *given[1])
         normal = _standardised(a, x) if "attention_norm" in w else x
         read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
-        mixed, paid, values = _attend(a, turned, w, divisor, window, read)
+        mixed, paid, values = _attend(a, turned, w, divisor, window, read, here)
         made = {"values": values, "mixed": mixed}
-        mixed, paid = _attend(a, turned, attention, w, divisor, window, read, here)
         after = x + _normalised(a, w.get("attention_post_norm"), mixed)
         if "W_in" in w:
             made["hidden"] = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
@@ -217,21 +213,11 @@ def _together(a: Architecture, sequences: int, positions: int) -> int:
 
 
 def _attend(
-    a: Architecture, turned: int, w: Weights, divisor: Array, window: Array, read: Array
+    a: Architecture, turned: int, w: Weights, divisor: Array, window: Array, read: Array, added: Added | None
 ) -> tuple[Array, Array, Array]:
-    """What the heads write, (positions, d_model), their attention, (heads, positions, positions), and their values."""
-    a: Architecture,
-    turned: int,
-    keep: bool,
-    w: Weights,
-    divisor: Array,
-    window: Array,
-    read: Array,
-    added: Added | None,
-) -> tuple[Array, Array | None]:
-    """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions).
+    """What the heads write, (positions, d_model), their attention, (heads, positions, positions), and their values.
 
-    Of heads that something is `added` to, theirs alone.
+    Of heads that something is `added` to, their attention alone.
     """
     group, positions = a.heads // a.key_heads, jnp.arange(read.shape[0])
     turns = Head(w["W_Q"][0], w["W_K"][0], **rotation(a, turned))
@@ -247,8 +233,7 @@ def _attend(
     values = _projected("V", w, read)
     mixed = attention @ jnp.repeat(values, group, axis=0)
     written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
-    return written, attention, values
-    return written, attention[heads] if keep else None
+    return written, attention[heads], values
 
 
 def _compared(a: Architecture, side: str, w: Weights, read: Array) -> Array:

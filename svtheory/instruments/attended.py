@@ -11,11 +11,19 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import attention_weights, capped, visible_keys
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
-from svtheory.instruments.survey import over_heads, read_inputs
+from svtheory.instruments.labels import Labels, labelled
+from svtheory.instruments.survey import PLACE, over_heads, read_inputs
 from svtheory.numerics import exact_products
 
 POSITIONS = 64
 """Positions of a sequence, at most: a page of more could not be opened."""
+
+
+VARIABLES: Labels = {
+    "attention": "weight of a key in a query's attention; NaN of padding",
+    "mask": "whether a position holds a token",
+    "token": "token at a position, by its number",
+}
 
 
 def survey(bundle: HeadBundle, sequences: int) -> xr.Dataset:
@@ -37,7 +45,23 @@ def survey(bundle: HeadBundle, sequences: int) -> xr.Dataset:
     if tokens is not None and tokens.shape[:2] == bundle.real.shape:
         dims = ("sequence", "position", "symbol")[: tokens.ndim]
         found["token"] = dims, np.asarray(tokens[: shape[0], : shape[1]])
-    return found
+    return labelled(found.assign_attrs(bundle.metadata), VARIABLES)
+
+
+def strongest(attended: xr.Dataset, count: int) -> np.ndarray:
+    """Decisions, rows of layer, head, sequence, query and key, so many of each head in each sequence, at most.
+
+    Of every query the key that it attends most, position 0 left out, where many heads attend if they find nothing; of
+    these the queries whose weight there is most above an even share.
+    """
+    weights = np.nan_to_num(attended.attention.transpose(*PLACE, "sequence", "query", "key").values[..., 1:, 1:])
+    key = weights.argmax(axis=-1)
+    lead = weights.max(axis=-1) - 1 / np.arange(2, 2 + weights.shape[-2])
+    found = []
+    for at in np.ndindex(*weights.shape[:3]):
+        chosen = [q for q in np.argsort(-lead[at], kind="stable")[:count] if lead[at][q] > 0]
+        found += [(*at, q + 1, key[at][q] + 1) for q in chosen or [int(lead[at].argmax())] if weights[at][q].any()]
+    return np.array(found, int).reshape(-1, 5)
 
 
 @exact_products

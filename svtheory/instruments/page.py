@@ -21,16 +21,23 @@ the square of a value is the variance of that mode's part of a score (T22).
 (['spectra'], 'bundle must hold attn_in, what its heads read, got one without')
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
+import numpy as np
+import tyro
 import xarray as xr
 from matplotlib.figure import Figure
 
+from svtheory.checkpoints.networks import Network
+from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments import attended, explain, sad, spectra
-from svtheory.instruments.asking import Where, read_as
-from svtheory.instruments.paged import COLUMNS, INSTRUMENTS, heads_of, named, parts_of, plain_page, row
+from svtheory.instruments import attended, cause, explain, readout, sad, spectra, trace
+from svtheory.instruments.asking import Where, positions, read_as
+from svtheory.instruments.attended import VARIABLES
+from svtheory.instruments.dictionaries import Place, dictionary
+from svtheory.instruments.paged import ANSWERING, COLUMNS, INSTRUMENTS, heads_of, named, parts_of, plain_page, row
 from svtheory.instruments.sources import SEQUENCES, Source, first_sequences
 from svtheory.instruments.survey import by_head
 from svtheory.reports.options import at_least
@@ -40,6 +47,8 @@ from svtheory.reports.tables import shown
 __all__ = [
     "COLUMNS",
     "DEFAULTS",
+    "VARIABLES",
+    "Request",
     "Settings",
     "answers",
     "brief",
@@ -59,8 +68,14 @@ class Settings(Where):
 
     shown: Annotated[int, at_least(1)] = 3
     """Sequences whose attention is drawn, the first ones."""
+    traced: Annotated[int, at_least(1)] = 4
+    """Decisions of each head that are traced in each of these, at most; of many heads fewer, some 500 in all."""
+    causes: tuple[str, ...] = ()
+    """Heads, LAYER.HEAD, of which directions are removed; none: all of a bundle with every weight, none of a folder."""
     draws: Annotated[int, at_least(19)] = 999
-    """Random heads behind a p-value, at most, and permuted templates."""
+    """Random heads behind a p-value, at most."""
+    permuted: Annotated[int, at_least(19)] = 19
+    """Permuted templates that a hypothesis is held against."""
     largest: Annotated[int, at_least(1)] = 64
     """Most features of a hypothesis: the commonest tokens, the first positions."""
     asked: Annotated[int | None, at_least(2)] = None
@@ -72,43 +87,90 @@ class Settings(Where):
     """Seed of whatever is random."""
 
 
+@dataclass(frozen=True)
+class Request(Place, Settings):
+    """Settings, and where a dictionary is."""
+
+    features: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """Dictionary, a file, a folder or hf:ORG/REPO/PATH@REVISION, or the name of an array of the bundle; none: none."""
+
+
 DEFAULTS = Settings()
 WIDE = 256
 """Dimensions of what heads read, and tokens: what hypotheses cost grows with the square of the smaller number."""
-NO_INPUTS = "bundle must hold attn_in, what its heads read, got one without"
-NO_TOKENS = "bundle must hold tokens for hypotheses about them, got one without"
+ROOTS = 500
+"""Decisions that are traced, at most, if heads have one in each sequence."""
 
 
-def requested(source: Source, settings: Settings) -> xr.DataTree:
+def requested(source: Source, settings: Request) -> xr.DataTree:
     """What the command asks for."""
+    positions(settings)
     bundle = source.bundle(sequences=SEQUENCES)
     settings = replace(settings, **read_as(source.label, settings))
-    results = survey(bundle, settings)
+    model = None if bundle.attn_in is None or source.is_bundle else source.network(bundle)
+    given = dictionary(settings.features, bundle, settings).features if settings.features else None
+    results = survey(bundle, model, settings, features=given)
     results.attrs["bundle"] = source.label
     return results
 
 
-def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.DataTree:
+def survey(
+    bundle: HeadBundle,
+    model: Network | None = None,
+    settings: Settings = DEFAULTS,
+    *,
+    features: np.ndarray | None = None,
+) -> xr.DataTree:
     """What instruments find of all heads, a dataset each under its name, and under `attention` what is drawn of it.
 
+    model     whose heads they are, a Checkpoint; None is the attention-only model of the bundle itself
+    features  of a dictionary, columns (D, N), for `readout`
+
     Each dataset says in its attribute `call` by which call it is found, the tree's `without_NAME` why one is left out.
-    Raises InputError as the instruments do.
+    Raises InputError where not even spectra are found.
     """
-    parts = {"spectra": _found("spectra", bundle, spectra.Settings(seed=settings.seed))}
-    without = {}
-    if bundle.attn_in is None:
-        without = dict.fromkeys(("attention", "explain", "sad"), NO_INPUTS)
-    else:
-        parts["sad"] = _found("sad", bundle, sad.Settings(draws=settings.draws, seed=settings.seed))
-        parts["attention"] = attended.survey(bundle, settings.shown)
-        parts["attention"].attrs["call"] = f"attended.survey(bundle, {settings.shown})"
-        if "tokens" in bundle.others:
-            parts["explain"] = _explained(bundle, settings)
-        else:
-            without["explain"] = NO_TOKENS
+    seed = settings.seed
+    parts, without = {"spectra": _found("spectra", bundle, spectra.Settings(seed=seed))}, {}
+    finds: dict[str, Callable[[], xr.Dataset]] = {
+        "sad": lambda: _found("sad", bundle, sad.Settings(draws=settings.draws, seed=seed)),
+        "readout": lambda: _found("readout", bundle, readout.Settings(seed=seed), model, features=features),
+        "attention": lambda: _attention(bundle, settings),
+        "trace": lambda: _traced(bundle, model, settings, parts),
+        "cause": lambda: _caused(bundle, model, settings),
+        "explain": lambda: _explained(bundle, settings),
+    }
+    for name, find in finds.items():
+        try:
+            parts[name] = find()
+        except InputError as error:
+            without[name] = str(error)
+    if "left_out" in (read := parts.get("readout", xr.Dataset())).attrs:
+        without["written"] = read.attrs["left_out"]
     tree = xr.DataTree.from_dict(parts)
     tree.attrs = {**bundle.metadata, **{f"without_{name}": why for name, why in without.items()}}
     return tree
+
+
+def _attention(bundle: HeadBundle, settings: Settings) -> xr.Dataset:
+    found = attended.survey(bundle, settings.shown)
+    return found.assign_attrs(call=f"attended.survey(bundle, {settings.shown})")
+
+
+def _traced(bundle: HeadBundle, model: Network | None, settings: Settings, parts: dict[str, xr.Dataset]) -> xr.Dataset:
+    """The strongest decisions of what is drawn."""
+    trace.check_traceable(bundle)
+    attention = parts["attention"]
+    heads = int(np.prod(attention.attention.shape[:3]))
+    count = max(1, min(settings.traced, ROOTS // heads))
+    decisions = attended.strongest(attention, count)
+    told = f"attended.strongest({attention.attrs['call']}, {count})"
+    return _found("trace", bundle, trace.Settings(), model, told={"decisions": told}, decisions=decisions)
+
+
+def _caused(bundle: HeadBundle, model: Network | None, settings: Settings) -> xr.Dataset:
+    if model is not None and not settings.causes:
+        raise InputError("heads must be named whose directions are removed, as --causes 0.1 does, got none")
+    return _found("cause", bundle, cause.Settings(heads=settings.causes, seed=settings.seed), model)
 
 
 def _explained(bundle: HeadBundle, settings: Settings) -> xr.Dataset:
@@ -116,16 +178,28 @@ def _explained(bundle: HeadBundle, settings: Settings) -> xr.Dataset:
     count = settings.asked
     if count is None and bundle.W_Q.shape[-1] > WIDE:
         count = max(2, WIDE // bundle.real.shape[1])
-    names = ("queries", "keys", "numbers", "largest", "draws", "resamples", "seed")
-    asked = explain.Settings(**{name: getattr(settings, name) for name in names})
     few = first_sequences(bundle, count)
-    return _found("explain", few, asked, "bundle" if few is bundle else f"sources.first_sequences(bundle, {count})")
+    names = ("queries", "keys", "numbers", "largest", "resamples", "seed")
+    asked = explain.Settings(draws=settings.permuted, **{name: getattr(settings, name) for name in names})
+    given = "bundle" if few is bundle else f"sources.first_sequences(bundle, {count})"
+    return _found("explain", few, asked, given=given)
 
 
-def _found(name: str, bundle: HeadBundle, settings: Any, given: str = "bundle") -> xr.Dataset:
-    """What an instrument finds, and by which call."""
-    found = INSTRUMENTS[name].survey(bundle, settings=settings)
-    return found.assign_attrs(call=f"{name}.survey({given}, settings={name}.{_told(settings)})")
+def _found(
+    name: str,
+    bundle: HeadBundle,
+    settings: Any,
+    model: Network | None = None,
+    *,
+    given: str = "bundle",
+    told: dict[str, str] | None = None,
+    **more: Any,
+) -> xr.Dataset:
+    """What an instrument finds, and by which call; `told` says how what it is given besides is found."""
+    besides = {key: x for key, x in more.items() if x is not None} | ({} if model is None else {"model": model})
+    found = INSTRUMENTS[name].survey(bundle, settings=settings, **besides)
+    words = [given, *(f"{key}={(told or {}).get(key, key)}" for key in besides), f"settings={name}.{_told(settings)}"]
+    return found.assign_attrs(call=f"{name}.survey({', '.join(words)})")
 
 
 def _told(settings: Any) -> str:
@@ -148,7 +222,7 @@ def brief(results: xr.DataTree) -> list[dict[str, Any]]:
 def answers(results: xr.DataTree) -> list[str]:
     """What the instruments answer."""
     parts = parts_of(results)
-    return [said for name, module in INSTRUMENTS.items() if name in parts for said in module.answers(parts[name])]
+    return [said for name in ANSWERING if name in parts for said in INSTRUMENTS[name].answers(parts[name])]
 
 
 def summary(results: xr.DataTree) -> dict[str, Any]:

@@ -8,13 +8,22 @@ import numpy as np
 import xarray as xr
 
 from svtheory.heads.random_heads import NULLS
-from svtheory.instruments import drawn, explain, sad, sparser, spectra
+from svtheory.instruments import cause, drawn, explain, readout, sad, sparser, spectra, trace
 from svtheory.instruments.grades import best, sentence
 from svtheory.instruments.survey import PLACE, called
 from svtheory.reports.tables import shown
 
-INSTRUMENTS: Mapping[str, ModuleType] = {"spectra": spectra, "sad": sad, "explain": explain}
-"""The instruments that a page shows, in its order."""
+INSTRUMENTS: Mapping[str, ModuleType] = {
+    "spectra": spectra,
+    "sad": sad,
+    "explain": explain,
+    "readout": readout,
+    "trace": trace,
+    "cause": cause,
+}
+"""The instruments that a page shows."""
+ANSWERING = ("spectra", "sad", "explain", "cause")
+"""Those whose answers it opens with."""
 TABLES = ("spectra", "sad", "explain", "cause")
 """Those whose rows stand in the view of a head."""
 COLUMNS = {

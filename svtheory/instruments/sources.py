@@ -50,6 +50,11 @@ class Source(Texts):
         """What the source is called."""
         return named(self.source)
 
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a bundle, not the folder of a model or one on the hub."""
+        return not self.source.startswith(PREFIX) and not Path(self.source).is_dir()
+
     def bundle(self, reads: bool = False, sequences: int | None = None, **kept: Any) -> HeadBundle:
         """Its heads; with what they read where there is something, or `reads` asks for it.
 

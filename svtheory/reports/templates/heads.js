@@ -192,6 +192,7 @@ function matrix(name, sequence, query, key) {
   const drawing = s("svg", { viewBox: `0 0 ${n} ${n}`, class: "matrix", tabindex: 0, role: "application",
     "shape-rendering": "crispEdges", "aria-label": "attention: arrow keys move query and key, Enter chooses the decision" },
     cells, own.map((d) => s("circle", { class: "traced", cx: d.key + 0.5, cy: d.query + 0.5, r: 0.2 })), cursor);
+  drawing.style.maxWidth = `${Math.max(12, Math.min(36, 2 * n))}rem`;
   const at = (event) => {
     const box = drawing.getBoundingClientRect();
     const place = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width].map((x) => Math.floor(x * n));
@@ -247,7 +248,7 @@ function marked(sequence, position) {
   const gap = page.text ? "" : " ";
   const before = tokens.slice(Math.max(0, position - 8), position).join(gap);
   const after = tokens.slice(position + 1, position + 4).join(gap);
-  return [position > 8 ? "…" : "", before, gap, h("mark", {}, tokens[position]), gap, after];
+  return [position > 8 ? "…" : "", before, before && gap, h("mark", {}, tokens[position]), gap, after];
 }
 
 function near(title, found, chance, size = "chance") {

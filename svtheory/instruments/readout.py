@@ -39,8 +39,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from svtheory.checkpoints.attention_only import network
@@ -49,12 +47,29 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.asking import span
 from svtheory.instruments.dictionaries import Place, dictionary, named
+from svtheory.instruments.labels import SCORE, Labels, labelled
+from svtheory.instruments.readout_figure import caption, figure
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.spelled import AROUND, marked, spelled, tokenizer_of
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.instruments.surveyed_modes import Wanted, surveyed
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, legend_below, name_heads, panels_or
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULTS",
+    "VARIABLES",
+    "Request",
+    "Settings",
+    "answers",
+    "brief",
+    "caption",
+    "figure",
+    "requested",
+    "rows",
+    "summary",
+    "survey",
+]
 
 SHOWN = 3
 """Contexts and tokens that a row names."""
@@ -74,6 +89,46 @@ COLUMNS = {
     "reads to write": "Attended tokens that move most what is written, along the first axis of it.",
     "writes": "Tokens whose logits this raises most.",
     "writes least": "Tokens whose logits it lowers most.",
+}
+LOGIT = "logit before the scale of the final norm"
+DEVIATION = "standard deviations; raw, of unit vectors"
+VARIABLES: Labels = {
+    "mode": "mode, or block of near-equal ones, 1 of the largest value",
+    "end": "largest coordinates, or smallest; the top ends of both sides belong together",
+    "value": ("singular value, of a block the root of the sum of squares", SCORE),
+    "first_pair": "first singular pair of the mode, 0 of none",
+    "last_pair": "last singular pair of the mode, 0 of none",
+    "variance_share": "share of the sum of squared values",
+    "decision_share": "share of decisions that are another key without the mode's terms",
+    "decisions": ("queries that see another key", "decisions"),
+    "probe": ("direction along which tokens have the mode's coordinate", "1 / length of a token"),
+    "context_sequence": "sequence of a token that moves the mode, -1 of none",
+    "context_position": "position of a token that moves the mode, -1 of none",
+    "coordinate": ("its coordinate; of a block the length", DEVIATION),
+    "embedding_token": "token of the vocabulary nearest to the pattern, -1 of none",
+    "embedding_cosine": "cosine of its embedding and the pattern",
+    "embedding_chance": "largest |cosine| of any embedding with a random pattern",
+    "embedding_piece": "text of the nearest token",
+    "feature_index": "feature of the dictionary nearest to the pattern, -1 of none",
+    "feature_cosine": "cosine of that feature and the pattern",
+    "feature_chance": "largest |cosine| of any feature with a random pattern",
+    "token": "token at a position, -1 of padding",
+    "piece": "text of the token at a position",
+    "ov_value": ("standard deviation of what attended tokens write along an axis", "length in the residual stream"),
+    "ov_first_pair": "first axis of what is written that is of the mode, 0 of none",
+    "ov_last_pair": "last axis of what is written that is of the mode, 0 of none",
+    "ov_variance_share": "share of the variance of what attended tokens write",
+    "ov_context_sequence": "sequence of an attended token that moves what is written, -1 of none",
+    "ov_context_position": "position of an attended token that moves what is written, -1 of none",
+    "ov_coordinate": ("its coordinate; of a block the length", "standard deviations"),
+    "ov_embedding_token": "token of the vocabulary nearest to the pattern that is copied, -1 of none",
+    "ov_embedding_cosine": "cosine of its embedding and that pattern",
+    "ov_embedding_chance": "largest |cosine| of any embedding with a random pattern",
+    "ov_embedding_piece": "text of that token",
+    "ov_written_token": "token whose logit is raised most, or lowered, -1 of none",
+    "ov_logit": ("logit that a standard deviation adds to it, less the mean over tokens", LOGIT),
+    "ov_logit_chance": ("largest logit of any token that a random direction of that length adds", LOGIT),
+    "ov_written_piece": "text of that token",
 }
 
 
@@ -164,7 +219,8 @@ def _survey(
     found = surveyed(bundle, model, features, wanted).assign_attrs(bundle.metadata)
     if model is None:
         found.attrs["left_out"] = f"What heads write and embeddings are left out: {why}"
-    return spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
+    found = spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
+    return labelled(found, VARIABLES)
 
 
 def _asked(bundle: HeadBundle, name: str, given: str | None) -> np.ndarray:
@@ -275,53 +331,3 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     if "ov_value" in first:
         found["first_written_axis_variance_share_median"] = float(first.ov_variance_share.median())
     return found
-
-
-def figure(results: xr.Dataset, axes: Any = None) -> Figure:
-    """What the first modes of each head carry, and how near they come to embeddings or features; on two `axes`."""
-    heads = results.decisions.size
-    kinds = [kind for kind in ("embedding", "feature") if f"{kind}_cosine" in results]
-    drawn, axes = panels_or(axes, 1 + len(kinds), width=max(5.0, min(0.25 * heads, 9)), height=4.6)
-    _draw_shares(axes[0], results)
-    for ax, kind in zip(axes[1:], kinds, strict=False):
-        _draw_nearest(ax, results, kind)
-    return drawn
-
-
-def caption(results: xr.Dataset) -> str:
-    """What to see in the figure."""
-    said = (
-        "What the first mode of each head carries, balanced filled and raw hollow: its share of the variance of "
-        "scores, and of decisions, which are another key without it."
-    )
-    near = " Beside it, the largest |cos| of its patterns with an embedding or a feature, and that of random patterns (dashes)."
-    return said + (near if "embedding_cosine" in results or "feature_cosine" in results else "")
-
-
-def _draw_shares(ax: Axes, results: xr.Dataset) -> None:
-    """Shares of variance and of decisions by head."""
-    x = np.arange(results.decisions.size)
-    for i, (name, label) in enumerate((("variance_share", "of variance"), ("decision_share", "of decisions"))):
-        for reading in ("raw", "balanced"):
-            y = results[name].sel(reading=reading, mode=1).values.ravel()
-            face, said = ("none", None) if reading == "raw" else (COLOURS[i], label)
-            style = {"color": COLOURS[i], "markersize": 4, "markerfacecolor": face}
-            ax.plot(x + 0.2 * (i - 0.5), y, "so"[i], label=said, **style)
-    ax.plot([], [], "o", color=GREY, markerfacecolor="none", markersize=4, label="raw")
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylim=(-0.03, 1.03), ylabel="share of the first mode", title=results.attrs.get("bundle", "first modes"))
-    legend_below(ax, 3)
-
-
-def _draw_nearest(ax: Axes, results: xr.Dataset, kind: str) -> None:
-    """The largest |cos| of the first balanced pattern of each side."""
-    here, x = results.sel(reading="balanced", mode=1), np.arange(results.decisions.size)
-    for i, side in enumerate(here.side.values):
-        there = here.sel(side=side)
-        y = abs(there[f"{kind}_cosine"]).isel(near=0).max("end").values.ravel()
-        at, level = x + 0.2 * (i - 0.5), there[f"{kind}_chance"].values.ravel()
-        ax.plot(at, level, "_", color=GREY, label=None if i else "chance")
-        ax.plot(at, y, "so"[i], color=COLOURS[i], markersize=4, label=f"{side} pattern")
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylim=(0, 1.05), ylabel=f"largest |cos| with {kind}s", title=f"nearest {kind}s")
-    legend_below(ax, 3)

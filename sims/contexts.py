@@ -33,7 +33,7 @@ from svtheory import HeadBundle
 from svtheory.instruments import readout
 from svtheory.instruments.survey import places, side_by_side
 from svtheory.reports.options import at_least
-from svtheory.reports.plotting import COLOURS, GREY, legend_below, measured, panels
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
 THEOREMS = ("T22",)
@@ -232,7 +232,7 @@ def _exhibit(results: xr.Dataset) -> Exhibit:
     ax.axvline(HELD, color=COLOURS[1], linewidth=1, label="rule")
     ax.set_yticks(y, [f"{row['match']}: {row['side']}" for row in rows], fontsize=8.5)
     ax.set(xlim=(0, 1.03), ylim=(-0.6, len(rows) - 0.4), xlabel="share of contexts")
-    legend_below(ax)
+    ax.legend(loc="center")
     return Exhibit(figure, "Tokens in context that move modes most: the share that holds the value named before.")
 
 

@@ -39,8 +39,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from svtheory.checkpoints.attention_only import network
@@ -49,15 +47,34 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.asking import span
 from svtheory.instruments.dictionaries import Place, dictionary, named
+from svtheory.instruments.labels import SCORE, Labels, labelled
+from svtheory.instruments.readout_figure import caption, figure
 from svtheory.instruments.sources import SEQUENCES, Source
-from svtheory.instruments.spelled import marked, spelled, tokenizer_of
+from svtheory.instruments.spelled import AROUND, marked, spelled, tokenizer_of
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.instruments.surveyed_modes import Wanted, surveyed
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, chance_line, legend_below, name_heads, panels_or
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULTS",
+    "VARIABLES",
+    "Request",
+    "Settings",
+    "answers",
+    "brief",
+    "caption",
+    "figure",
+    "requested",
+    "rows",
+    "summary",
+    "survey",
+]
 
 SHOWN = 3
 """Contexts and tokens that a row names."""
+NARROW = 1
+"""Tokens on either side of a marked one in a terminal."""
 COLUMNS = {
     "of variance": "Share of the variance of scores that the first balanced mode carries.",
     "of decisions": "Share of decisions that are another key without it.",
@@ -72,6 +89,46 @@ COLUMNS = {
     "reads to write": "Attended tokens that move most what is written, along the first axis of it.",
     "writes": "Tokens whose logits this raises most.",
     "writes least": "Tokens whose logits it lowers most.",
+}
+LOGIT = "logit before the scale of the final norm"
+DEVIATION = "standard deviations; raw, of unit vectors"
+VARIABLES: Labels = {
+    "mode": "mode, or block of near-equal ones, 1 of the largest value",
+    "end": "largest coordinates, or smallest; the top ends of both sides belong together",
+    "value": ("singular value, of a block the root of the sum of squares", SCORE),
+    "first_pair": "first singular pair of the mode, 0 of none",
+    "last_pair": "last singular pair of the mode, 0 of none",
+    "variance_share": "share of the sum of squared values",
+    "decision_share": "share of decisions that are another key without the mode's terms",
+    "decisions": ("queries that see another key", "decisions"),
+    "probe": ("direction along which tokens have the mode's coordinate", "1 / length of a token"),
+    "context_sequence": "sequence of a token that moves the mode, -1 of none",
+    "context_position": "position of a token that moves the mode, -1 of none",
+    "coordinate": ("its coordinate; of a block the length", DEVIATION),
+    "embedding_token": "token of the vocabulary nearest to the pattern, -1 of none",
+    "embedding_cosine": "cosine of its embedding and the pattern",
+    "embedding_chance": "largest |cosine| of any embedding with a random pattern",
+    "embedding_piece": "text of the nearest token",
+    "feature_index": "feature of the dictionary nearest to the pattern, -1 of none",
+    "feature_cosine": "cosine of that feature and the pattern",
+    "feature_chance": "largest |cosine| of any feature with a random pattern",
+    "token": "token at a position, -1 of padding",
+    "piece": "text of the token at a position",
+    "ov_value": ("standard deviation of what attended tokens write along an axis", "length in the residual stream"),
+    "ov_first_pair": "first axis of what is written that is of the mode, 0 of none",
+    "ov_last_pair": "last axis of what is written that is of the mode, 0 of none",
+    "ov_variance_share": "share of the variance of what attended tokens write",
+    "ov_context_sequence": "sequence of an attended token that moves what is written, -1 of none",
+    "ov_context_position": "position of an attended token that moves what is written, -1 of none",
+    "ov_coordinate": ("its coordinate; of a block the length", "standard deviations"),
+    "ov_embedding_token": "token of the vocabulary nearest to the pattern that is copied, -1 of none",
+    "ov_embedding_cosine": "cosine of its embedding and that pattern",
+    "ov_embedding_chance": "largest |cosine| of any embedding with a random pattern",
+    "ov_embedding_piece": "text of that token",
+    "ov_written_token": "token whose logit is raised most, or lowered, -1 of none",
+    "ov_logit": ("logit that a standard deviation adds to it, less the mean over tokens", LOGIT),
+    "ov_logit_chance": ("largest logit of any token that a random direction of that length adds", LOGIT),
+    "ov_written_piece": "text of that token",
 }
 
 
@@ -162,7 +219,8 @@ def _survey(
     found = surveyed(bundle, model, features, wanted).assign_attrs(bundle.metadata)
     if model is None:
         found.attrs["left_out"] = f"What heads write and embeddings are left out: {why}"
-    return spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
+    found = spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
+    return labelled(found, VARIABLES)
 
 
 def _asked(bundle: HeadBundle, name: str, given: str | None) -> np.ndarray:
@@ -177,13 +235,13 @@ def _asked(bundle: HeadBundle, name: str, given: str | None) -> np.ndarray:
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """A row a head: its first balanced mode, and the first axis of what it writes."""
-    return [_row(results, head) for head in places(results.sel(reading="balanced").isel(mode=0), *PLACE)]
+    return _rows(results, AROUND)
 
 
 def brief(results: xr.Dataset) -> list[dict[str, Any]]:
     """The columns that answer, the heads whose first mode makes most decisions first."""
     order = np.argsort(-results.decision_share.sel(reading="balanced", mode=1).values, axis=None, kind="stable")
-    every = rows(results)
+    every = _rows(results, NARROW)
     return by_head([every[i] for i in order], "of variance", "of decisions", "query", "key", "writes")
 
 
@@ -205,48 +263,54 @@ def answers(results: xr.Dataset) -> list[str]:
     return said + [results.attrs[name] for name in ("left_out",) if name in results.attrs]
 
 
-def _row(results: xr.Dataset, here: xr.Dataset) -> dict[str, Any]:
+def _rows(results: xr.Dataset, around: int) -> list[dict[str, Any]]:
+    """Rows with so many tokens on either side of those that are marked."""
+    first = results.drop_vars("probe").sel(reading="balanced", mode=1)
+    return [_row(results, head, around) for head in places(first, *PLACE)]
+
+
+def _row(results: xr.Dataset, head: xr.Dataset, around: int) -> dict[str, Any]:
+    here = {str(name): x.values for name, x in head.items()}  # of axes side, end and context or near, in this order
     row = {
-        **{name: here[name].item() for name in PLACE},
-        "of variance": float(here.variance_share),
-        "of decisions": float(here.decision_share),
+        **{name: head[name].item() for name in PLACE},
+        "of variance": float(here["variance_share"]),
+        "of decisions": float(here["decision_share"]),
     }
-    for end, more in (("top", ""), ("bottom", ", other end")):
-        for side in here.side.values:
-            there = here.sel(side=side, end=end)
-            row[f"{side}{more}"] = _contexts(results, there.context_sequence, there.context_position)
-    for kind, index in (("embedding", "embedding_token"), ("feature", "feature_index")):
-        for side in here.side.values if index in here else ():
-            row[f"{kind}, {side}"] = _nearest(here.sel(side=side), kind, index)
+    sides = list(enumerate(results.side.values))
+    for end, more in enumerate(("", ", other end")):
+        for i, side in sides:
+            at = here["context_sequence"][i, end], here["context_position"][i, end]
+            row[f"{side}{more}"] = _contexts(results, *at, around)
+    for kind in ("embedding", "feature"):
+        for i, side in sides if f"{kind}_cosine" in here else ():
+            row[f"{kind}, {side}"] = _nearest(here, kind, i)
     if "ov_value" in here:
-        top = here.sel(end="top")
-        row["reads to write"] = _contexts(results, top.ov_context_sequence, top.ov_context_position)
+        at = here["ov_context_sequence"][0], here["ov_context_position"][0]
+        row["reads to write"] = _contexts(results, *at, around)
     if "ov_written_token" in here:
-        row |= {"writes": _written(here, "top"), "writes least": _written(here, "bottom")}
+        row |= {"writes": _written(here, 0), "writes least": _written(here, 1)}
     return row
 
 
-def _contexts(results: xr.Dataset, sequences: xr.DataArray, positions: xr.DataArray) -> str:
+def _contexts(results: xr.Dataset, sequences: np.ndarray, positions: np.ndarray, around: int) -> str:
     """The first contexts, each token marked in what stands around it."""
-    chosen = zip(sequences.values[:SHOWN].tolist(), positions.values[:SHOWN].tolist(), strict=True)
-    return " | ".join(marked(results, s, p) for s, p in chosen if s >= 0) or "-"
+    chosen = zip(sequences[:SHOWN].tolist(), positions[:SHOWN].tolist(), strict=True)
+    return " | ".join(marked(results, s, p, around) for s, p in chosen if s >= 0) or "-"
 
 
-def _nearest(here: xr.Dataset, kind: str, index: str) -> str:
+def _nearest(here: dict[str, np.ndarray], kind: str, side: int) -> str:
     """The nearest embedding or feature at either end, its cosine and that of chance."""
-    cosines = here[f"{kind}_cosine"].isel(near=0).fillna(0).values
+    cosines = np.nan_to_num(here[f"{kind}_cosine"][side, :, 0])
     end = int(np.abs(cosines).argmax())
-    which = here[index].isel(near=0, end=end)
-    name = here[f"{kind}_piece"].isel(near=0, end=end).item() if f"{kind}_piece" in here else int(which)
-    return f"{name!r}: {cosines[end]:.2f} (chance {float(here[f'{kind}_chance']):.2f})"
+    names = next(here[name] for name in (f"{kind}_piece", f"{kind}_token", f"{kind}_index") if name in here)
+    return f"{names[side, end, 0].item()!r}: {cosines[end]:.2f} (chance {here[f'{kind}_chance'][side]:.2f})"
 
 
-def _written(here: xr.Dataset, end: str) -> str:
+def _written(here: dict[str, np.ndarray], end: int) -> str:
     """The tokens at one end of what is written, of each question."""
-    there = here.sel(end=end).isel(near=slice(SHOWN))
-    names = there["ov_written_piece" if "ov_written_piece" in there else "ov_written_token"]
-    known = there.ov_written_token.values >= 0
-    return "; ".join(", ".join(map(repr, x[k].tolist())) for x, k in zip(names.values, known, strict=True)) or "-"
+    names = here["ov_written_piece" if "ov_written_piece" in here else "ov_written_token"][:, end, :SHOWN]
+    known = here["ov_written_token"][:, end, :SHOWN] >= 0
+    return "; ".join(", ".join(map(repr, x[k].tolist())) for x, k in zip(names, known, strict=True)) or "-"
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:
@@ -267,51 +331,3 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     if "ov_value" in first:
         found["first_written_axis_variance_share_median"] = float(first.ov_variance_share.median())
     return found
-
-
-def figure(results: xr.Dataset, axes: Any = None) -> Figure:
-    """What the first modes of each head carry, and how near they come to embeddings or features; on two `axes`."""
-    heads = results.decisions.size
-    kinds = [kind for kind in ("embedding", "feature") if f"{kind}_cosine" in results]
-    drawn, axes = panels_or(axes, 1 + len(kinds), width=max(5.0, min(0.25 * heads, 9)), height=4.6)
-    _draw_shares(axes[0], results)
-    for ax, kind in zip(axes[1:], kinds, strict=False):
-        _draw_nearest(ax, results, kind)
-    return drawn
-
-
-def caption(results: xr.Dataset) -> str:
-    """What to see in the figure."""
-    said = (
-        "What the first mode of each head carries, balanced filled and raw hollow: its share of the variance of "
-        "scores, and of decisions, which are another key without it."
-    )
-    near = " Beside it, the largest |cos| of its patterns with an embedding or a feature, and that of random patterns."
-    return said + (near if "embedding_cosine" in results or "feature_cosine" in results else "")
-
-
-def _draw_shares(ax: Axes, results: xr.Dataset) -> None:
-    """Shares of variance and of decisions by head."""
-    x = np.arange(results.decisions.size)
-    for i, (name, label) in enumerate((("variance_share", "of variance"), ("decision_share", "of decisions"))):
-        for reading in ("raw", "balanced"):
-            y = results[name].sel(reading=reading, mode=1).values.ravel()
-            face, said = ("none", None) if reading == "raw" else (COLOURS[i], label)
-            style = {"color": COLOURS[i], "markersize": 4, "markerfacecolor": face}
-            ax.plot(x + 0.2 * (i - 0.5), y, "so"[i], label=said, **style)
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylim=(-0.03, 1.03), ylabel="share of the first mode", title=results.attrs.get("bundle", "first modes"))
-    legend_below(ax, 2)
-
-
-def _draw_nearest(ax: Axes, results: xr.Dataset, kind: str) -> None:
-    """The largest |cos| of the first balanced pattern of each side."""
-    here, x = results.sel(reading="balanced", mode=1), np.arange(results.decisions.size)
-    for i, side in enumerate(here.side.values):
-        there = here.sel(side=side)
-        y = abs(there[f"{kind}_cosine"]).isel(near=0).max("end").values.ravel()
-        ax.plot(x + 0.2 * (i - 0.5), y, "so"[i], color=COLOURS[i], markersize=4, label=f"{side} pattern")
-    chance_line(ax, float(here[f"{kind}_chance"].mean()))
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylim=(0, 1.05), ylabel=f"largest |cos| with {kind}s", title=f"nearest {kind}s")
-    legend_below(ax, 2)

@@ -57,7 +57,7 @@ def marked(results: xr.Dataset, sequence: int, position: int, around: int = AROU
     if "token" not in results:
         return f"«sequence {sequence}, position {position}»"
     text = "piece" in results
-    row = results["piece" if text else "token"].isel(sequence=sequence).values
+    row = results["piece" if text else "token"].values[sequence]
     kept = range(max(0, position - around), min(len(row), position + around + 1))
     names = [str(row[i]) if text else _id(row[i]) for i in kept]
     names[position - kept.start] = f"«{names[position - kept.start]}»"

@@ -35,7 +35,7 @@ from svtheory.reports.options import at_least
 from svtheory.reports.plotting import COLOURS, GREY, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome
 
-THEOREMS = ()  # its sums are exact by construction; modes are those of T22
+THEOREMS = ()  # its rules are about traces, which are exact sums whatever the head
 MATCHES = {"recall": "cue before = cue", "induction": "previous token = token"}
 BEFORE = "previous position"
 PARTS = ("embedding", "position", "position before", "other positions", "biases")

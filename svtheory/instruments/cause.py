@@ -33,9 +33,9 @@ on: its removal costs its share, and leading modes say what the block does.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import pandas as pd
 import tyro
@@ -53,7 +53,7 @@ from svtheory.instruments.caused import VARIABLES, Asked, Settings, caused
 from svtheory.instruments.dictionaries import Place, dictionary
 from svtheory.instruments.effects import NULLS
 from svtheory.instruments.labels import labelled
-from svtheory.instruments.moments import layer_moments
+from svtheory.instruments.moments import moments_of
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.progress import track
@@ -141,14 +141,14 @@ def survey(
     )
     keys = None if keys is None else _checked("keys", keys, real, real.shape[1])
     asked = Asked(bundle, model, settings, keys, targets, _directions(features or {}, bundle.W_Q.shape[-1]))
-    moments = layer_moments(bundle) if bundle.scoring.query_key_norm == "none" else None
+    normed = bundle.scoring.query_key_norm != "none"
+    moments = lru_cache(1)(lambda layer: None if normed else moments_of(bundle, layer))
     found, befores = [], enumerate(_befores(model, bundle, tokens))
     at, before = next(befores)
     for layer, head in track(heads, "heads edited"):
         while at < layer:
             at, before = next(befores)
-        here = None if moments is None else jax.tree.map(lambda x, layer=layer: x[layer], moments)
-        found.append(caused(asked, layer, head, before, here))
+        found.append(caused(asked, layer, head, before, moments(layer)))
     said = {"side": settings.side, "ablation": settings.ablation, "at": settings.at}
     return labelled(_of_all(bundle, heads, found).assign_attrs({**bundle.metadata, **said}), VARIABLES)
 
@@ -270,9 +270,9 @@ def answers(results: xr.Dataset) -> list[str]:
         f"variance in {found['heads_above_same_variance']} heads (95 % intervals of the difference above 0).",
         f"Without the modes that carry 90 % of its score's variance, {found['leading_modes_median']:.3g} in the "
         f"median, it pays {found['leading_attention_lost_median']:.2g} less, without as many random directions of the "
-        f"same variance {found['as_many_attention_lost_median']:.2g}; that costs loss on next tokens in "
-        f"{found['heads_leading_loss_above_zero']} heads (95 % intervals above 0), "
-        f"{found['leading_loss_gained_highest']:.2g} nats at most.",
+        f"same variance {found['as_many_attention_lost_median']:.2g}; loss on next tokens then rises in "
+        f"{found['heads_leading_loss_above_zero']} heads (95 % intervals above 0), by "
+        f"{found['leading_loss_gained_highest']:.2g} nats in the most.",
     ]
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from svtheory import HeadBundle, balanced_spectrum, save_heads, spectrum
 from svtheory.checkpoints import forward, network, read_layers
@@ -244,6 +245,9 @@ def test_the_command(tmp_path):
     outcome = command("cause", [str(tmp_path / "model.safetensors"), *asked, "--out", str(tmp_path / "runs")])
     summary = json.loads((tmp_path / "runs" / "cause" / "model" / "summary.json").read_text())
     assert summary["heads"] == 1
+    with xr.open_dataset(tmp_path / "runs" / "cause" / "model" / "results.nc", engine="h5netcdf") as stored:
+        settings = cause.Settings(heads=("1.1",), at="last", **FEW)
+        xr.testing.assert_allclose(stored.load(), cause.survey(BUNDLE, None, settings, features={2: 2 * FEATURE}))
     names = [row["direction"] for row in outcome.rows]
     assert names[:2] == ["mode 1", "raw vector 1"]
     assert names[2].startswith("leading modes (")

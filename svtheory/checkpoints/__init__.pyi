@@ -5,11 +5,14 @@ from .components import Reader as Reader
 from .components import Recorded as Recorded
 from .components import recorded as recorded
 from .dictionaries import read_dictionary as read_dictionary
+from .edits import EditedPass as EditedPass
+from .edits import run_edited as run_edited
 from .exporting import bundle_heads as bundle_heads
 from .exporting import read_model as read_model
 from .hub import fetch as fetch
 from .hub import fetch_dictionary as fetch_dictionary
 from .hub import fetch_named as fetch_named
+from .inference import Added as Added
 from .inference import ForwardPass as ForwardPass
 from .inference import LayerPass as LayerPass
 from .inference import finish as finish

@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from svtheory.checkpoints.attention_only import network
@@ -307,9 +308,8 @@ def caption(results: xr.Dataset) -> str:
 
 def _draw(ax: Axes, share: xr.DataArray, side: str) -> None:
     values = share.transpose("of", "writer").values
-    image = ax.imshow(
-        np.ma.masked_invalid(values), aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest"
-    )
+    scale = {"norm": PowerNorm(0.5, 0, 1), "cmap": "viridis"}  # of many writers each has a small share
+    image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", **scale)
     for axis, names in ((ax.xaxis, share.writer.values), (ax.yaxis, share.of.values)):
         every = max(1, -(-len(names) // 30))
         axis.set_ticks(range(0, len(names), every), names[::every], fontsize=7)

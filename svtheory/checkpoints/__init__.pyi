@@ -1,6 +1,9 @@
 from .architecture import Architecture as Architecture
 from .attention_only import network as network
 from .checkpoint import Checkpoint as Checkpoint
+from .components import Reader as Reader
+from .components import Recorded as Recorded
+from .components import recorded as recorded
 from .dictionaries import read_dictionary as read_dictionary
 from .edits import EditedPass as EditedPass
 from .edits import run_edited as run_edited

@@ -50,12 +50,16 @@ class LayerPass(NamedTuple):
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
     before     the residual stream before it
+    parts      where they are asked for, what it writes: `values` of its key heads, (sequences, key_heads, positions,
+               d_head), and what attention and, if it has one, the MLP make, `mixed` and `hidden`, shaped as `after`,
+               before a norm behind them
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
     before: Array | None = None
+    parts: dict[str, Array] | None = None
 
 
 class Added(NamedTuple):
@@ -129,6 +133,7 @@ def run_layer(
     x: Array,
     folded: bool = False,
     attention: bool = True,
+    parts: bool = False,
     added: Added | None = None,
 ) -> LayerPass:
     """What one layer does with the residual stream x (sequences, positions, d_model) before it.
@@ -140,7 +145,8 @@ def run_layer(
     layer = index("layer", layer, a.layers)
     window = min(a.windows[layer] or x.shape[1], x.shape[1])
     turned = a.frequencies.index(a.frequencies[layer])  # compiled once for all layers that turn alike
-    return _layer(a, turned, folded, attention, weights, a.divisors[layer], window, x, added)._replace(before=x)
+    kept = folded, attention, parts
+    return _layer(a, turned, kept, weights, a.divisors[layer], window, x, added)._replace(before=x)
 
 
 def finish(network: Network, x: Array) -> Array:
@@ -165,13 +171,12 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
 def _layer(
     a: Architecture,
     turned: int,
-    folded: bool,
-    attention: bool,
+    kept: tuple[bool, ...],
     w: Weights,
     divisor: Array,
     window: Array,
@@ -182,17 +187,20 @@ def _layer(
 
     A few sequences after others: hidden ones of all would be large.
     """
+    folded, attention, parts = kept
 
     def read_one(given: tuple[Array, Any]) -> LayerPass:
         x, here = given[0], None if added is None else Added(added.heads, *given[1])
         normal = _standardised(a, x) if "attention_norm" in w else x
         read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
-        mixed, paid = _attend(a, turned, attention, w, divisor, window, read, here)
+        mixed, paid, values = _attend(a, turned, w, divisor, window, read, here)
+        made = {"values": values, "mixed": mixed}
         after = x + _normalised(a, w.get("attention_post_norm"), mixed)
         if "W_in" in w:
-            hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
-            after += _normalised(a, w.get("mlp_post_norm"), hidden)
-        return LayerPass(normal if folded else read, paid, after)
+            made["hidden"] = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
+            after += _normalised(a, w.get("mlp_post_norm"), made["hidden"])
+        paid, made = paid if attention else None, made if parts else None
+        return LayerPass(normal if folded else read, paid, after, parts=made)
 
     given = x, None if added is None else (added.queries, added.keys)
     return lax.map(read_one, given, batch_size=_together(a, *x.shape[:2]))
@@ -205,18 +213,11 @@ def _together(a: Architecture, sequences: int, positions: int) -> int:
 
 
 def _attend(
-    a: Architecture,
-    turned: int,
-    keep: bool,
-    w: Weights,
-    divisor: Array,
-    window: Array,
-    read: Array,
-    added: Added | None,
-) -> tuple[Array, Array | None]:
-    """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions).
+    a: Architecture, turned: int, w: Weights, divisor: Array, window: Array, read: Array, added: Added | None
+) -> tuple[Array, Array, Array]:
+    """What the heads write, (positions, d_model), their attention, (heads, positions, positions), and their values.
 
-    Of heads that something is `added` to, theirs alone.
+    Of heads that something is `added` to, their attention alone.
     """
     group, positions = a.heads // a.key_heads, jnp.arange(read.shape[0])
     turns = Head(w["W_Q"][0], w["W_K"][0], **rotation(a, turned))
@@ -229,9 +230,10 @@ def _attend(
     behind = positions[:, None] - positions[None, :]
     visible = (behind >= 0) & (behind < window)
     attention = attention_weights(capped(scores, a.score_cap), visible[None])
-    mixed = attention @ jnp.repeat(_projected("V", w, read), group, axis=0)
+    values = _projected("V", w, read)
+    mixed = attention @ jnp.repeat(values, group, axis=0)
     written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
-    return written, attention[heads] if keep else None
+    return written, attention[heads], values
 
 
 def _compared(a: Architecture, side: str, w: Weights, read: Array) -> Array:

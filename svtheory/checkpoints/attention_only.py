@@ -112,17 +112,21 @@ def network(bundle: HeadBundle) -> Network:
     something else than attn_in.
     """
     made = AttentionOnly(bundle)
-    assert bundle.attn_in is not None
-    passed = read_layers(made, bundle.others["tokens"], bundle.scoring.folded, attention=False)
-    for i, (layer, read) in enumerate(zip(passed, bundle.attn_in, strict=True)):
-        given = read[bundle.real]
-        distance = float(np.abs(np.asarray(layer.attn_in)[bundle.real] - given).max() / np.abs(given).max())
-        if not distance <= SAME:
-            raise InputError(
-                f"bundle must read as its weights say, to {SAME:g} of the largest entry of attn_in, got {distance:.2g} "
-                f"in layer {i}: look at the orientation of its matrices, and for a norm, bias or MLP that it lacks"
-            )
+    for i, layer in enumerate(read_layers(made, bundle.others["tokens"], bundle.scoring.folded, attention=False)):
+        check_read(bundle, i, layer.attn_in)
     return made
+
+
+def check_read(bundle: HeadBundle, layer: int, read: Any) -> None:
+    """Raise InputError unless a network's heads read, (sequences, positions, d_model), what the bundle's do."""
+    assert bundle.attn_in is not None
+    given = bundle.attn_in[layer][bundle.real]
+    distance = float(np.abs(np.asarray(read)[bundle.real] - given).max() / np.abs(given).max())
+    if not distance <= SAME:
+        raise InputError(
+            f"the model must give the attn_in of its bundle, to {SAME:g} of the largest entry, got {distance:.2g} in "
+            f"layer {layer}: look at the orientation of its matrices, and for a norm, bias or MLP that it lacks"
+        )
 
 
 def _readable(bundle: HeadBundle) -> HeadBundle:

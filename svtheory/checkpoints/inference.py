@@ -22,6 +22,8 @@ from svtheory.numerics import exact_products
 
 Weights = dict[str, Any]
 
+TOGETHER = 2**20
+"""Numbers that a layer holds of the sequences that it reads at once, at most, if they are several."""
 ACTIVATION = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), partial(jax.nn.gelu, approximate=True)),
@@ -48,12 +50,29 @@ class LayerPass(NamedTuple):
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
     before     the residual stream before it
+    parts      where they are asked for, what it writes: `values` of its key heads, (sequences, key_heads, positions,
+               d_head), and what attention and, if it has one, the MLP make, `mixed` and `hidden`, shaped as `after`,
+               before a norm behind them
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
     before: Array | None = None
+    parts: dict[str, Array] | None = None
+
+
+class Added(NamedTuple):
+    """What is added to the queries and keys of some heads of a layer, before they turn.
+
+    heads    which heads, shape (edited,)
+    queries  shape (sequences, edited, positions, d_head)
+    keys     the same of keys; those of the heads alone, where heads share their keys with others
+    """
+
+    heads: Array | np.ndarray
+    queries: Array | np.ndarray
+    keys: Array | np.ndarray
 
 
 def forward(network: Network, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
@@ -108,17 +127,26 @@ def start(network: Network, tokens: np.ndarray) -> Array:
 
 
 def run_layer(
-    a: Architecture, layer: int, weights: Weights, x: Array, folded: bool = False, attention: bool = True
+    a: Architecture,
+    layer: int,
+    weights: Weights,
+    x: Array,
+    folded: bool = False,
+    attention: bool = True,
+    parts: bool = False,
+    added: Added | None = None,
 ) -> LayerPass:
     """What one layer does with the residual stream x (sequences, positions, d_model) before it.
 
     `weights` are those of `network.layer(layer)`, or changed ones of their shapes; works under jit, vmap and lax.map.
+    What is `added` to some heads' queries and keys moves their attention, and theirs alone is then given.
     Raises InputError for a layer out of range.
     """
     layer = index("layer", layer, a.layers)
     window = min(a.windows[layer] or x.shape[1], x.shape[1])
     turned = a.frequencies.index(a.frequencies[layer])  # compiled once for all layers that turn alike
-    return _layer(a, turned, folded, attention, weights, a.divisors[layer], window, x)._replace(before=x)
+    kept = folded, attention, parts
+    return _layer(a, turned, kept, weights, a.divisors[layer], window, x, added)._replace(before=x)
 
 
 def finish(network: Network, x: Array) -> Array:
@@ -126,7 +154,7 @@ def finish(network: Network, x: Array) -> Array:
 
     Raises InputError for a network without an unembedding.
     """
-    return _logits(network.architecture, network.outputs(), x)
+    return logits_of(network.architecture, network.outputs(), x)
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
@@ -143,43 +171,69 @@ def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
 def _layer(
-    a: Architecture, turned: int, folded: bool, attention: bool, w: Weights, divisor: Array, window: Array, x: Array
+    a: Architecture,
+    turned: int,
+    kept: tuple[bool, ...],
+    w: Weights,
+    divisor: Array,
+    window: Array,
+    x: Array,
+    added: Added | None = None,
 ) -> LayerPass:
     """One layer, with its MLP if it has one, heads turned as in layer `turned`, of x (sequences, positions, d_model).
 
-    Sequence after sequence: hidden ones of all would be large.
+    A few sequences after others: hidden ones of all would be large.
     """
+    folded, attention, parts = kept
 
-    def read_one(x: Array) -> LayerPass:
+    def read_one(given: tuple[Array, Any]) -> LayerPass:
+        x, here = given[0], None if added is None else Added(added.heads, *given[1])
         normal = _standardised(a, x) if "attention_norm" in w else x
         read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
-        mixed, paid = _attend(a, turned, attention, w, divisor, window, read)
+        mixed, paid, values = _attend(a, turned, w, divisor, window, read, here)
+        made = {"values": values, "mixed": mixed}
         after = x + _normalised(a, w.get("attention_post_norm"), mixed)
         if "W_in" in w:
-            hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
-            after += _normalised(a, w.get("mlp_post_norm"), hidden)
-        return LayerPass(normal if folded else read, paid, after)
+            made["hidden"] = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
+            after += _normalised(a, w.get("mlp_post_norm"), made["hidden"])
+        paid, made = paid if attention else None, made if parts else None
+        return LayerPass(normal if folded else read, paid, after, parts=made)
 
-    return lax.map(read_one, x)
+    given = x, None if added is None else (added.queries, added.keys)
+    return lax.map(read_one, given, batch_size=_together(a, *x.shape[:2]))
+
+
+def _together(a: Architecture, sequences: int, positions: int) -> int:
+    """How many sequences go through a layer at once: as many as divide their number and what is in memory allows."""
+    held = positions * (a.d_mlp + 4 * a.d_model + a.heads * (positions + 4 * a.d_head))
+    return next(n for n in range(sequences, 0, -1) if sequences % n == 0 and (n == 1 or n * held <= TOGETHER))
 
 
 def _attend(
-    a: Architecture, turned: int, keep: bool, w: Weights, divisor: Array, window: Array, read: Array
-) -> tuple[Array, Array | None]:
-    """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions)."""
+    a: Architecture, turned: int, w: Weights, divisor: Array, window: Array, read: Array, added: Added | None
+) -> tuple[Array, Array, Array]:
+    """What the heads write, (positions, d_model), their attention, (heads, positions, positions), and their values.
+
+    Of heads that something is `added` to, their attention alone.
+    """
     group, positions = a.heads // a.key_heads, jnp.arange(read.shape[0])
     turns = Head(w["W_Q"][0], w["W_K"][0], **rotation(a, turned))
     queries, keys = (turns.rotated(_compared(a, side, w, read), positions) for side in "QK")
-    scores = queries @ jnp.repeat(keys, group, axis=0).swapaxes(1, 2) / divisor
+    keys, heads = jnp.repeat(keys, group, axis=0), slice(None) if added is None else added.heads
+    if added is not None:
+        queries = queries.at[heads].add(turns.rotated(added.queries, positions))
+        keys = keys.at[heads].add(turns.rotated(added.keys, positions))
+    scores = queries @ keys.swapaxes(1, 2) / divisor
     behind = positions[:, None] - positions[None, :]
     visible = (behind >= 0) & (behind < window)
     attention = attention_weights(capped(scores, a.score_cap), visible[None])
-    mixed = attention @ jnp.repeat(_projected("V", w, read), group, axis=0)
+    values = _projected("V", w, read)
+    mixed = attention @ jnp.repeat(values, group, axis=0)
     written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
-    return written, attention if keep else None
+    return written, attention[heads], values
 
 
 def _compared(a: Architecture, side: str, w: Weights, read: Array) -> Array:
@@ -224,5 +278,6 @@ def _scaled(norm: Weights, x: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 @exact_products
-def _logits(a: Architecture, w: Weights, x: Array) -> Array:
+def logits_of(a: Architecture, w: Weights, x: Array) -> Array:
+    """Logits of the residual stream after the last layer, by the weights of `network.outputs()`."""
     return capped(affine(w["unembedding"], w.get("b_U"), _normalised(a, w.get("norm"), x)), a.logit_cap)

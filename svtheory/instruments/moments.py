@@ -7,6 +7,7 @@ min(D, tokens) eps of the longest are none.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -48,13 +49,19 @@ def layer_moments(bundle: HeadBundle, where: np.ndarray | None = None) -> Moment
     """
     if bundle.attn_in is None:
         return None
+    found = in_threads(partial(moments_of, bundle, where=where), range(len(bundle.attn_in)))
+    return jax.tree.map(lambda *x: np.stack(x), *found)
+
+
+def moments_of(bundle: HeadBundle, layer: int, where: np.ndarray | None = None) -> Moments:
+    """The moments of one layer's tokens, float32, all of them or those `where`; raises InputError if all are equal."""
+    assert bundle.attn_in is not None
     # where every side is centred, second moments are not asked for
-    asked = ~bundle.query_bias.all(axis=1) | (bundle.scoring.frequencies is not None)
-    real = bundle.real if where is None else where
-    found = in_threads(lambda tokens, asked: token_moments(tokens[real], asked), bundle.attn_in, asked)
-    if not all(here.centred.lengths.any() for here in found):
+    asked = not bundle.query_bias[layer].all() or bundle.scoring.frequencies is not None
+    found = token_moments(bundle.attn_in[layer][bundle.real if where is None else where], asked)
+    if not found.centred.lengths.any():
         check_tokens_differ(bundle)
-    return jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *found)
+    return jax.tree.map(lambda x: x.astype(np.float32), found)
 
 
 def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:

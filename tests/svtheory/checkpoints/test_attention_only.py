@@ -102,7 +102,7 @@ def changed(**arrays):
     [
         (lambda: changed(W_V=None, tokens=None), "every weight of an attention-only model.* without W_V, tokens"),
         (lambda: changed(W_in=np.ones((2, 3))), "attention-only model to be run, got one with W_in, of an MLP"),
-        (lambda: changed(b_O=None), "attn_in, got 0.* in layer 1: look at the orientation"),
+        (lambda: changed(b_O=None), "attn_in of its bundle, .* got 0.* in layer 1: look at the orientation"),
         (lambda: changed(W_V=weights(False)["W_V"].swapaxes(2, 3)), "orientation must fit d_model 12 in all matrices"),
         (lambda: changed(b_V=np.ones((2, 2, 3))), r"b_V must have shape \(2, 2, 4\), \(out, in\), got \(2, 2, 3\)"),
         (lambda: changed(norm_gain=np.ones(12)), r"norm_gain must have shape \(2, 12\), beside metadata norm"),

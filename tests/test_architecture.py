@@ -108,7 +108,7 @@ FOREIGN = ("jax", "jaxlib", "flax", "orbax", "optax", "numpy", "xarray")
 
 
 def private_names(path: Path) -> set[str]:
-    """Names of other packages that begin with an underscore and that a file imports or looks up; `_replace` is public."""
+    """Names of others that begin with an underscore and that a file imports or looks up; `_replace` is public."""
     tree, found, known = ast.parse(path.read_text(encoding="utf-8")), set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -125,7 +126,10 @@ def _record(a: Architecture, weights: dict[str, Any], made: Any) -> Record:
 def _turns(head: Head, found: Recorded) -> np.ndarray:
     T, H = found.embedding.shape[1], found.architecture.d_head
     basis = jnp.broadcast_to(jnp.eye(H, dtype=head.W_Q.dtype), (T, H, H))
-    return np.asarray(head.rotated(basis, jnp.arange(T)[:, None]), np.float64)
+    return np.asarray(_rotated(head, basis, jnp.arange(T)[:, None]), np.float64)
+
+
+_rotated = jax.jit(Head.rotated)
 
 
 @lru_cache(maxsize=1024)

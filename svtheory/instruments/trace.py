@@ -19,7 +19,8 @@ not what makes this key preferred to others.
 
 Without --layer, --head, --sequence, --query and --key, the decisions of a head are the strongest, one a sequence: most
 weight on a key above an even share. The first position, where many heads of language models rest, is a key only where
---key 0 asks for it. The pass of the whole model is kept in memory, some 4 (layers + 1) numbers a token and dimension.
+--key 0 asks for it. The pass of the whole model is kept in memory: all attention, and some 4 numbers a layer, token
+and dimension.
 """
 
 from collections.abc import Sequence

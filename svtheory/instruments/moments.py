@@ -136,7 +136,9 @@ def seen_rescaled(head: Head, queries: Array, keys: Array, real: Array | None) -
         # of the tokens, not of their products, which would lose the small axes in float32
         _, lengths, axes = safe_svd(jnp.linalg.qr(jnp.where(inside, rows - mean[None, :], 0), mode="r"))
         kept = lengths > numerical_rank_tolerance(lengths, min(rows.shape))
-        return Root(axes.T, jnp.where(kept, lengths / jnp.sqrt(count), 0))
+        short = max(0, min(head.W_Q.shape) - len(lengths))  # few tokens have fewer axes than a head has modes
+        lengths = jnp.pad(jnp.where(kept, lengths / jnp.sqrt(count), 0), (0, short))
+        return Root(jnp.pad(axes.T, ((0, 0), (0, short))), lengths)
 
     return side(queries, False), side(keys, head.frequencies is None)
 

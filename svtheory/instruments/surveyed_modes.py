@@ -103,10 +103,11 @@ def _moments(bundle: HeadBundle, asked: np.ndarray) -> tuple[Any, Any]:
 
 def _of_model(model: Network, layer: int, folded: bool, beside: Beside) -> tuple[tuple[np.ndarray, np.ndarray], Beside]:
     """What a layer's heads write with, and embeddings as they read them: the same for all layers that are folded."""
+    weights = model.layer(layer)
     if "embedding" not in beside.tables or not folded:
-        words = {"embedding": embedding_table(model, layer, folded)}
+        words = {"embedding": embedding_table(model, weights, folded)}
         beside = beside._replace(tables=words | {k: x for k, x in beside.tables.items() if k != "embedding"})
-    return output_weights(model, layer, folded), beside
+    return output_weights(model.architecture, weights, folded), beside
 
 
 def _compared(found: Mapping[str, Any], wanted: Wanted) -> Arrays:

@@ -1,5 +1,8 @@
 """Weights out: what of a network's weights a head writes with, and what embeddings and logits are to its heads."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from svtheory.checkpoints.architecture import Architecture
@@ -8,12 +11,12 @@ from svtheory.checks import InputError
 from svtheory.instruments.nearest import Table, table
 
 
-def output_weights(network: Network, layer: int, folded: bool) -> tuple[np.ndarray, np.ndarray]:
-    """W_V (heads, H, D) and W_O (heads, D, H) of a layer, one W_V a query head; `folded`, with the norm's gain.
+def output_weights(a: Architecture, w: Mapping[str, Any], folded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """W_V (heads, H, D) and W_O (heads, D, H) of a layer of weights w, one W_V a query head.
 
-    What a norm of what attention writes has as gain is in W_O; its scale is left out, as are all constants.
+    `folded` takes in the gain of the norm before. The gain of a norm of what attention writes is in W_O; its scale is
+    left out, as are all constants.
     """
-    a, w = network.architecture, network.layer(layer)
     W_V = np.repeat(w["W_V"], a.heads // a.key_heads, axis=0)
     W_O = np.moveaxis(w["W_O"].reshape(a.d_model, a.heads, -1), 1, 0)
     if folded and (norm := w.get("attention_norm")):
@@ -23,9 +26,9 @@ def output_weights(network: Network, layer: int, folded: bool) -> tuple[np.ndarr
     return W_V, W_O
 
 
-def embedding_table(network: Network, layer: int, folded: bool) -> Table:
-    """Embeddings as the heads of a layer read them, up to their lengths."""
-    norm = network.layer(layer).get("attention_norm")
+def embedding_table(network: Network, w: Mapping[str, Any], folded: bool) -> Table:
+    """Embeddings as the heads of a layer of weights w read them, up to their lengths."""
+    norm = w.get("attention_norm")
     gain = None if folded or not norm else norm["gain"]
     return table(network.inputs()["embedding"], gain, bool(norm) and network.architecture.norm == "layer")
 

@@ -1,5 +1,8 @@
 """Readout of models in folders: what heads write with, embeddings as they read them, text by the folder's tokenizer."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from other_models import OTHERS
@@ -33,7 +36,7 @@ def away(x):
 def test_heads_write_what_the_pass_adds_to_the_stream(kind, tmp_path):
     checkpoint = Checkpoint(written(kind, tmp_path, mlp=0.0))
     for i, layer in enumerate(read_layers(checkpoint, TOKENS, folded=True)):
-        W_V, W_O = output_weights(checkpoint, i, folded=True)
+        W_V, W_O = output_weights(checkpoint.architecture, w := checkpoint.layer(i), folded=True)
         read = np.asarray(layer.attn_in)
         found = np.einsum("hde,hef,shqk,skf->sqd", W_O, W_V, np.asarray(layer.attention), read, optimize=True)
         added = np.asarray(layer.after - layer.before)
@@ -42,8 +45,8 @@ def test_heads_write_what_the_pass_adds_to_the_stream(kind, tmp_path):
             assert ((found * added).sum(axis=-1) / lengths).min() > 0.999
         else:
             np.testing.assert_allclose(away(found), away(added), atol=2e-5 * np.abs(added).max())
-        if "attention_norm" in (w := checkpoint.layer(i)):  # the same where it stands before the weights
-            plain, other = output_weights(checkpoint, i, folded=False)
+        if "attention_norm" in w:  # the same where it stands before the weights
+            plain, other = output_weights(checkpoint.architecture, w, folded=False)
             np.testing.assert_array_equal(other, W_O)
             given = read * w["attention_norm"]["gain"]
             for h in range(len(W_V)):
@@ -56,7 +59,7 @@ def test_embeddings_and_logits_through_norms(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(4, D)).astype(np.float32)
     levelled = rows - rows.mean(axis=1, keepdims=True)
     for folded, gain in ((True, 1.0), (False, checkpoint.layer(1)["attention_norm"]["gain"])):
-        table = embedding_table(checkpoint, 1, folded)
+        table = embedding_table(checkpoint, checkpoint.layer(1), folded)
         for centred in (False, True):
             seen = gain * (levelled - (levelled.mean(axis=0) if centred else 0))
             near = vectors @ seen.T / np.linalg.norm(vectors, axis=1)[:, None] / np.linalg.norm(seen, axis=1)
@@ -95,3 +98,37 @@ def test_the_command_reads_text(kind, tmp_path):
     assert "left_out" not in outcome.results.attrs
     assert np.isfinite(outcome.results.ov_logit).all()
     assert outcome.rows[0]["writes"] != "-"
+
+
+LARGE = {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+READ = """
+import resource, sys, time
+import numpy as np
+from svtheory.checkpoints import Checkpoint, read_model
+from svtheory.instruments import readout
+
+bundle = read_model(sys.argv[1], tokens=np.random.default_rng(0).zipf(1.3, size=(20, 64)) % 50257)
+began = time.process_time()
+found = readout.survey(bundle, Checkpoint(sys.argv[1]))
+assert len(readout.rows(found)) == 144
+print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_the_shape_of_gpt2_within_3_gib(tmp_path):
+    rng, D = np.random.default_rng(0), LARGE["n_embd"]
+    shapes = {"wte.weight": (50257, D), "wpe.weight": (1024, D), "ln_f.weight": (D,), "ln_f.bias": (D,)}
+    linear = {"attn.c_attn": (D, 3 * D), "attn.c_proj": (D, D), "mlp.c_fc": (D, 4 * D), "mlp.c_proj": (4 * D, D)}
+    for i in range(12):
+        for name, shape in linear.items():
+            shapes |= {f"h.{i}.{name}.weight": shape, f"h.{i}.{name}.bias": shape[1:]}
+        shapes |= {f"h.{i}.{norm}.{part}": (D,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
+    made = {name: rng.normal(size=shape, scale=0.05).astype(np.float32) for name, shape in shapes.items()}
+    folder = write(tmp_path, LARGE, {name: x + ("ln_" in name and "weight" in name) for name, x in made.items()})
+    done = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, peak = map(float, done.stdout.split())
+    print(f"{seconds:.0f} s of processor time, {peak:.2f} GiB")
+    assert peak < 3
+    assert seconds < 80  # of two processors for 40 s

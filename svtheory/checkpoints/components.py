@@ -8,7 +8,8 @@ query and key, whose own norms are held likewise (T23):
     q = R_p t s E sum_c c + bias,    E = diag(gain_q) W_Q diag(gain) C,
 
 C the LayerNorm's centring, s and t the held scales. Norms behind attention and MLPs are held too. The norm's bias and
-the head's own, `W_Q beta + b_Q`, are the last component. Vectors are in float64; the pass they come from is JAX's.
+the head's own, `W_Q beta + b_Q`, are the last component. Vectors are float64, but what
+heads took is mapped in the dtype of the weights, as in the pass.
 """
 
 from dataclasses import dataclass

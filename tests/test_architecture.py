@@ -108,7 +108,7 @@ FOREIGN = ("jax", "jaxlib", "flax", "orbax", "optax", "numpy", "xarray")
 
 
 def private_names(path: Path) -> set[str]:
-    """Names of other packages that begin with an underscore and that a file imports or looks up."""
+    """Names of others that begin with an underscore and that a file imports or looks up; `_replace` is public."""
     tree, found, known = ast.parse(path.read_text(encoding="utf-8")), set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -121,7 +121,7 @@ def private_names(path: Path) -> set[str]:
         known |= set(of_others.values())
         found |= {name for name in of_others if any(part.startswith("_") for part in name.split("."))}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr):
+        if isinstance(node, ast.Attribute) and re.match("_(?!_|replace$)", node.attr):
             whole = ast.unparse(node)
             found |= {whole} if whole.partition(".")[0] in known else set()
     return found

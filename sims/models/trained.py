@@ -183,10 +183,20 @@ def transformer(recipe: Recipe, parameters: dict[str, Array]) -> Transformer:
     return nnx.merge(nnx.graphdef(jax.eval_shape(lambda: build(rngs=nnx.Rngs(0)))), parameters)
 
 
-def bundle(models: Trained, member: int, reads: list[Array], snapshot: int = -1) -> HeadBundle:
-    """One trained model as a bundle, with what its heads read, (D, n, B) by layer."""
+def bundle(
+    models: Trained, member: int, reads: list[Array], snapshot: int = -1, tokens: Array | None = None
+) -> HeadBundle:
+    """One trained model as a bundle of every weight, with what its heads read, (D, n, B) by layer.
+
+    With the tokens (symbols, n, B) of which it read that, `svtheory.checkpoints.network` runs it.
+    """
     x = {name: np.asarray(a, np.float32) for name, a in models.model(member, snapshot).items()}
     named = {name: x.pop(name) for name in ("W_Q", "W_K", "b_Q", "b_K") if name in x}
+    if "W_P" in x:
+        x["W_pos"] = x.pop("W_P")
+    if tokens is not None:
+        symbols = np.moveaxis(np.asarray(tokens), (0, 1, 2), (2, 1, 0))
+        x["tokens"] = symbols[..., 0] if symbols.shape[2] == 1 else symbols
     recipe = models.recipe
     metadata = {
         "source": "trained by sims, attention-only transformer",
@@ -194,6 +204,9 @@ def bundle(models: Trained, member: int, reads: list[Array], snapshot: int = -1)
         "recipe": json.dumps(asdict(recipe)),
         "positional": "learned",
         "folded": str(recipe.normalise),
+        "norm": "rms" if recipe.normalise else "none",
+        "norm_epsilon": "1e-6",
+        "orientation": "out, in",
     }
     if recipe.positions == "rotary":
         metadata |= {"positional": "rope", "rope_base": str(ROTARY_BASE)}

@@ -47,9 +47,10 @@ from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
+from svtheory.instruments.aligned import AXES, LEVEL, VARIABLES, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
 from svtheory.instruments.directions import SIDES
+from svtheory.instruments.labels import labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
@@ -111,7 +112,7 @@ def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAUL
     """Compare the singular vectors of every head with the features, columns of (D, N), in any precision."""
     bundle.check_bilinear()
     results = compared(bundle, features, jax.random.key(settings.seed), settings.draws)
-    return results.assign_attrs(bundle.metadata)
+    return labelled(results.assign_attrs(bundle.metadata), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
+from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.sources import SEQUENCES, Series, check_source, named, read_heads
 from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.progress import track
@@ -44,6 +45,12 @@ COLUMNS = {
     "sparser than chance": "Heads sparser than random heads, p at most 0.05, adjusted for all heads.",
     "low rank only": "Heads sparser than Gaussian heads alone.",
     "smallest p": "Of all heads, not adjusted.",
+}
+
+VARIABLES: Labels = {
+    **sparser.VARIABLES,
+    "checkpoint": "checkpoint, in the order of training",
+    "loss": ("loss that the checkpoint says", "nats"),
 }
 
 
@@ -87,7 +94,7 @@ def survey(series: Iterable[tuple[str, HeadBundle]], settings: Settings = DEFAUL
         tested = sparser.tested(heads, key, settings.draws, readings=1).isel(reading=0, drop=True)
         cut = {name: x for name, x in heads.metadata.items() if name == "sequences"}
         found[name] = tested.assign(loss=loss).assign_attrs(cut)
-    return xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
+    return labelled(xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found)), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

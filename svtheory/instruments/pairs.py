@@ -32,7 +32,8 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.dictionaries import Dictionary
 from svtheory.heads.pairs import PARTS
 from svtheory.instruments.dictionaries import Place, check_fits, named, read_features
-from svtheory.instruments.paired import paired, written
+from svtheory.instruments.labels import labelled
+from svtheory.instruments.paired import VARIABLES, paired, written
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.reports.options import Options, at_least
@@ -121,7 +122,7 @@ def survey(bundle: HeadBundle, dictionary: Dictionary, settings: Settings = DEFA
     results = paired(bundle, found, layer, settings.top)
     results = results.assign(unexplained=found.unexplained, active_features=active.mean())
     about = {"dictionary": repr(dictionary), "features_in_use": len(found.used)}
-    return results.assign_attrs({**bundle.metadata, **about})
+    return labelled(results.assign_attrs({**bundle.metadata, **about}), VARIABLES)
 
 
 def _check_stream(bundle: HeadBundle, layer: int) -> None:

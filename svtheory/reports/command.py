@@ -99,7 +99,7 @@ def perform(name: str, folder: Path, config: Any, line: str, about: str, find: C
     with plotting.style(), runs.started(folder, name, config, line):
         outcome = find(folder)
         runs.finish(folder, outcome, time.perf_counter() - began)
-        page = report(folder, about, outcome)
+        page = outcome.page or report(folder, about, outcome)
         with runs.atomic(folder / "report.html") as path:
             path.write_text(page, encoding="utf-8")
     return outcome

@@ -42,19 +42,21 @@ class Outcome:
     """What an experiment found.
 
     summary   headline figures, flat, with units in the names
-    results   labelled arrays
+    results   labelled arrays, of one dataset or a tree of several
     figures   exhibits by file name
     rows      the table that is reported, one dict a row
     answers   sentences that say what it amounts to
     columns   what columns of the table say
+    page      the page that shows it, where it has one of its own
     """
 
     summary: Mapping[str, Any]
-    results: xr.Dataset
+    results: xr.Dataset | xr.DataTree
     figures: Mapping[str, Exhibit]
     rows: list[dict[str, Any]]
     answers: Sequence[str] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    page: str = ""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import importlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -43,9 +44,16 @@ class Child:
         folder.mkdir(parents=True, exist_ok=True)
         self.files = folder / "stdout", folder / "stderr"
         sys.stdout.flush(), sys.stderr.flush()
+        # through a pipe: what is said is no file whose size is limited
+        read, write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os._exit(_run(work, self.files, limits or {}))
+            os.close(read)
+            os._exit(_run(work, (self.files[0], write), limits or {}))
+        os.close(write)
+        with self.files[1].open("w") as file:
+            self.reader = subprocess.Popen(["cat"], stdin=read, stdout=file)
+        os.close(read)
 
     def send(self, number: int) -> None:
         """A signal."""
@@ -66,6 +74,7 @@ class Child:
             if time.monotonic() > until:
                 return None
             time.sleep(0.005)
+        self.reader.wait()
         code, used = os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime
         return Ended(code, *(file.read_text(errors="replace") for file in self.files), used)
 
@@ -81,13 +90,13 @@ class Child:
         return found
 
 
-def _run(work: Callable[[], Any], files: tuple[Path, Path], limits: dict[int, int]) -> int:
+def _run(work: Callable[[], Any], outputs: tuple[Path, int], limits: dict[int, int]) -> int:
     """The exit code of `work`, in the forked process."""
     code = 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
     try:
-        for number, file in enumerate(files, 1):
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(outputs[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(outputs[1], 2)
         for limit, size in limits.items():
             resource.setrlimit(limit, (size, resource.getrlimit(limit)[1]))
         work()

@@ -157,8 +157,10 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     _drop(checkpoints(folder))
 
 
-def storable(results: xr.Dataset) -> xr.Dataset:
-    """The same under names and with text that netCDF can hold, whatever metadata and names from outside are."""
+def storable(results: Any) -> Any:
+    """A dataset, or a tree of some, under names and with text that netCDF can hold, whatever those from outside are."""
+    if isinstance(results, xr.DataTree):
+        return results.map_over_datasets(storable)
     kept = results.rename({name: str(name).replace("/", "|") for name in results.variables if "/" in str(name)})
     texts = {name: x for name, x in kept.coords.items() if x.dtype.kind in "UO"}
     sound = np.vectorize(_stored, otypes="O")

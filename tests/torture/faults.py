@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from svtheory.checks import InputError
 from svtheory.reports.runs import read_manifest
 from tests.torture.commands import COMMANDS
-from tests.torture.kills import PLACES, differences, doomed, unkilled
+from tests.torture.kills import PLACES, differences, doomed, trained_walk, unkilled
 from tests.torture.processes import Child, Ended, command, said
 from tests.torture.sound import write_bundle
 
@@ -137,14 +136,7 @@ def trainer(folder: Path) -> dict[str, Any]:
 
 def damage_trainer(sound: Path, damaged: Path, report: Path) -> None:
     """In a process of its own."""
-    from sims.engines.ensemble import train
-
-    def run(folder: Path) -> list[bytes]:
-        keys = jax.random.split(jax.random.key(0), 3)
-        trained, history = train(walk, jnp.zeros((3, 5)), keys, 40, chunk=10, checkpoint=folder)
-        return [np.asarray(x).tobytes() for x in (trained, history["length"])]
-
-    whole, tally, rng = run(sound), Tally(), np.random.default_rng(0)
+    whole, tally, rng = trained_walk(sound), Tally(), np.random.default_rng(0)
     files = [path.relative_to(sound) for path in sorted(sound.rglob("*")) if path.is_file() and path.stat().st_size]
     for number in range(BYTES):
         shutil.rmtree(damaged, ignore_errors=True)
@@ -153,19 +145,13 @@ def damage_trainer(sound: Path, damaged: Path, report: Path) -> None:
         how = damage(damaged / file, number, rng)
         tally.faults += 1
         try:
-            tally.failures += [f"{how} {file}: other numbers"] * (run(damaged) != whole)
+            tally.failures += [f"{how} {file}: other numbers"] * (trained_walk(damaged) != whole)
         except InputError as error:
             tally.refused += 1
             tally.failures += [f"{how} {file}: {error}"] * ("\n" in str(error) or str(damaged) not in str(error))
         except Exception as error:
             tally.failures.append(f"{how} {file}: {error!r:.300}")
     report.write_text(json.dumps(tally.counts()))
-
-
-def walk(x: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-    """A step of a random walk."""
-    x = x + jax.random.normal(key, x.shape)
-    return x, {"length": jnp.sum(x**2)}
 
 
 def started(name: str, folder: Path) -> tuple[Tally, np.random.Generator]:

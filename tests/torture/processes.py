@@ -42,7 +42,7 @@ class Child:
 
     def __init__(self, work: Callable[[], Any], folder: Path, limits: dict[int, int] | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        self.files = folder / "stdout", folder / "stderr"
+        self.files, self.last = (folder / "stdout", folder / "stderr"), None
         sys.stdout.flush(), sys.stderr.flush()
         # through a pipe: what is said is no file whose size is limited
         read, write = os.pipe()
@@ -70,13 +70,17 @@ class Child:
     def wait(self, seconds: float = 600) -> Ended | None:
         """How it ended, or None where it still runs after so many seconds."""
         until = time.monotonic() + seconds
-        while (ended := os.wait4(self.pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > until:
+        while self.last is None:
+            found, status, used = os.wait4(self.pid, os.WNOHANG)
+            if found:
+                self.reader.wait()
+                texts = [file.read_text(errors="replace") for file in self.files]
+                self.last = Ended(os.waitstatus_to_exitcode(status), *texts, used.ru_utime + used.ru_stime)
+            elif time.monotonic() > until:
                 return None
-            time.sleep(0.005)
-        self.reader.wait()
-        code, used = os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime
-        return Ended(code, *(file.read_text(errors="replace") for file in self.files), used)
+            else:
+                time.sleep(0.005)
+        return self.last
 
     def ended(self, seconds: float = 600) -> Ended:
         """How it ended; what runs longer is killed, and has code -9."""
@@ -84,7 +88,8 @@ class Child:
 
     def killed(self) -> Ended:
         """How it ended, having been killed if it had not."""
-        self.send(signal.SIGKILL)
+        if self.last is None:
+            self.send(signal.SIGKILL)
         found = self.wait()
         assert found is not None
         return found

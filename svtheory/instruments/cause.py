@@ -131,19 +131,11 @@ def survey(
     Raises InputError for a bundle without what is needed, that is not of the model, or whose tokens are all equal, and
     for heads, keys or targets that are not there.
     """
-    real = bundle.real
-    model = network(bundle) if model is None else model
-    model.require_unembedding()
-    tokens, heads = _tokens(bundle), _chosen_heads(bundle, settings)
-    symbols = len(model.outputs()["unembedding"])
-    targets = (
-        _next_tokens(tokens, real, settings.at) if targets is None else _checked("targets", targets, real, symbols)
-    )
-    keys = None if keys is None else _checked("keys", keys, real, real.shape[1])
-    asked = Asked(bundle, model, settings, keys, targets, _directions(features or {}, bundle.W_Q.shape[-1]))
+    heads = _chosen_heads(bundle, settings)
+    asked = _asked(bundle, model, settings, keys, targets, features or {})
     normed = bundle.scoring.query_key_norm != "none"
     moments = lru_cache(1)(lambda layer: None if normed else moments_of(bundle, layer))
-    found, befores = [], enumerate(_befores(model, bundle, tokens))
+    found, befores = [], enumerate(_befores(asked.model, bundle))
     at, before = next(befores)
     for layer, head in track(heads, "heads edited"):
         while at < layer:
@@ -153,9 +145,29 @@ def survey(
     return labelled(_of_all(bundle, heads, found).assign_attrs({**bundle.metadata, **said}), VARIABLES)
 
 
-def _befores(model: Network, bundle: HeadBundle, tokens: np.ndarray) -> Iterator[Array]:
+def _asked(
+    bundle: HeadBundle, model: Network | None, settings: Settings, keys: Any, targets: Any, features: Any
+) -> Asked:
+    """What is asked of every head, checked; raises InputError as `survey` does."""
+    real, shape = bundle.real, bundle.W_Q.shape
+    if "tokens" not in bundle.others:
+        raise InputError("bundle must hold tokens, those that its heads read, got one without")
+    model = network(bundle) if model is None else model
+    model.require_unembedding()
+    a = model.architecture
+    if (found := (a.layers, a.heads, a.d_head, a.d_model)) != shape:
+        raise InputError(f"model must have the heads of the bundle, {shape}, got {found}")
+    if targets is None:
+        targets = _next_tokens(bundle.others["tokens"], real, settings.at)
+    else:
+        targets = _checked("targets", targets, real, len(model.outputs()["unembedding"]))
+    keys = None if keys is None else _checked("keys", keys, real, real.shape[1])
+    return Asked(bundle, model, settings, keys, targets, _directions(features, shape[-1]))
+
+
+def _befores(model: Network, bundle: HeadBundle) -> Iterator[Array]:
     """The residual stream before each layer; raises InputError where heads read something else than the bundle says."""
-    passed = read_layers(model, tokens, bundle.scoring.folded, attention=False)
+    passed = read_layers(model, bundle.others["tokens"], bundle.scoring.folded, attention=False)
     for i, (made, given) in enumerate(zip(passed, read_inputs(bundle), strict=True)):
         distance = np.abs(np.asarray(made.attn_in) - given)[bundle.real].max() / np.abs(given[bundle.real]).max()
         if not distance <= SAME:
@@ -181,12 +193,6 @@ def _chosen_heads(bundle: HeadBundle, settings: Settings) -> list[tuple[int, int
     if strange := [name for name in settings.heads if name not in every]:
         raise InputError(f"--heads must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
     return [divmod(i, bundle.W_Q.shape[1]) for i, name in enumerate(every) if name in (settings.heads or every)]
-
-
-def _tokens(bundle: HeadBundle) -> np.ndarray:
-    if "tokens" not in bundle.others:
-        raise InputError("bundle must hold tokens, those that its heads read, got one without")
-    return bundle.others["tokens"]
 
 
 def _next_tokens(tokens: np.ndarray, real: np.ndarray, at: str) -> np.ndarray:

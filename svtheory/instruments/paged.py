@@ -34,7 +34,7 @@ COLUMNS = {
     "modes for 90 %": "How many singular values, the largest first, hold 90 % of the sum of all squares.",
     "S": "Mean sparseness over decisions: 1/K if one term is all, 1 if all are equal (sad).",
     "chance S": "The same of random heads on the same tokens, the lower of two kinds.",
-    "gap_1/sigma_1": "The distance of the first singular value to the next, relative to it (spectra).",
+    "first gap": "The distance of the first singular value to the next, relative to it (spectra).",
 }
 
 Parts = Mapping[str, xr.Dataset]
@@ -76,7 +76,7 @@ def row(here: Parts) -> dict[str, Any]:
             tests = of["sad"].sel(reading=reading)
             found[f"{called}S"] = float(tests.sparseness.mean())
             found[f"{called}chance S"] = float(tests.null_mean.sel(null=list(NULLS)).min())
-        found[f"{called}gap_1/sigma_1"] = float(spectrum.gap[0]) / float(values[0]) if values[0] else np.nan
+        found[f"{called}first gap"] = float(spectrum.gap[0]) / float(values[0]) if values[0] else np.nan
     return found
 
 
@@ -104,11 +104,11 @@ def _sequences(parts: Parts) -> list[list[str]]:
     read = parts.get("readout", parts.get("attention"))
     if read is None:
         return []
-    if "piece" in read:
-        return [[piece for piece in row if piece] for row in read["piece"].values.tolist()]
     if "token" in read:
         tokens = read["token"].values.reshape(*read["token"].shape[:2], -1)
-        return [[".".join(map(str, token)) for token in row if token[0] >= 0] for row in tokens.tolist()]
+        named = np.array([[".".join(map(str, token[token >= 0])) for token in row] for row in tokens])
+        called, kept = read["piece"].values if "piece" in read else named, (tokens >= 0).any(axis=-1)
+        return [row[here].tolist() for row, here in zip(called, kept, strict=True)]
     return [[f"position {i}" for i in range(row.sum())] for row in read["mask"].values]
 
 

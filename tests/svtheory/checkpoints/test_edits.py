@@ -73,7 +73,8 @@ def test_a_kind_of_layer_is_traced_once(tmp_path, monkeypatch):
     assert len(traced) == 2
 
 
-@pytest.mark.parametrize("kind", ["qwen3", pytest.param("olmo2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen3", "olmo2"])
 def test_scales_of_query_key_norms_are_held(tmp_path, kind):
     """Heads that normalise are bilinear in tokens that each rescales: these lose a mode, the scale does not move."""
     folder = write(tmp_path, OTHERS[kind], other_weights(kind))

@@ -1,5 +1,6 @@
 """A page of heads: every number on it is one of an instrument's, found again by the call that stands beside it."""
 
+import html
 import json
 import re
 
@@ -8,9 +9,9 @@ import pytest
 import xarray as xr
 
 from svtheory import HeadBundle, decompose, save_heads
-from svtheory.instruments import attended, drawn, explain, page, sad, sources, spectra
+from svtheory.instruments import attended, drawn, page, sources
 from svtheory.instruments.command import run as command
-from svtheory.instruments.paged import heads_of, parts_of
+from svtheory.instruments.paged import INSTRUMENTS, heads_of, parts_of
 
 LAYERS, HEADS, H, D, SYMBOLS, SEQUENCES, T = 2, 2, 3, 6, 5, 6, 7
 RNG = np.random.default_rng(0)
@@ -45,7 +46,8 @@ def test_of_weights_alone_there_are_spectra_and_a_sentence_for_the_rest(weights_
     bundle, tree = weights_alone
     assert list(tree.children) == ["spectra"]
     data = data_of(page.html(tree))
-    assert data["without"] == dict.fromkeys(("attention", "explain", "sad"), page.NO_INPUTS)
+    assert set(data["without"]) == {"sad", "readout", "attention", "trace", "cause", "explain"}
+    assert all("bundle must hold" in why for why in data["without"].values())
     assert list(data["heads"]) == ["0.0", "0.1", "1.0", "1.1"]
     shown = data["heads"]["1.0"]["spectrum"]["raw"]
     values = np.linalg.svd(bundle.W_Q[1, 0].T @ bundle.W_K[1, 0], compute_uv=False)[:H]
@@ -59,7 +61,7 @@ def test_the_table_of_all_heads_has_a_row_a_head(weights_alone):
     assert [(row["layer"], row["head"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for row, here in zip(rows, heads_of(parts_of(tree)), strict=True):
         first = here["spectra"].sel(reading="raw").squeeze()
-        assert row["gap_1/sigma_1"] == pytest.approx(float(first.gap[0] / first.singular_value[0]))
+        assert row["first gap"] == pytest.approx(float(first.gap[0] / first.singular_value[0]))
     assert page.html(tree).count('<th scope="row">') == LAYERS * HEADS
 
 
@@ -93,16 +95,24 @@ def test_attention_is_the_heads_own_where_there_are_tokens():
 
 @pytest.mark.slow
 def test_every_part_is_found_by_the_call_beside_it():
-    bundle = heads()
-    tree = page.survey(bundle, QUICK)
-    assert set(tree.children) == {"spectra", "sad", "attention", "explain"}
-    names = {"bundle": bundle, "spectra": spectra, "sad": sad, "attended": attended, "explain": explain}
-    names["sources"] = sources
+    heads_ = heads()
+    tree = page.survey(heads_, settings=QUICK)
+    assert set(tree.children) == {"spectra", "sad", "readout", "attention", "explain"}
+    names = {"attended": attended, "sources": sources, "bundle": heads_, **INSTRUMENTS}
     for name, part in parts_of(tree).items():
         call = part.attrs.pop("call")
         xr.testing.assert_identical(eval(call, names), part)
-        assert call in page.html(tree), name
+        assert call in html.unescape(page.html(tree)), name
     for row, here in zip(page.rows(tree), heads_of(parts_of(tree)), strict=True):
         tested = here["sad"].squeeze()
         assert row["balanced: S"] == pytest.approx(float(tested.sparseness.sel(reading="balanced").mean()))
         assert row["hypothesis"] in here["explain"].hypothesis.values
+
+
+def test_decisions_are_where_attention_is_most_above_an_even_share():
+    weights = np.zeros((1, 1, 1, 4, 4))
+    weights[0, 0, 0] = [[1, 0, 0, 0], [0.2, 0.8, 0, 0], [0.9, 0.05, 0.05, 0], [0, 0, 0.9, 0.1]]
+    found = xr.Dataset({"attention": (("layer", "head", "sequence", "query", "key"), weights)})
+    # of the third query most is on position 0
+    assert attended.strongest(found, 3).tolist() == [[0, 0, 0, 3, 2], [0, 0, 0, 1, 1]]
+    assert attended.strongest(found, 1).tolist() == [[0, 0, 0, 3, 2]]

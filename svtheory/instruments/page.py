@@ -1,14 +1,15 @@
 """Page: all heads of a model on one page that needs no network, each with what it reads, writes and attends to.
 
-SOURCE is a bundle, or the folder of a model with --text. The page is one HTML file, report.html in the run's folder:
-a table of all heads that can be sorted, and for each head its spectrum, raw and as its data see it, its attention to
-the first sequences, the hypotheses about it, and every number that instruments say of it. Whatever an instrument cannot
-say of this source stands there in a sentence. It opens without a network and asks for nothing.
+SOURCE is a bundle, or the folder of a model with --text. The page is one HTML file, report.html in the run's folder: a
+table of all heads that can be sorted, and for each head its spectrum, raw and as its data see it, what moves its modes
+and what it writes (readout), its attention to the first sequences, its decisions there as sums over what wrote to them
+(trace), what removing its directions does (cause), and the hypotheses about it. What cannot be said of this source
+stands there in a sentence. It opens without a network and asks for nothing.
 
 Every number is one of an instrument's dataset, and beside it stands the call that finds it; results.nc holds these
-datasets as groups. Instruments run here with fewer draws and samples drawn again than alone, and hypotheses about wide
-heads are asked of few sequences, so that a small model takes minutes: --draws, --resamples, --largest and --asked ask
-for more.
+datasets as groups. Some instruments look less far here than alone, so that a model of 144 heads takes minutes: fewer
+random heads (--draws), permuted templates (--permuted) and samples drawn again (--resamples); hypotheses about wide
+heads are asked of few sequences (--asked); directions are removed of a folder's heads that are named (--causes).
 
 How many modes are enough for 90 % is said by squares of singular values: raw, of the head's matrix, and balanced, where
 the square of a value is the variance of that mode's part of a score (T22).

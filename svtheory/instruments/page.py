@@ -105,7 +105,7 @@ ROOTS = 500
 
 def requested(source: Source, settings: Request) -> xr.DataTree:
     """What the command asks for."""
-    positions(settings)
+    positions(settings)  # before anything is read
     bundle = source.bundle(sequences=SEQUENCES)
     settings = replace(settings, **read_as(source.label, settings))
     model = None if bundle.attn_in is None or source.is_bundle else source.network(bundle)
@@ -128,9 +128,12 @@ def survey(
     features  of a dictionary, columns (D, N), for `readout`
 
     Each dataset says in its attribute `call` by which call it is found, the tree's `without_NAME` why one is left out.
-    Raises InputError where not even spectra are found.
+    Raises InputError where not even spectra are found, for settings of positions that are none, and unknown heads.
     """
-    seed = settings.seed
+    positions(settings)
+    every, seed = [f"{layer}.{head}" for layer, head in np.ndindex(bundle.W_Q.shape[:2])], settings.seed
+    if strange := [name for name in settings.causes if name not in every]:
+        raise InputError(f"--causes must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
     parts, without = {"spectra": _found("spectra", bundle, spectra.Settings(seed=seed))}, {}
     finds: dict[str, Callable[[], xr.Dataset]] = {
         "sad": lambda: _found("sad", bundle, sad.Settings(draws=settings.draws, seed=seed)),

@@ -118,18 +118,40 @@ def trained(recipe: Recipe, out: Path) -> Trained:
         with alone(checkpoint):  # another experiment may need the same models now
             _keep(path, _train(recipe, checkpoint))
             shutil.rmtree(checkpoint, ignore_errors=True)
-    with safe_open(path, framework="np") as file:
-        seconds = json.loads(file.metadata()["seconds"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    seconds, arrays = _kept(path)
     return Trained(recipe, arrays, arrays.pop("steps"), *seconds)
 
 
+def _kept(path: Path) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Seconds and arrays of a file; raises InputError for one that cannot be read or is not as it was saved."""
+    try:
+        with safe_open(path, framework="np") as file:
+            told = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        seconds = json.loads(told["seconds"])
+    except Exception as error:  # whatever safetensors and json throw on a file
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+    if told.get("content", content := _content(arrays)) != content:
+        raise InputError(f"{path} is not as it was saved: its checksum is another; remove it")
+    return seconds, arrays
+
+
+def _content(arrays: dict[str, np.ndarray]) -> str:
+    """A checksum of arrays and their names."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
+
+
 def _keep(path: Path, models: Trained) -> None:
+    arrays = models.parameters | {"steps": models.steps}
     metadata = {
         "recipe": json.dumps(asdict(models.recipe)),
         "seconds": json.dumps([models.seconds, models.processor_seconds]),
+        "content": _content(arrays),
     }
-    arrays = models.parameters | {"steps": models.steps}
     with atomic(path) as temporary:
         save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary, metadata)
 

@@ -112,7 +112,7 @@ def network(bundle: HeadBundle) -> Network:
     something else than attn_in.
     """
     made = AttentionOnly(bundle)
-    for i, layer in enumerate(read_layers(made, bundle.others["tokens"], bundle.scoring.folded, attention=False)):
+    for i, layer in enumerate(read_layers(made, bundle.others["tokens"], bundle.scoring.folded)):
         check_read(bundle, i, layer.attn_in)
     return made
 

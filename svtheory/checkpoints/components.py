@@ -8,13 +8,15 @@ query and key, whose own norms are held likewise (T23):
     q = R_p t s E sum_c c + bias,    E = diag(gain_q) W_Q diag(gain) C,
 
 C the LayerNorm's centring, s and t the held scales. Norms behind attention and MLPs are held too. The norm's bias and
-the head's own, `W_Q beta + b_Q`, are the last component. Vectors are in float64; the pass they come from is JAX's.
+the head's own, `W_Q beta + b_Q`, are the last component. Vectors are float64, but what
+heads took is mapped in the dtype of the weights, as in the pass.
 """
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -125,7 +127,10 @@ def _record(a: Architecture, weights: dict[str, Any], made: Any) -> Record:
 def _turns(head: Head, found: Recorded) -> np.ndarray:
     T, H = found.embedding.shape[1], found.architecture.d_head
     basis = jnp.broadcast_to(jnp.eye(H, dtype=head.W_Q.dtype), (T, H, H))
-    return np.asarray(head.rotated(basis, jnp.arange(T)[:, None]), np.float64)
+    return np.asarray(_rotated(head, basis, jnp.arange(T)[:, None]), np.float64)
+
+
+_rotated = jax.jit(Head.rotated)
 
 
 @lru_cache(maxsize=1024)

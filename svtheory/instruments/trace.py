@@ -19,7 +19,8 @@ not what makes this key preferred to others.
 
 Without --layer, --head, --sequence, --query and --key, the decisions of a head are the strongest, one a sequence: most
 weight on a key above an even share. The first position, where many heads of language models rest, is a key only where
---key 0 asks for it. The pass of the whole model is kept in memory, some 4 (layers + 1) numbers a token and dimension.
+--key 0 asks for it. The pass of the whole model is kept in memory: all attention, and some 4 numbers a layer, token
+and dimension.
 """
 
 from collections.abc import Sequence
@@ -231,8 +232,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         this = here.sel(side=side)
         some = places(this.isel(component=slice(SHOWN)), "component")
         row[side] = "; ".join(_named(component) for component in some if called(component))
-        shown = float(this.contribution[:SHOWN].sum())
-        row[f"{side}, rest"] = float(here.score) - shown
+        row[f"{side}, rest"] = float(this.contribution[SHOWN:].sum() + this.remainder)
     return {**row, "gap": float(here.gap)}
 
 
@@ -256,7 +256,7 @@ def answers(results: xr.Dataset) -> list[str]:
         kinds = roots.sel(side=side).isel(component=0).kind.values
         counted = [(int((kinds == kind).sum()), kind) for kind in KINDS]
         most = ", ".join(f"{kind} in {count}" for count, kind in sorted(counted, reverse=True) if count)
-        said.append(f"At the {side}'s position most is added by: {most} of {len(kinds)} decisions.")
+        said.append(f"The strongest component at the {side}'s position: {most} of {len(kinds)} decisions.")
     count, followed = results.sizes["decision"], results.sizes["decision"] - roots.sizes["decision"]
     exact = f"Components sum to every score to {float(results.gap.max()):.1g} of the head's scores"
     return [*said, f"{exact}; of {count} decisions {followed} are those of heads behind others."]

@@ -165,7 +165,8 @@ def _part(
     """One decision of components (n, H) of either side; factors (readings, H, K), blocks (readings, K, modes)."""
     whole = [x.sum(axis=0) for x in vectors]
     terms = [x @ y / divisor for x, y in zip(vectors, reversed(whole), strict=True)]
-    kept = [np.argsort(-np.abs(x), kind="stable")[:top] for x in terms]
+    order = [np.argsort(-np.abs(x), kind="stable") for x in terms]
+    kept = [of[:top] for of in order]
     shown = [_padded(x[some], top) for x, some in zip(vectors, kept, strict=True)]
     rows = [np.concatenate([x, (y - x.sum(axis=0))[None]]) for x, y in zip(shown, whole, strict=True)]
     modes = [x @ factor for x, factor in zip(rows, factors, strict=True)]  # (readings, top + 1, K)
@@ -178,7 +179,7 @@ def _part(
         score=float(whole[0] @ whole[1] / divisor),
         labels=np.stack([_padded(np.stack(x, axis=1)[some], top, -1) for x, some in zip(labels, kept, strict=True)]),
         contribution=np.stack([_padded(x[some], top) for x, some in zip(terms, kept, strict=True)]),
-        remainder=np.array([x.sum() - x[some].sum() for x, some in zip(terms, kept, strict=True)]),
+        remainder=np.array([x[of[top:]].sum() for x, of in zip(terms, order, strict=True)]),
         components=np.array([len(x) for x in vectors]),
         table=rows[0] @ rows[1].T / divisor,
         contribution_of_mode=of_modes[:, :top],

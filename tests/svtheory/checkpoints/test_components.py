@@ -77,9 +77,9 @@ def summed(folder, kind):
     return found
 
 
-def test_scores_with_norms_of_queries_and_keys_behind_attention_and_windows(tmp_path):
-    """Gemma 3 has every norm that is held, scaled embeddings and two rotary bases."""
-    found = summed(tmp_path, "gemma3_text")
+def test_scores_with_norms_of_queries_and_keys_and_behind_attention(tmp_path):
+    """OLMo 2 holds the norm of all heads' queries, and those behind attention and MLP; none is before heads."""
+    found = summed(tmp_path, "olmo2")
     assert set(np.unique(found.kind)) >= {"embedding", "head", "mlp"}
     assert (found.score > 0).any()
 

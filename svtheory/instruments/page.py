@@ -80,9 +80,9 @@ class Settings(Where):
     largest: Annotated[int, at_least(1)] = 64
     """Most features of a hypothesis: the commonest tokens, the first positions."""
     asked: Annotated[int | None, at_least(2)] = None
-    """Sequences that hypotheses are asked of, at most, the first ones; none: all, or where heads read more than 256
-    dimensions, those that hold 256 tokens."""
-    resamples: Annotated[int, at_least(1)] = 20
+    """Sequences that hypotheses are asked of, at most, the first ones; none: all, or where heads read more than 192
+    dimensions, those that hold 192 tokens."""
+    resamples: Annotated[int, at_least(1)] = 10
     """Times that samples are drawn again, for intervals of hypotheses."""
     seed: int = 0
     """Seed of whatever is random."""
@@ -97,7 +97,7 @@ class Request(Place, Settings):
 
 
 DEFAULTS = Settings()
-WIDE = 256
+WIDE = 192
 """Dimensions of what heads read, and tokens: what hypotheses cost grows with the square of the smaller number."""
 ROOTS = 500
 """Decisions that are traced, at most, if heads have one in each sequence."""

@@ -47,13 +47,14 @@ from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
-from svtheory.instruments.aligned import AXES, LEVEL, compared, nulls
+from svtheory.instruments.aligned import AXES, LEVEL, VARIABLES, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
 from svtheory.instruments.directions import SIDES
+from svtheory.instruments.labels import labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or, plain
 from svtheory.reports.tables import at_most
 
 COLUMNS = {
@@ -111,7 +112,7 @@ def survey(bundle: HeadBundle, features: np.ndarray, settings: Settings = DEFAUL
     """Compare the singular vectors of every head with the features, columns of (D, N), in any precision."""
     bundle.check_bilinear()
     results = compared(bundle, features, jax.random.key(settings.seed), settings.draws)
-    return results.assign_attrs(bundle.metadata)
+    return labelled(results.assign_attrs(bundle.metadata), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -205,7 +206,7 @@ def figure(results: xr.Dataset, axes: Any = None) -> Figure:
     drawn, axes = panels_or(axes, columns=len(readings), width=max(5.0, min(0.2 * heads, 7)), height=4.6)
     for ax, reading in zip(axes, readings, strict=True):
         draw(ax, results.sel(reading=reading))
-        names = [results.attrs[name] for name in ("bundle", "features") if name in results.attrs]
+        names = [plain(results.attrs[name]) for name in ("bundle", "features") if name in results.attrs]
         ax.set(title=f"{' with '.join(names)}: {reading}" if names else reading)
     axes[0].set(ylabel="best |cos| with a feature")
     return drawn

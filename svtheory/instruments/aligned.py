@@ -27,6 +27,7 @@ from svtheory.instruments.directions import (
     readings,
     unit,
 )
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.sources import check_tokens_differ, check_values_held
 from svtheory.instruments.survey import PLACE, adjusted, over_heads
 from svtheory.spectra.alignments import alignment_p_value, chance_alignment
@@ -34,6 +35,36 @@ from svtheory.spectra.alignments import alignment_p_value, chance_alignment
 LEVEL = 0.05
 AXES = (*PLACE, "side", "reading")
 CHANCE = ("matched", "isotropic", "balanced", "gaussian")  # kinds of random heads
+
+VARIABLES: Labels = {
+    "best_cosine": "|cos| of a vector with the feature nearest to it",
+    "best_feature": "that feature, by its index in the dictionary",
+    "mean_removed": "share of a vector's square along the mean token, which is projected out",
+    "block_cosine": "length of a unit feature's projection on the vectors of a block, of the nearest",
+    "block_feature": "that feature, by its index in the dictionary",
+    "block_p": "how likely an isotropic subspace of the block's dimension is as near to a feature",
+    "dead_feature": "features of the dictionary that are zero, by their index",
+    "largest_cosine": "best |cos| of any vector of the head's side with any feature",
+    "isotropic_chance": "best |cos| of a random direction with the features, mean (T12)",
+    "isotropic_chance_of_a_head": "best |cos| of as many random directions as the head has vectors, mean (T12)",
+    "isotropic_p": "how likely random directions do as well, for all vectors and features of the head",
+    "random_p": "share of random heads, the largest of all kinds, with a vector as well aligned",
+    "random_p_least": "what that share might yet become, at least, were draws to go on",
+    "random_draws": ("random heads drawn of each kind", "heads"),
+    "draws_at_most": ("random heads of each kind, at most", "heads"),
+    "isotropic_adjusted_p": "isotropic p-value, adjusted over heads and sides",
+    "random_adjusted_p": "p-value of random heads, adjusted over heads and sides",
+    "matched_chance": "best |cos| of a direction drawn with the tokens' covariance, mean",
+    **{
+        f"{kind}_chance_of_a_head{suffix}": f"{what}best |cos| of any vector of a random head, {of}, mean"
+        for kind, of in (
+            ("matched", "directions drawn with the tokens' covariance"),
+            ("balanced", "of the balanced spectrum"),
+            ("gaussian", "of independent Gaussian entries"),
+        )
+        for suffix, what in (("", ""), ("_standard_error", "standard error of the "))
+    },
+}
 
 
 def compared(bundle: HeadBundle, given: np.ndarray, key: Array, draws: int) -> xr.Dataset:

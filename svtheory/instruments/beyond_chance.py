@@ -11,12 +11,22 @@ from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.turned_heads import NULLS
 from svtheory.instruments.grades import LEVEL
 from svtheory.instruments.hypothesised import Reading
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.leads import TABLE
 from svtheory.instruments.survey import adjusted
 from svtheory.progress import track
 
 ROUND = 99
 """Random heads at a time."""
+VARIABLES: Labels = {
+    "p_value": "share of random heads that the hypothesis explains as well",
+    "p_value_for_all": "p-value times the number of hypotheses (Bonferroni)",
+    "adjusted_p_value": "the same, adjusted over heads (Benjamini and Hochberg)",
+    "adjusted_p_value_least": "what the adjusted p-value might yet become, at least, were draws to go on",
+    "draws": ("random heads drawn", "heads"),
+    "null": "functional cosine of the hypothesis with a random head",
+    "random_head": "what of the head is turned at random: its whitened form, or the head itself",
+}
 
 
 class Part(NamedTuple):

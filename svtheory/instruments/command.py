@@ -36,7 +36,8 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
             if cut := found.attrs.get("sequences"):
                 summary["sequences"] = cut
                 answers.append(f"Read on {cut} sequences; --sequences takes more.")
-            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS)
+            page = instrument.html(found, line) if hasattr(instrument, "html") else ""
+            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS, page)
 
         outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
         page = f"{folder / 'report.html'}"

@@ -39,6 +39,7 @@ from svtheory.heads.hypotheses import Hypothesis
 from svtheory.instruments.arrays import read_arrays
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, read_as, samples_of
 from svtheory.instruments.head_scenarios import scenario_of_head
+from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import places
 from svtheory.laws import BernoulliUniform, Gaussian, Law
@@ -58,6 +59,29 @@ COLUMNS = {
     "theorem": "The theorem of this project that says so.",
     "side": "Queries, keys, or both.",
     "reading": "Vectors as they are, unwhitened (T15) or balanced (T22).",
+}
+
+LOGIT = "logit of unit tokens"
+VARIABLES: Labels = {
+    "condition": "condition of the theory",
+    "margin": "how far the condition is from holding, 0 where it holds exactly",
+    "promise": "least |cos| of feature and vector that the condition guarantees",
+    "theorem": "theorem of this project that says so",
+    "side": "queries, keys, or both",
+    "reading": "vectors as they are, unwhitened (T15) or balanced (T22)",
+    "query_feature": "matched feature of queries, by its index",
+    "key_feature": "matched feature of keys, by its index",
+    "singular_value": ("predicted singular value of the pair, fully trained", LOGIT),
+    "gap": ("its distance to the nearest other value", LOGIT),
+    **{
+        f"cosine_{side}{suffix}": f"predicted |cos| of the {side} feature with its {vector}, fully trained"
+        for side in ("query", "key")
+        for suffix, vector in (
+            ("", "singular vector"),
+            ("_unwhitened", "unwhitened singular vector"),
+            ("_balanced", "balanced pattern"),
+        )
+    },
 }
 
 
@@ -249,7 +273,7 @@ def dataset(found: Conditions) -> xr.Dataset:
         "told": _told(found, i.size),
     }
     named = {"condition": [row["condition"] for row in rows], **features}
-    return xr.Dataset({**columns, **at_end}, named, told)
+    return labelled(xr.Dataset({**columns, **at_end}, named, told), VARIABLES)
 
 
 def _told(found: Conditions, pairs: int) -> str:

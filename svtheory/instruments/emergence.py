@@ -27,11 +27,12 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import sparser
+from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.sources import SEQUENCES, Series, check_source, named, read_heads
 from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.progress import track
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or, plain
 from svtheory.reports.tables import picked
 
 COLUMNS = {
@@ -44,6 +45,12 @@ COLUMNS = {
     "sparser than chance": "Heads sparser than random heads, p at most 0.05, adjusted for all heads.",
     "low rank only": "Heads sparser than Gaussian heads alone.",
     "smallest p": "Of all heads, not adjusted.",
+}
+
+VARIABLES: Labels = {
+    **sparser.VARIABLES,
+    "checkpoint": "checkpoint, in the order of training",
+    "loss": ("loss that the checkpoint says", "nats"),
 }
 
 
@@ -87,7 +94,7 @@ def survey(series: Iterable[tuple[str, HeadBundle]], settings: Settings = DEFAUL
         tested = sparser.tested(heads, key, settings.draws, readings=1).isel(reading=0, drop=True)
         cut = {name: x for name, x in heads.metadata.items() if name == "sequences"}
         found[name] = tested.assign(loss=loss).assign_attrs(cut)
-    return xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found))
+    return labelled(xr.concat(list(found.values()), "checkpoint").assign_coords(checkpoint=list(found)), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -203,6 +210,6 @@ def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _name(ax: Axes, results: xr.Dataset) -> None:
-    names = [str(name) for name in results.checkpoint.values]
+    names = [plain(name) for name in results.checkpoint.values]
     ax.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 6 else 45)
     ax.set(xlabel="checkpoint" if any(":" in name for name in names) else "training steps")

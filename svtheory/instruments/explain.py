@@ -48,7 +48,7 @@ from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
 from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
-from svtheory.instruments.explained import Question, explained
+from svtheory.instruments.explained import VARIABLES, Question, explained
 from svtheory.instruments.grades import EXPLAINED, PARTLY, UNEXPLAINED, best, foremost, sentence, worth
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
@@ -59,6 +59,7 @@ from svtheory.reports.tables import at_most
 __all__ = [
     "COLUMNS",
     "DEFAULTS",
+    "VARIABLES",
     "Request",
     "Settings",
     "answers",

@@ -15,19 +15,38 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis
 from svtheory.heads.turned_heads import NULLS
 from svtheory.heads.weights import bilinear
+from svtheory.instruments.beyond_chance import VARIABLES as CHANCE_VARIABLES
 from svtheory.instruments.beyond_chance import Part, beyond_chance
 from svtheory.instruments.grades import best, grades, sentence
 from svtheory.instruments.hypothesised import Factors, Reading, side_by_side
+from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.leads import TABLE, best_members, families, leads
+from svtheory.instruments.leads import VARIABLES as LEAD_VARIABLES
 from svtheory.instruments.modes import SIDES, first_modes
+from svtheory.instruments.modes import VARIABLES as MODE_VARIABLES
 from svtheory.instruments.survey import PLACE, places
 from svtheory.progress import track
 
-UNITS = {
-    "functional_cosine": "correlation of predicted and measured logits; chance is `null`",
-    "time": "learning rate x steps x mean eigenvalues of both input moments",
-    "unvisited": "share of the square of the weights",
-    "singular_value": "logit, for inputs of length 1",
+VARIABLES: Labels = {
+    **LEAD_VARIABLES,
+    **MODE_VARIABLES,
+    **CHANCE_VARIABLES,
+    "weight_cosine": "cosine of predicted and measured Omega, directions included that no data exercises",
+    "functional_cosine": "correlation of predicted and measured logits over independent draws; chance is `null`",
+    "time": ("fitted training time", "learning rate x steps x mean eigenvalues of both input moments"),
+    "time_upper_bound": "whether any shorter time would do as well",
+    "time_lower_bound": "whether any longer time would do as well",
+    "permuted": "functional cosine of a permuted template",
+    "contrast_cosine": "functional cosine with what is left of the head in contrastive covariance's directions",
+    "contrast_chance": "the same of as many random directions, mean",
+    "contrast_chance_highest": "the same of as many random directions, 97.5th percentile",
+    "contrast_size": ("directions that contrastive covariance finds", "directions"),
+    "unvisited": "share of the square of the weights in directions that no sample exercises",
+    "singular_value": ("singular value of Omega", SCORE),
+    "centre_query": "whether the head's queries are centred, as it has a query bias that is not zero",
+    "grade": "explained, partly or unexplained",
+    "verdict": "what is said of the head",
+    "hypothesis": "what is asked of the head",
 }
 
 
@@ -103,9 +122,7 @@ def explained(question: Question, key: Array, draws: int, resamples: int) -> xr.
     results = results.merge(first_modes(parts, results))
     verdicts = [sentence(here) for here in places(best(results), *PLACE)]
     results = results.assign(verdict=(PLACE, np.reshape(verdicts, shape[:2])))
-    for name, units in UNITS.items():
-        results[name].attrs["units"] = units
-    return results
+    return labelled(results, VARIABLES)
 
 
 def _record(reading: Reading, keys: Sequence[Array], draws: int, resamples: int) -> dict[str, np.ndarray]:

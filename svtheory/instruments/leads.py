@@ -7,11 +7,24 @@ import numpy as np
 import xarray as xr
 
 from svtheory.heads.hypotheses import Hypothesis
+from svtheory.instruments.labels import Labels, label
 from svtheory.instruments.survey import PLACE
 
 TABLE = (*PLACE, "hypothesis")
 INTERVAL = 0.95
 TAILS = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
+VARIABLES: Labels = {
+    "lowest": "functional cosine, lower end of its 95 % interval over samples drawn again",
+    "highest": "functional cosine, upper end of its interval",
+    "margin": "lead of the functional cosine over the best rival",
+    "margin_lowest": "lead, lower end of its 95 % interval",
+    "margin_highest": "lead, upper end of its interval",
+    "nearest_rival": "the best rival: another hypothesis, or permuted templates",
+    "rank": "place of the template among permuted ones, 1 ahead of all",
+    "member": "of a family the member that fits best, by its name",
+    "first_member": "the least member that samples drawn again choose, 2.5th percentile",
+    "last_member": "the largest member that samples drawn again choose, 97.5th percentile",
+}
 
 
 def leads(results: xr.Dataset, again: np.ndarray) -> dict[str, Any]:
@@ -60,7 +73,11 @@ def best_members(hypotheses: Sequence[Hypothesis], members: np.ndarray, again: n
         if len(hypothesis.family) == 1:
             continue
         called, dim = np.asarray(hypothesis.members), f"member_{hypothesis.name}"
-        found[f"members_{hypothesis.name}"] = xr.DataArray(own, {dim: called}, (*PLACE, dim))
+        of_member = label(f'member of the family "{hypothesis.name}", by its name')
+        cosines = label(f'functional cosine of each member of "{hypothesis.name}"')
+        found[f"members_{hypothesis.name}"] = xr.DataArray(
+            own, {dim: (dim, called, of_member)}, (*PLACE, dim), attrs=cosines
+        )
         tails = np.quantile(called[drawn.argmax(axis=-1)], TAILS, axis=-1, method="nearest")
         for name, x in zip(named, (called[own.argmax(axis=-1)], *tails), strict=True):
             named[name][..., a] = x

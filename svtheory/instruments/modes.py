@@ -9,6 +9,7 @@ import xarray as xr
 from svtheory.instruments.beyond_chance import Part
 from svtheory.instruments.grades import UNEXPLAINED, best, foremost
 from svtheory.instruments.hypothesised import Reading
+from svtheory.instruments.labels import SCORE, Labels
 from svtheory.spectra.alignments import chance_alignment
 from svtheory.spectra.balanced import balanced_spectrum
 
@@ -17,6 +18,14 @@ MODES = 2
 """How many are compared."""
 RANDOM = 1000
 """Random modes behind the chance level of a pattern."""
+VARIABLES: Labels = {
+    "pattern_cosine": "|cos| of a mode's pattern as predicted with the head's own",
+    "pattern_chance_cosine": "|cos| of a predicted pattern with that of a random mode, mean",
+    "seen_cosine": "|cos| of a mode as predicted with the head's own, as the data see them",
+    "seen_chance_cosine": "|cos| of random directions of what the data see, mean",
+    "predicted_value": ("singular value that the best hypothesis predicts of the head", SCORE),
+    "mode": "mode, 1 of the largest balanced value",
+}
 
 
 def first_modes(parts: Sequence[Part], results: xr.Dataset) -> xr.Dataset:
@@ -65,7 +74,9 @@ def compared_modes(reading: Reading, head: int, member: int) -> xr.Dataset:
         }
     columns = {name: (("side", "mode"), np.stack([found[side][name] for side in SIDES])) for name in found[SIDES[0]]}
     modes = np.arange(1, 1 + next(iter(columns.values()))[1].shape[1])
-    values = {"predicted_value": ("pair", np.asarray(predicted.values))}
+    # of fewer samples than pairs, what is predicted has no more
+    lacking = min(factors.W_Q.shape[1:]) - len(predicted.values)
+    values = {"predicted_value": ("pair", np.pad(np.asarray(predicted.values), (0, lacking)))}
     return xr.Dataset(columns | values, {"side": list(SIDES), "mode": modes})
 
 

@@ -15,11 +15,31 @@ from svtheory.heads.decomposition import attention, visible_keys
 from svtheory.heads.dictionaries import Dictionary
 from svtheory.heads.pairs import PARTS, SIDES, Reading, Side, parts_of, read_tokens, scores_of, side_of, table_of
 from svtheory.heads.weights import Head
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.survey import PLACE
 from svtheory.progress import track
 
 TOGETHER = 4_000_000
 """Terms that are added up at once."""
+
+VARIABLES: Labels = {
+    "score": ("score at the attended key, over the divisor, mean over decisions", "score"),
+    "explained": "share of the scores' variance over decisions that pairs of features account for",
+    "gap": ("by how much a score misses the sum of its parts, at most", "score"),
+    "all_decisions": ("decisions of the head", "decisions"),
+    "part": "part of a score: features, biases or errors of the query's side x those of the key's",
+    "part_mean": ("what a part adds to the score at the attended key, mean over decisions", "score"),
+    "part_standard_error": ("its standard error, over sequences", "score"),
+    "pair": "pair of features, 1 of the one that adds most",
+    "query_feature": "feature at the query, by its index in the dictionary; -1 where there is no pair left",
+    "key_feature": "feature at the key, by its index in the dictionary; -1 where there is no pair left",
+    "decisions": ("decisions where both features are active", "decisions"),
+    "contribution": ("what the pair adds to the score at the attended key, mean over all decisions", "score"),
+    "contribution_standard_error": ("its standard error, over sequences", "score"),
+    "elsewhere": ("what the pair adds at the other keys that the same queries see, mean over them", "score"),
+    "unexplained": "share of the tokens' variance that the dictionary leaves as error",
+    "active_features": ("features active at a token, mean", "features"),
+}
 
 
 class Decision(NamedTuple):

@@ -58,6 +58,7 @@ from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS
 from svtheory.heads.weights import Head
 from svtheory.instruments import sparser
+from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.moments import Moments, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import SEQUENCES, Source, check_values_held
 from svtheory.instruments.survey import PLACE, called, layer_colours, over_heads, places, rounding
@@ -114,6 +115,17 @@ COLUMNS = {
     "accpp2026": "Median number of vectors taken out of all scores until attention falls to 2.5 times an even share.",
 }
 
+VARIABLES: Labels = {
+    **sparser.VARIABLES,
+    "count": ("singular vectors that a decision needs by a rule", "vectors"),
+    "score_error": "by how much a convention's terms miss a score, over the largest of the query, or of the median one",
+    "attention_error": "attention to keys that are not seen, and how far its sum is from 1, at most",
+    "contribution": "a pair's share of the terms' magnitudes, mean over decisions",
+    "largest": "share of decisions whose largest term is the pair's",
+    "decision": "whether something is decided there, and it is no padding",
+    "rule": "published rule of counting",
+}
+
 
 @dataclass(frozen=True)
 class Settings(Options):
@@ -136,7 +148,7 @@ def requested(source: Source, settings: Settings) -> xr.Dataset:
 def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     """Decompose every head on what it reads, and compare with random heads."""
     tested = sparser.tested(bundle, jax.random.key(settings.seed), settings.draws, len(READINGS))
-    return tested.merge(_terms(bundle)).assign_attrs(bundle.metadata)
+    return labelled(tested.merge(_terms(bundle)).assign_attrs(bundle.metadata), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.survey import EPSILON, PLACE, adjusted, listed, over_heads, read_inputs, stacked_heads
 from svtheory.progress import track
 
@@ -47,6 +48,24 @@ SPARSER = "sparser than random heads of its spectrum"
 LOW_RANK = "low rank only: sparser than Gaussian heads, not than random heads of its spectrum"
 NEITHER = "neither sparser than random heads of its spectrum nor than Gaussian heads"
 ZERO = "numerically zero: decides nothing"
+VARIABLES: Labels = {
+    "sparseness": "Treves-Rolls sparseness S of a decision's terms, from 1/K of one term to 1 of equal ones",
+    "decision_p_value": "share of random heads whose decision is as sparse",
+    "p_value": "share of random heads with a mean S as small",
+    "adjusted_p_value": "p-value, adjusted over heads and readings (Benjamini and Hochberg)",
+    "adjusted_p_value_least": "what the adjusted p-value might yet become, at least, were draws to go on",
+    "draws": ("random heads drawn", "heads"),
+    "zero": "whether the head is numerically zero, so that it decides nothing",
+    "gaussian_sparseness": "mean S of a head of independent Gaussian entries",
+    "diagnostic_p_value": "share of a diagnostic null's draws with a mean S as small (T11)",
+    "null_mean": "mean S of a null's heads, mean over draws",
+    "null_low": "mean S of a null's heads, 2.5th percentile over draws",
+    "null_high": "mean S of a null's heads, 97.5th percentile over draws",
+    "low_rank_p_value": "how likely a Gaussian head has a mean S as small, adjusted over heads",
+    "verdict": "verdict on the head",
+    "null": "kind of random heads, or diagnostic",
+    "kind": "diagnostic: rotations, or Gaussian tokens (T11)",
+}
 SHOWN = {
     "raw": "random heads",
     "balanced": "random heads, balanced",
@@ -197,8 +216,6 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         },
         {"null": [*NULLS, *KINDS], "kind": list(KINDS), "reading": list(READINGS[:readings])},
     )
-    results.adjusted_p_value_least.attrs["long_name"] = "what the adjusted p-value might yet become, at least"
-    results.sparseness.attrs["long_name"] = "Treves-Rolls sparseness, from 1/K of one term to 1 of equal ones"
     results["low_rank_p_value"] = PLACE, adjusted(_as_one_of(results.gaussian_sparseness, S[..., 0]), 2)
     return results.assign(verdict=verdicts(results))
 

@@ -50,12 +50,14 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
+from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.survey import EPSILON, PLACE, by_head, layer_colours, over_heads, places, rounding
 from svtheory.instruments.token_bounds import TIMES, token_bounds
+from svtheory.instruments.token_bounds import VARIABLES as BOUND_VARIABLES
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, rank_ticks, thinned
+from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, plain, rank_ticks, thinned
 from svtheory.spectra.balanced import BalancedSpectrum, balanced
 from svtheory.spectra.blocks import block_labels, firsts
 from svtheory.spectra.spectra import effective_rank, spectrum
@@ -91,6 +93,24 @@ COLUMNS = {
     "bound, key": "The same of keys.",
 }
 
+PATTERN = "what in a {} token moves the mode; raw, the singular vector"
+PROBE = "what the head computes of a {} token; raw, the singular vector"
+VARIABLES: Labels = {
+    **BOUND_VARIABLES,
+    "query_pattern": PATTERN.format("query"),
+    "query_probe": PROBE.format("query"),
+    "key_pattern": PATTERN.format("key"),
+    "key_probe": PROBE.format("key"),
+    "rank": ("values above rounding", "values"),
+    "effective_rank": ("how many values there are in effect, exp of the entropy of their shares", "values"),
+    "gap": ("distance of a value to its nearest neighbour (T14)", SCORE),
+    "largest_score": ("largest score possible, sigma_1 times the largest norms of inputs, over the divisor", "score"),
+    "numerically_zero": "whether the largest score possible is below float32's epsilon",
+    "gaussian_value": "singular value over the largest of heads of independent Gaussian entries, mean",
+    "gaussian_effective_rank": ("effective rank of heads of independent Gaussian entries, mean", "values"),
+    "gaussian_effective_rank_deviation": ("its standard deviation", "values"),
+}
+
 
 @dataclass(frozen=True)
 class Settings(Options):
@@ -121,7 +141,7 @@ def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     results = results.merge(_gaussian_heads(bundle, moments, settings, results.sizes["reading"]))
     if moments is not None:
         results = results.merge(token_bounds(bundle, moments, settings.seed, settings.resamples))
-    return results.assign_attrs(said)
+    return labelled(results.assign_attrs(said), VARIABLES)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -181,8 +201,6 @@ def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | 
     for name, known in {**dict.fromkeys(kept, named), "gap": ~zero, "effective_rank": ~zero}.items():
         found[name] = found[name].where(known)
     found["rank"] = found["rank"].where(~zero, 0)
-    found.singular_value.attrs["units"] = "scores before the divisor, of unit tokens; balanced, standard deviations"
-    found.block.attrs["long_name"] = "the first pair of the block"
     return found
 
 
@@ -378,7 +396,7 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="cannot be named")
     if zero.all():
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
-    name = results.attrs.get("bundle", "all heads")
+    name = plain(results.attrs.get("bundle", "all heads"))
     zeros = f", {int(zero.sum())} zero" if zero.any() else ""
     title = f"{name}: {zero.size} heads, {results.reading.item()}{zeros}"
     balanced = results.reading.item() == "balanced"

@@ -10,6 +10,7 @@ from jax import Array
 
 from svtheory.geometry.bounds import kantorovich_bound
 from svtheory.heads.bundles import HeadBundle
+from svtheory.instruments.labels import Labels
 from svtheory.instruments.moments import Moments, extremes, in_threads, resampled_extremes
 from svtheory.instruments.survey import PLACE
 from svtheory.prediction.training_time import training_condition_number
@@ -18,6 +19,22 @@ from svtheory.spectra.alignments import chance_alignment
 TIMES = np.geomspace(1e-2, 1e6, 97)  # in units of the fastest mode
 SIDE = ("layer", "side")
 AXES = {"condition": SIDE, "bound": SIDE, "bound_at_time": (*SIDE, "time"), "fastest_rate": ("layer",)}
+
+VARIABLES: Labels = {
+    "condition": "condition number kappa of a layer's token moment, on its range",
+    "condition_standard_error": "standard error of kappa, over sequences",
+    "bound": "least |cos| with a feature that kappa leaves to a single matched pair, fully trained (T3)",
+    "bound_standard_error": "standard error of the bound, over sequences",
+    "bound_at_time": "the same bound after training for a time (T17)",
+    "bound_at_time_standard_error": "standard error of the bound after a time, over sequences",
+    "fastest_rate": ("rate of the fastest mode, L_r L_s", "square of the tokens' second moment"),
+    "fastest_rate_standard_error": ("standard error of that rate", "square of the tokens' second moment"),
+    "tokens": ("tokens read", "tokens"),
+    "chance_cosine": "mean |cos| of random directions",
+    "query_bias": "whether the head has a query bias that is not zero",
+    "centred": "whether the moment is a covariance, rather than a second moment (T6)",
+    "time": ("training time", "1 / (L_r L_s), the time constant of the fastest mode"),
+}
 
 
 def token_bounds(bundle: HeadBundle, moments: Moments, seed: int, resamples: int) -> xr.Dataset:

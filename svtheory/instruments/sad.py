@@ -53,7 +53,8 @@ from matplotlib.figure import Figure
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.counting import count_vectors
 from svtheory.heads.decomposition import Decomposition, decompose, read_balanced, relative_attention
-from svtheory.heads.random_heads import NULLS, READINGS
+from svtheory.heads.random_heads import NULLS
+from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS
 from svtheory.heads.weights import Head

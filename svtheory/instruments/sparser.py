@@ -24,14 +24,8 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import Decomposition, decompose, without_padding
 from svtheory.heads.full_rank import full_rank_sparseness
-from svtheory.heads.random_heads import (
-    NULLS,
-    READINGS,
-    ReadTogether,
-    SparsenessTest,
-    compare_with_random_heads,
-    read_together,
-)
+from svtheory.heads.random_heads import NULLS, SparsenessTest, compare_with_random_heads
+from svtheory.heads.read_together import READINGS, ReadTogether, read_together
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values

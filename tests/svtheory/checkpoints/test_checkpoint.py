@@ -60,7 +60,8 @@ def test_a_head_pays_the_attention_of_the_forward_pass(small):
         head = checkpoint.head(1, 2, folded)
         assert head.folded == folded
         read = jnp.asarray(reading.attn_in[1, 0])
-        scores = np.array(head.queries(read, positions) @ head.keys(read, positions).T) / head.divisor
+        queries, keys = (np.asarray(side(read, positions)) for side in (head.queries, head.keys))
+        scores = queries @ keys.T / head.divisor
         scores[np.triu_indices(9, 1)] = -np.inf
         paid = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
         assert paid == pytest.approx(reading.attention[1, 0, 2], abs=1e-5)

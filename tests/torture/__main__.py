@@ -43,7 +43,8 @@ def main() -> None:
     for part, unit in chosen(asked.parts):
         record(asked.folder, part, unit)
     found = {part: kept(asked.folder, part) for part in PARTS}
-    print(text := page(found))
+    left = {part: [unit for unit in PARTS[part] if unit not in found[part]] for part in PARTS}
+    print(text := page(found, left))
     if asked.table:
         asked.table.write_text(text, encoding="utf-8")
     sys.exit(any(unit["failures"] for units in found.values() for unit in units.values()))

@@ -12,7 +12,9 @@ from sims.engines import ensemble
 from sims.engines.ensemble import train
 
 CHUNKS, WARM = 1000, 300
-MEMORY = 8_000_000  # bytes
+SIZE = 20_000
+# bytes of 600 chunks: orbax itself keeps 14 kB of each, 8.3 MB; a state that was kept each time would be 96 MB
+MEMORY = 20_000_000
 
 
 def walk(x, key):
@@ -39,7 +41,7 @@ def test_memory_and_open_files_are_flat_over_a_thousand_chunks(tmp_path, monkeyp
 
     monkeypatch.setattr(ensemble, "_save", watched)
     keys = jax.random.split(jax.random.key(0), 2)
-    train(walk, jnp.zeros((2, 1000)), keys, CHUNKS, chunk=1, checkpoint=tmp_path / "c")
+    train(walk, jnp.zeros((2, SIZE)), keys, CHUNKS, chunk=1, checkpoint=tmp_path / "c")
     memory, files, threads = np.array(seen).T
     assert len(seen) == CHUNKS
     grown = memory[-100:].mean() - memory[WARM : WARM + 100].mean()

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # `make test` skips what is marked slow; `make slow` runs that alone.
-.PHONY: run test slow calibration parity bench docs examples lint clean
+.PHONY: run test slow torture oldest calibration parity bench docs examples lint clean
 
 run: .venv/sims
 	$(BIN)/python -m sims ledger --scale quick
@@ -11,6 +11,14 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# kills, damages and garbles, and counts what comes of it: most of an hour on one core; goes on where it was stopped
+torture: .venv/installed
+	$(BIN)/python -m tests.torture --folder runs/torture --table docs/torture.md
+
+# the lowest versions that pyproject.toml allows, in an environment of their own, and the tests that need most of them
+oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n 0 $(OLDEST)
 
 # how often p-values reject heads that match nothing: some ten minutes
 calibration: .venv/installed
@@ -58,5 +66,12 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -m tests.oldest > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-oldest/requirements.txt \
+		--editable . pytest pytest-xdist hypothesis
+	touch $@
+
 clean:
-	rm -rf .venv runs site docs/examples docs/reference docs/instruments
+	rm -rf .venv .venv-oldest runs site docs/examples docs/reference docs/instruments

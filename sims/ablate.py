@@ -85,16 +85,13 @@ def _heads(config: Config, models: Trained) -> list[dict[str, Any]]:
 def _head(config: Config, models: Trained, head: TrainedHead, tested: TrainedHead, key: Array) -> dict[str, Any]:
     """Attention and accuracy of one head, arrays (kinds, counts), random removals averaged."""
     found = explanation(head, models.recipe.given.hypotheses[head.match], head.match, key, draws=1)
-    attention, accuracy = np.zeros((2, len(KINDS), len(COUNTS)))
-    for j, k in enumerate(COUNTS):
-        removals = _removals(found, k, key, config.random)
-        stacked = [jnp.concatenate([removal[side] for removal in removals.values()]) for side in (0, 1)]
-        after = ablated(models, tested, *stacked)
-        bounds = np.cumsum([len(removal[0]) for removal in removals.values()])[:-1]
-        for values, seen in zip((attention, accuracy), after, strict=True):
-            values[:, j] = [part.mean() for part in np.split(seen, bounds)]
+    removals = [_removals(found, k, key, config.random) for k in COUNTS]
     nothing = jnp.zeros((1, head.reads.shape[0], 1))
-    intact = ablated(models, tested, nothing, nothing)
+    stacks = [(nothing, nothing), *(stack for removal in removals for stack in removal.values())]
+    after = ablated(models, tested, *([one for stack in stacks for one in stack[side]] for side in (0, 1)))
+    bounds = np.cumsum([len(stack[0]) for stack in stacks])[:-1]
+    (intact, *seen), (right, *answered) = ([part.mean() for part in np.split(x, bounds)] for x in after)
+    attention, accuracy = (np.reshape(x, (len(COUNTS), len(KINDS))).T for x in (seen, answered))
     return {
         "row": head.label,
         "model": f"{models.recipe.task} {head.member}",
@@ -102,8 +99,8 @@ def _head(config: Config, models: Trained, head: TrainedHead, tested: TrainedHea
         "match": head.match,
         "attention": attention,
         "accuracy": accuracy,
-        "intact_attention": intact[0][0],
-        "intact_accuracy": intact[1][0],
+        "intact_attention": intact,
+        "intact_accuracy": right,
     }
 
 
@@ -141,20 +138,22 @@ def losses(results: xr.Dataset) -> xr.DataArray:
     return (results.intact_attention - results.attention).transpose("row", "kind", "removed")
 
 
-def bootstrap(config: Config, losses: np.ndarray, models: np.ndarray) -> np.ndarray:
-    """Mean losses of resampled models, (resamples, kinds, counts): heads of one model are not independent."""
+def bootstrap(losses: np.ndarray, models: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Mean losses (heads, kinds, counts) of resampled models, (resamples, kinds, counts).
+
+    Heads of one model are not independent.
+    """
     names, which = np.unique(models, return_inverse=True)
     sums = np.stack([losses[which == i].sum(axis=0) for i in range(len(names))])
     sizes = np.bincount(which)
-    rng = np.random.default_rng(config.seed)
-    drawn = rng.integers(0, len(names), (config.resamples, len(names)))
+    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None, None]
 
 
 def ratios(config: Config, results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Loss by predicted over loss by random directions, and its 95 % lower bound, (counts,)."""
     lost = losses(results).values
-    mean, resampled = lost.mean(axis=0), bootstrap(config, lost, results.model.values)
+    mean, resampled = lost.mean(axis=0), bootstrap(lost, results.model.values, config.resamples, config.seed)
     predicted, random = KINDS.index("predicted"), KINDS.index("random")
     low = np.percentile(resampled[:, predicted] / resampled[:, random], 2.5, axis=0)
     return mean[predicted] / mean[random], low
@@ -211,7 +210,9 @@ def _exhibit(config: Config, results: xr.Dataset) -> Exhibit:
     ):
         intact = results[f"intact_{name}"].mean().item()
         seen = results[name].transpose("row", "kind", "removed").values
-        low, high = np.percentile(bootstrap(config, seen, results.model.values), (2.5, 97.5), axis=0)
+        low, high = np.percentile(
+            bootstrap(seen, results.model.values, config.resamples, config.seed), (2.5, 97.5), axis=0
+        )
         mean = seen.mean(axis=0)
         for i, label in enumerate(LABELS):
             error = np.maximum([mean[i] - low[i], high[i] - mean[i]], 0)

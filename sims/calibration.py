@@ -38,7 +38,7 @@ from svtheory.heads.hypotheses import decaying_orders
 from svtheory.instruments.survey import places
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, panels
-from svtheory.reports.runs import Exhibit, Outcome, atomic, checkpoints
+from svtheory.reports.runs import REMEDY, Exhibit, Outcome, atomic, checkpoints
 from svtheory.reports.tables import shown
 
 THEOREMS = ("T11", "T12", "T16", "T22")
@@ -140,8 +140,11 @@ def cases(
 def repeated(group: Group, key: Array, repetitions: int, file: Path, label: str) -> dict[str, np.ndarray]:
     """p-values of all cases by name, each (repetitions, cases); read from `file` where they have been drawn before."""
     if file.exists():
-        with np.load(file) as kept:
-            return dict(kept)
+        try:
+            with np.load(file) as kept:
+                return dict(kept)
+        except Exception as error:  # whatever zipfile and numpy throw on a file; each array has its checksum
+            raise InputError(f"{file} cannot be read ({type(error).__name__}); {REMEDY}") from error
 
     @jax.jit
     def some(keys):

@@ -35,7 +35,7 @@ from sims.models.followed import energy, order
 from svtheory import orthogonalization_threshold, tight_frame
 from svtheory.geometry import phases, tegum
 from svtheory.geometry.columns import unit_columns
-from svtheory.reports.options import above, at_least
+from svtheory.reports.options import MULTIPLE, at_least, between
 from svtheory.reports.plotting import COLOURS, measured, measured_at_each, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
@@ -53,7 +53,7 @@ class Config(Precise):
 
     dim: Annotated[int, at_least(4)] = 6
     """Dimension D."""
-    crowding: Annotated[tuple[float, ...], above(1)] = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+    crowding: Annotated[tuple[float, ...], between(1, MULTIPLE)] = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
     """Features over dimensions, N/D."""
     couplings: Annotated[int, at_least(3)] = 8
     """Couplings g, evenly spaced up to 1.25 times the largest threshold."""

@@ -58,7 +58,7 @@ from svtheory import (
 from svtheory.checks import InputError
 from svtheory.geometry.columns import sine
 from svtheory.prediction.whitened import whiten
-from svtheory.reports.options import PROBABILITY, above, at_least
+from svtheory.reports.options import MULTIPLE, PROBABILITY, above, at_least, between
 from svtheory.reports.plotting import COLOURS, GREY, curve, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 from svtheory.spectra import READINGS, readings
@@ -87,7 +87,7 @@ class Config(Precise):
     """Dimension D."""
     conditions: Annotated[tuple[float, ...], at_least(1)] = (1.0, 10.0, 100.0)
     """Condition numbers at N = D."""
-    crowds: Annotated[tuple[float, ...], above(0)] = (0.5, 1.0, 1.5, 2.0, 4.0)
+    crowds: Annotated[tuple[float, ...], between(0, MULTIPLE)] = (0.5, 1.0, 1.5, 2.0, 4.0)
     """Features a dimension; three features at least."""
     densities: Annotated[tuple[float, ...], PROBABILITY] = (0.05, 0.3, 0.9)
     """Probabilities of a feature to be present, at N = D."""

@@ -43,7 +43,7 @@ from sims.lab.sweep import Batch, each, sweep
 from svtheory import BernoulliUniform, Gaussian, Law, Scenario, optimal_omega, sampling_error, single_pair, tight_frame
 from svtheory.prediction import cosines_in_noise, hiding_threshold, noise_deviation
 from svtheory.prediction.whitened import whiten
-from svtheory.reports.options import PROBABILITY, above, at_least
+from svtheory.reports.options import MULTIPLE, PROBABILITY, above, at_least, between
 from svtheory.reports.plotting import COLOURS, GREY, curve, measured, panels
 from svtheory.reports.runs import Exhibit, Outcome, checkpoints
 
@@ -65,7 +65,7 @@ class Config(Precise):
     """Dimension D; there are 2 D features."""
     probability: Annotated[float, PROBABILITY] = 0.3
     """Of a sparse feature to be present."""
-    contexts: Annotated[tuple[float, ...], above(0)] = (0.125, 0.5, 2.0, 8.0, 32.0)
+    contexts: Annotated[tuple[float, ...], between(0, MULTIPLE)] = (0.125, 0.5, 2.0, 8.0, 32.0)
     """Contexts that a head has read, in units of D D'; growing."""
     frames: Annotated[int, at_least(1)] = 4
     """Random features for each objective and law."""
@@ -79,7 +79,7 @@ class Config(Precise):
     """Contexts over which predictions are averaged."""
     noise: Annotated[float, above(0)] = 12.0
     """Standard deviation of the noise in answers, over that of the answers."""
-    noisy_contexts: Annotated[tuple[float, ...], above(0)] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+    noisy_contexts: Annotated[tuple[float, ...], between(0, MULTIPLE)] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
     """Contexts beyond D D' with noisy answers, in units of those of the threshold; growing."""
     noisy_heads: Annotated[int, at_least(2)] = 40
     """Heads for each shape, with noisy answers."""

@@ -97,7 +97,7 @@ def _read(config: Config, models: Trained, bundles: Path, variant: str) -> tuple
     for member, sampled, key in unseen(models, config.seed + 1, config.sequences):
         seen = run_on(models, member, sampled)
         name = f"{models.recipe.task}_{variant}_{member}.safetensors"
-        save_heads(bundles / name, bundle(models, member, seen.reads))
+        save_heads(bundles / name, bundle(models, member, seen.reads, tokens=sampled.tokens))
         accuracy.append(seen.accuracy.mean())
         heads += [{"member": member, **described(head, key, config.draws)} for head in seen.heads]
     return heads, np.array(accuracy)

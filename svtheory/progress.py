@@ -3,24 +3,24 @@
 import contextlib
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before anything is shown
-EVERY = 10.0  # seconds between lines where the output is no terminal
+EVERY = 60.0  # seconds between lines where the output is no terminal
 _shown: ContextVar[bool] = ContextVar("a bar of progress is shown", default=False)
 
 
 def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
-    """The items, one after the other, while a bar (in a log, a line now and then) says how long they will still take.
+    """The items, one after the other, while a bar (in a log, a line a minute) says how long they will still take.
 
     `total` is their number where they have no length. Work that ends within 2 seconds shows nothing, nor does what is
     tracked within something tracked.
     """
     number = total if total is not None else len(items) if isinstance(items, Sized) else None
-    if _shown.get():
+    if _shown.get() or sys.stderr is None:  # as where it is closed
         yield from items
         return
     token = _shown.set(True)
@@ -67,15 +67,25 @@ def _bar(doing: str, total: int | None):
 
 
 def _lines(doing: str, total: int | None):
-    """A line every EVERY seconds; sent how many items are done."""
-    began = last = time.monotonic()
+    """A line a minute; sent how many items are done."""
+    began, say = time.monotonic(), logged()
     done = yield
     while True:
-        now = time.monotonic()
-        if done and now - began > PATIENCE and (last == began or now - last > EVERY):
-            of, left = "", ""
-            if total:
-                of, left = f" of {total}", f", some {(now - began) * (total - done) / done:.0f} s left"
-            print(f"{doing}: {done}{of}{left}", file=sys.stderr, flush=True)
-            last = now
+        if done:
+            seconds = time.monotonic() - began
+            of = f" of {total}, some {seconds * (total - done) / done:.0f} s left" if total else ""
+            say(f"{doing}: {done}{of}")
         done = yield
+
+
+def logged() -> Callable[[str], None]:
+    """What prints a line on stderr, unless it printed one within a minute, or this work has just begun."""
+    due = time.monotonic() + PATIENCE
+
+    def say(line: str) -> None:
+        nonlocal due
+        if time.monotonic() > due:
+            print(line, file=sys.stderr, flush=True)
+            due = time.monotonic() + EVERY
+
+    return say

@@ -33,8 +33,9 @@ import pytest
 
 hypothesis.settings.register_profile("strict", derandomize=True, deadline=None, database=None, max_examples=8)
 hypothesis.settings.load_profile("strict")
-# jax makes a context of MLIR, with all its dialects, for each program anew: of the small programs that tests mostly
-# compile that is a third of the time. One serves a whole process; there is no public switch for it.
+# jax makes a context of MLIR, with all its dialects, for each program anew: an eighth of the processor time of tests
+# that mostly compile small programs (22.4 s instead of 25.3 s of four files). One serves a whole process. There is no
+# public switch for it: this is the one private name of another package, and where it is gone tests only take longer.
 with contextlib.suppress(ImportError, AttributeError):
     from jax._src.interpreters import mlir
 

@@ -1,6 +1,7 @@
 """The house: imports run one way, without circles, and what is not used is not imported."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -100,3 +101,40 @@ def test_proofs_import_only_sympy():
 def test_jax_is_not_imported_before_it_is_used(line):
     code = f"{line}; import sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+# their private names come and go between releases
+FOREIGN = ("jax", "jaxlib", "flax", "orbax", "optax", "numpy", "xarray")
+
+
+def private_names(path: Path) -> set[str]:
+    """Names of others that begin with an underscore and that a file imports or looks up; `_replace` is public."""
+    tree, found, known = ast.parse(path.read_text(encoding="utf-8")), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named = {alias.name: alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named = {f"{node.module}.{alias.name}": alias.asname or alias.name for alias in node.names}
+        else:
+            continue
+        of_others = {name: here for name, here in named.items() if name.partition(".")[0] in FOREIGN}
+        known |= set(of_others.values())
+        found |= {name for name in of_others if any(part.startswith("_") for part in name.split("."))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_(?!_|replace$)", node.attr):
+            whole = ast.unparse(node)
+            found |= {whole} if whole.partition(".")[0] in known else set()
+    return found
+
+
+def test_no_private_names_of_other_packages():
+    assert {name: found for name, path in FILES.items() if (found := private_names(path))} == {}
+
+
+def test_private_names_are_seen(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(
+        "import jax\nimport numpy as np\nfrom jax._src import core\nfrom orbax.checkpoint import v1, _hidden\n"
+        "jax._src.core.Tracer\nnp._core\nself._own\nnp.__version__\n"
+    )
+    assert private_names(path) == {"jax._src.core", "orbax.checkpoint._hidden", "jax._src", "np._core"}

@@ -60,7 +60,8 @@ def test_the_sdist_is_the_checkout_without_what_it_made(built):
 def test_the_wheel_is_the_package(built):
     with zipfile.ZipFile(built[1]) as archive:
         names = set(archive.namelist())
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "svtheory").rglob("*") if path.suffix in (".py", ".pyi")}
+    kinds = (".py", ".pyi", ".html", ".css", ".js")
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "svtheory").rglob("*") if path.suffix in kinds}
     assert package | {"svtheory/py.typed"} == {name for name in names if ".dist-info/" not in name}
 
 

@@ -1,6 +1,7 @@
 """Devices: what an ensemble runs on, one or many, of one process or of several, and the memory it may take there."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from svtheory.checks import InputError, whole
 
 MEMBERS = PartitionSpec("members")
+ADDRESS = r"([^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}"
 CACHE = 1_000_000  # bytes of one array, of several that a step holds, that a core keeps at hand
 
 
@@ -43,6 +45,8 @@ class Machine:
         whole("--processes", self.processes, 1)
         if self.coordinator is None and self.processes > 1:
             raise InputError(f"--coordinator must be given where --processes is above 1, got {self.processes}")
+        if self.coordinator is not None and not re.fullmatch(ADDRESS, self.coordinator):
+            raise InputError(f"--coordinator must be an address HOST:PORT, got {self.coordinator!r}")
         if not 0 <= self.process < self.processes:
             raise InputError(f"--process must be a whole number from 0 to {self.processes - 1}, got {self.process}")
         if self.coordinator is not None and self.devices is not None:

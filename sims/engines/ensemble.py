@@ -2,9 +2,10 @@
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -23,13 +24,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from sims.engines import devices
 from svtheory.checks import InputError, whole
-from svtheory.reports.runs import REMEDY
+from svtheory.progress import logged
+from svtheory.reports.runs import REMEDY, atomic
 
 Member = TypeVar("Member")
 Update = Callable[..., tuple[Member, dict[str, Array]]]
 Observe = Callable[[Any], dict[str, Array]]
 
 SEAL = ("content", "generator")
+DIGEST = "sha256"  # file of a checkpoint with the checksum of the others
 
 
 def train(
@@ -149,11 +152,10 @@ def _wave(
     keys, given = devices.spread((keys, given), mesh)
     noted = _shapes(*program.arguments(devices.spread(members, mesh), keys, given))[1]
     history = _History(program, M, noted)
-    with _checkpointer(checkpoint) as saved, _progress() as bar:
+    with _checkpointer(checkpoint) as saved, _progress(label, program.steps) as show:
         done, members = _restore(saved, members, keys, history)
         members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
-        memory = f"{program.needed(members, keys, given) / 1e6:.0f} MB a device"
-        task = bar.add_task(label, total=program.steps, completed=done, note=memory)
+        show(done, f"{program.needed(members, keys, given) / 1e6:.0f} MB a device")
         for start, stop in program.chunks(done):
             began = time.perf_counter()
             members, kept, broken = _advance(*program.arguments(members, keys, given, start, stop))
@@ -163,7 +165,7 @@ def _wave(
             rate = M * (stop - start) / (time.perf_counter() - began)
             _save(saved, stop, members, keys, history)
             left = timedelta(seconds=round(M * (program.steps - stop) / rate))
-            bar.update(task, completed=stop, note=f"{left} left, {rate:,.0f} model-steps/s")
+            show(stop, f"{left} left, {rate:,.0f} model-steps/s")
     return devices.first_of(devices.gathered(members), M), {"step": history.step, **history.arrays}
 
 
@@ -275,6 +277,10 @@ def _restore(saved: ocp.training.Checkpointer | None, members: Any, keys: Array,
     if saved is None or saved.latest is None:
         return 0, members
     given = {"members": members, "history": history.arrays}
+    place = _step_folder(saved, saved.latest.step)
+    # before orbax opens them: loads that fail leave threads behind, which print as they end
+    if (place / DIGEST).exists() and (place / DIGEST).read_bytes() != _digest(place):
+        raise InputError(f"checkpoint {saved.directory} is not as it was saved: its files have changed; {REMEDY}")
     try:
         state = saved.load(saved.latest, _on_host(given | _seal(given, keys)))
     except Exception as error:  # whatever orbax and tensorstore throw on a file
@@ -298,6 +304,23 @@ def _save(saved: ocp.training.Checkpointer | None, done: int, members: Any, keys
         state = jax.tree.map(lambda x: x[: history.members], devices.gathered(members))
         state = {"members": state, "history": history.arrays}
         saved.save(done, state | _seal(state, keys))
+        if devices.leads():
+            place = _step_folder(saved, done)
+            with atomic(place / DIGEST) as path:
+                path.write_bytes(_digest(place))
+
+
+def _step_folder(saved: ocp.training.Checkpointer, step: int) -> Path:
+    """Where the checkpoint after so many steps lies."""
+    return Path(str(saved.directory)) / str(step)
+
+
+def _digest(folder: Path) -> bytes:
+    """A checksum of the files of a checkpoint and their names."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and DIGEST not in path.name):
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest().encode()
 
 
 def _seal(state: Any, keys: Array) -> dict[str, np.ndarray]:
@@ -315,8 +338,17 @@ def _on_host(state: Any) -> Any:
     return jax.tree.map(np.asarray, state)
 
 
-def _progress() -> Progress:
-    """A bar, shown by the first of several processes."""
-    done = TextColumn("{task.completed}/{task.total} steps, {task.fields[note]}")
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """What shows how many steps are done, and a note: a bar, or lines in a log; the first of several processes does."""
     console = Console(stderr=True, force_jupyter=False)  # a notebook would need ipywidgets
-    return Progress(TextColumn("{task.description}"), BarColumn(12), done, console=console, disable=not devices.leads())
+    if not devices.leads() or sys.stderr is None:
+        yield lambda done, note: None
+    elif not console.is_terminal:
+        say = logged()
+        yield lambda done, note: say(f"{label}: {done} of {total} steps, {note}")
+    else:
+        columns = TextColumn("{task.description}"), BarColumn(12), TextColumn("{task.completed}/{task.total} steps,")
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
+            task = bar.add_task(label, total=total, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)

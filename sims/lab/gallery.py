@@ -13,6 +13,7 @@ import jax
 from sims.lab.command import parse, scale_of
 from svtheory.reports import runs
 from svtheory.reports.command import sentence_errors
+from svtheory.reports.options import Options
 from svtheory.reports.page import (
     figures_html,
     page_html,
@@ -27,7 +28,7 @@ EXPERIMENTS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of all experiments."""
 
     seed: int = 0

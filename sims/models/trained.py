@@ -118,18 +118,40 @@ def trained(recipe: Recipe, out: Path) -> Trained:
         with alone(checkpoint):  # another experiment may need the same models now
             _keep(path, _train(recipe, checkpoint))
             shutil.rmtree(checkpoint, ignore_errors=True)
-    with safe_open(path, framework="np") as file:
-        seconds = json.loads(file.metadata()["seconds"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    seconds, arrays = _kept(path)
     return Trained(recipe, arrays, arrays.pop("steps"), *seconds)
 
 
+def _kept(path: Path) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Seconds and arrays of a file; raises InputError for one that cannot be read or is not as it was saved."""
+    try:
+        with safe_open(path, framework="np") as file:
+            told = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        seconds = json.loads(told["seconds"])
+    except Exception as error:  # whatever safetensors and json throw on a file
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+    if told.get("content", content := _content(arrays)) != content:
+        raise InputError(f"{path} is not as it was saved: its checksum is another; remove it")
+    return seconds, arrays
+
+
+def _content(arrays: dict[str, np.ndarray]) -> str:
+    """A checksum of arrays and their names."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
+
+
 def _keep(path: Path, models: Trained) -> None:
+    arrays = models.parameters | {"steps": models.steps}
     metadata = {
         "recipe": json.dumps(asdict(models.recipe)),
         "seconds": json.dumps([models.seconds, models.processor_seconds]),
+        "content": _content(arrays),
     }
-    arrays = models.parameters | {"steps": models.steps}
     with atomic(path) as temporary:
         save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary, metadata)
 
@@ -161,10 +183,20 @@ def transformer(recipe: Recipe, parameters: dict[str, Array]) -> Transformer:
     return nnx.merge(nnx.graphdef(jax.eval_shape(lambda: build(rngs=nnx.Rngs(0)))), parameters)
 
 
-def bundle(models: Trained, member: int, reads: list[Array], snapshot: int = -1) -> HeadBundle:
-    """One trained model as a bundle, with what its heads read, (D, n, B) by layer."""
+def bundle(
+    models: Trained, member: int, reads: list[Array], snapshot: int = -1, tokens: Array | None = None
+) -> HeadBundle:
+    """One trained model as a bundle of every weight, with what its heads read, (D, n, B) by layer.
+
+    With the tokens (symbols, n, B) of which it read that, `svtheory.checkpoints.network` runs it.
+    """
     x = {name: np.asarray(a, np.float32) for name, a in models.model(member, snapshot).items()}
     named = {name: x.pop(name) for name in ("W_Q", "W_K", "b_Q", "b_K") if name in x}
+    if "W_P" in x:
+        x["W_pos"] = x.pop("W_P")
+    if tokens is not None:
+        symbols = np.moveaxis(np.asarray(tokens), (0, 1, 2), (2, 1, 0))
+        x["tokens"] = symbols[..., 0] if symbols.shape[2] == 1 else symbols
     recipe = models.recipe
     metadata = {
         "source": "trained by sims, attention-only transformer",
@@ -172,6 +204,9 @@ def bundle(models: Trained, member: int, reads: list[Array], snapshot: int = -1)
         "recipe": json.dumps(asdict(recipe)),
         "positional": "learned",
         "folded": str(recipe.normalise),
+        "norm": "rms" if recipe.normalise else "none",
+        "norm_epsilon": "1e-6",
+        "orientation": "out, in",
     }
     if recipe.positions == "rotary":
         metadata |= {"positional": "rope", "rope_base": str(ROTARY_BASE)}

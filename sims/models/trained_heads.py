@@ -1,8 +1,9 @@
 """TrainedHead trained transformers: where heads attend, what explains them (T16), and what removing directions does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,9 @@ from svtheory import (
     rotation_null,
     sparseness_test,
 )
+from svtheory.checkpoints import Added, finish, network, read_layers, run_edited
 from svtheory.checks import InputError
+from svtheory.instruments.removals import Along, change
 
 ATTENDS = 0.9  # a head does a match if this is its mean weight on the right key
 HOLDS, LEAD = 0.8, 0.2  # a hypothesis holds from this functional cosine on, this far ahead of all others
@@ -260,31 +263,28 @@ def one_hot(values: Array, classes: int) -> np.ndarray:
     return np.asarray(np.asarray(values)[..., None] == np.arange(classes), jnp.result_type(float))
 
 
-def removed(W: Array, directions: Array) -> Array:
-    """W (H, D) that no longer reads the orthonormal directions (D, k): `W (I - U U^T)`."""
-    return W - jnp.matmul(jnp.matmul(W, directions, precision="highest"), directions.T, precision="highest")
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _with_reads_removed(recipe, layer, index, match, parameters, sampled, left, right):
-    def one(directions):
-        U, V = directions
-        W_Q, W_K = (
-            parameters[name].at[layer, index].set(removed(parameters[name][layer, index], A))
-            for name, A in (("W_Q", U), ("W_K", V))
-        )
-        trace = transformer(recipe, parameters | {"W_Q": W_Q, "W_K": W_K}).trace(sampled.tokens)
-        attention = attention_to_right(trace.patterns[layer][index], sampled.right[match])
-        return attention, accuracy(trace.logits, sampled.answers).mean()
-
-    return jax.lax.map(one, (left, right))
-
-
-def ablated(models: Trained, head: TrainedHead, left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
+def ablated(
+    models: Trained, head: TrainedHead, left: Sequence[Array], right: Sequence[Array]
+) -> tuple[np.ndarray, np.ndarray]:
     """Attention to the right key and accuracy when a head's query side no longer reads `left`, its key side `right`.
 
-    Several removals at once: orthonormal directions (removals, D, k) on either side, results (removals,).
+    Several removals, one after another: orthonormal directions (D, k), any k, on either side; results (removals,).
     """
-    given = models.recipe, head.layer, head.index, head.match, models.model(head.member)
-    attention, right_answers = _with_reads_removed(*given, head.sampled, left, right)
-    return np.asarray(attention), np.asarray(right_answers)
+    sampled, reads = head.sampled, _trace(models.recipe, models.model(head.member), head.sampled.tokens).reads
+    made = bundle(models, head.member, reads, tokens=sampled.tokens)
+    model = network(made)
+    before = next(islice(read_layers(model, made.others["tokens"], attention=False), head.layer, None)).before
+    factors, tokens = (head.weights.W_Q, head.weights.W_K), np.moveaxis(head.reads, 2, 0).swapaxes(1, 2)
+    edits = []
+    for directions in zip(left, right, strict=True):
+        sides = [(np.asarray(W), np.asarray(U)) for W, U in zip(factors, directions, strict=True)]
+        queries, keys = (change(W, Along(U, U), tokens @ U, 0.0)[:, None] for W, U in sides)
+        edits.append(Added(np.array([head.index]), queries, keys))
+    assert before is not None
+    passed = run_edited(model, head.layer, before, edits)
+    patterns = passed.attention[:, :, 0].transpose(0, 2, 3, 1)
+    attention = [attention_to_right(pattern, sampled.right[head.match]) for pattern in patterns]
+    logits = finish(model, jnp.asarray(passed.after[:, :, -1]))
+    logits = logits.reshape(*logits.shape[:2], len(sampled.answers), -1)
+    right_answers = logits.argmax(axis=-1) == sampled.answers.T[None]
+    return np.array(attention), np.asarray(right_answers.mean(axis=(1, 2), dtype=logits.dtype))

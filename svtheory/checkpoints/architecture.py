@@ -25,6 +25,7 @@ class Architecture:
     logit_cap        the same of the logits
     query_key_norm   over what queries and keys are normalised before they turn: "per head", "all heads" or "none"
     embedding_scale  what embeddings are multiplied by
+    symbols          how many symbols, at most, a token is the sum of
     """
 
     model_type: str
@@ -47,6 +48,7 @@ class Architecture:
     logit_cap: float | None
     query_key_norm: str
     embedding_scale: float
+    symbols: int = 1
 
 
 class Place(NamedTuple):

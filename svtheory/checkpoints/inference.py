@@ -1,4 +1,7 @@
-"""Inference: a checkpoint's forward pass, with what every head reads and the attention that it pays."""
+"""Inference: a network's forward pass, with what every head reads and the attention that it pays.
+
+`forward` and `read_layers` run it whole; `start`, `run_layer` and `finish` are its steps, for what goes in between.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,14 +13,17 @@ import numpy as np
 from jax import Array, lax
 
 from svtheory.checkpoints.architecture import Architecture
-from svtheory.checkpoints.checkpoint import Checkpoint, rotation
-from svtheory.checks import InputError
+from svtheory.checkpoints.checkpoint import rotation
+from svtheory.checkpoints.networks import Network
+from svtheory.checks import InputError, index
 from svtheory.heads.decomposition import attention_weights, capped
 from svtheory.heads.weights import Head, affine
 from svtheory.numerics import exact_products
 
 Weights = dict[str, Any]
 
+TOGETHER = 2**20
+"""Numbers that a layer holds of the sequences that it reads at once, at most, if they are several."""
 ACTIVATION = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), partial(jax.nn.gelu, approximate=True)),
@@ -44,107 +50,190 @@ class LayerPass(NamedTuple):
 
     after      the residual stream after the layer, shape (sequences, positions, d_model)
     before     the residual stream before it
+    parts      where they are asked for, what it writes: `values` of its key heads, (sequences, key_heads, positions,
+               d_head), and what attention and, if it has one, the MLP make, `mixed` and `hidden`, shaped as `after`,
+               before a norm behind them
     """
 
     attn_in: Array
     attention: Array | None
     after: Array
     before: Array | None = None
+    parts: dict[str, Array] | None = None
 
 
-def forward(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
-    """Run a checkpoint on tokens (sequences, positions); one layer's weights are in memory at a time.
+class Added(NamedTuple):
+    """What is added to the queries and keys of some heads of a layer, before they turn.
+
+    heads    which heads, shape (edited,)
+    queries  shape (sequences, edited, positions, d_head)
+    keys     the same of keys; those of the heads alone, where heads share their keys with others
+    """
+
+    heads: Array | np.ndarray
+    queries: Array | np.ndarray
+    keys: Array | np.ndarray
+
+
+def forward(network: Network, tokens: np.ndarray, folded: bool = False) -> ForwardPass:
+    """Run a network on tokens (sequences, positions); one layer's weights are in memory at a time.
 
     `attn_in` is what heads read as they are stored, after gain and bias of the normalisation, or `folded`, before them.
     Keys after the query have a score of -inf, so a weight of exactly 0. In float32, or float64 where JAX has x64 on.
     `read_layers` gives the same a layer at a time, without logits.
     Raises InputError for tokens outside the vocabulary, more positions than the model has, weights that are not finite,
-    and a checkpoint without an unembedding, which has no logits.
+    and a network without an unembedding, which has no logits.
     """
-    checkpoint.require_unembedding()
-    inputs, attention, after = [], [], None
-    for layer in read_layers(checkpoint, tokens, folded):
+    network.require_unembedding()
+    inputs, attention, after = [], [], jnp.zeros(())
+    for layer in read_layers(network, tokens, folded):
         inputs.append(np.asarray(layer.attn_in))
         attention.append(np.asarray(layer.attention))
         after = layer.after
-    logits = _logits(checkpoint.architecture, checkpoint.outputs(), after)
-    return ForwardPass(np.asarray(logits), np.stack(inputs), np.stack(attention))
+    return ForwardPass(np.asarray(finish(network, after)), np.stack(inputs), np.stack(attention))
 
 
 def read_layers(
-    checkpoint: Checkpoint, tokens: np.ndarray, folded: bool = False, attention: bool = True
+    network: Network, tokens: np.ndarray, folded: bool = False, attention: bool = True
 ) -> Iterator[LayerPass]:
-    """Run a checkpoint on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
+    """Run a network on tokens as `forward` does, giving each layer when it is done; needs no unembedding.
 
     Beside a layer's weights and its tokens, what one sequence needs is in memory, and `attention` if it is asked for.
     Raises InputError as `forward` does.
     """
-    return _layers(checkpoint, checked_tokens(checkpoint.architecture, tokens), folded, attention)
+    return _layers(network, start(network, tokens), folded, attention)
 
 
-def _layers(checkpoint: Checkpoint, tokens: np.ndarray, folded: bool, attention: bool) -> Iterator[LayerPass]:
-    a, weights = checkpoint.architecture, checkpoint.inputs()
-    x = jnp.asarray(weights["embedding"][tokens]) * a.embedding_scale
-    if "positions" in weights:
-        x += weights["positions"][None, : tokens.shape[1]]
-    del weights  # of a large model they are large
-    for i in range(a.layers):
-        window = min(a.windows[i] or tokens.shape[1], tokens.shape[1])
-        turned = a.frequencies.index(a.frequencies[i])  # compiled once for all layers that turn alike
-        made = _layer(a, turned, folded, attention, checkpoint.layer(i), a.divisors[i], window, x)
-        yield made._replace(before=x)
+def _layers(network: Network, x: Array, folded: bool, attention: bool) -> Iterator[LayerPass]:
+    for i in range(network.architecture.layers):
+        made = run_layer(network.architecture, i, network.layer(i), x, folded, attention)
+        yield made
         x = made.after
+
+
+def start(network: Network, tokens: np.ndarray) -> Array:
+    """The residual stream before the first layer, (sequences, positions, d_model).
+
+    Tokens (sequences, positions); of several symbols each, (sequences, positions, symbols), those below 0 being none.
+    Raises InputError for tokens outside the vocabulary and more positions than the model has.
+    """
+    a = network.architecture
+    tokens, weights = checked_tokens(a, tokens), network.inputs()
+    x = weights["embedding"][np.maximum(tokens, 0)]
+    if a.symbols > 1:
+        x = np.where(tokens[..., None] >= 0, x, 0).sum(axis=2)
+    x = jnp.asarray(x) * a.embedding_scale
+    return x + weights["positions"][None, : x.shape[1]] if "positions" in weights else x
+
+
+def run_layer(
+    a: Architecture,
+    layer: int,
+    weights: Weights,
+    x: Array,
+    folded: bool = False,
+    attention: bool = True,
+    parts: bool = False,
+    added: Added | None = None,
+) -> LayerPass:
+    """What one layer does with the residual stream x (sequences, positions, d_model) before it.
+
+    `weights` are those of `network.layer(layer)`, or changed ones of their shapes; works under jit, vmap and lax.map.
+    What is `added` to some heads' queries and keys moves their attention, and theirs alone is then given.
+    Raises InputError for a layer out of range.
+    """
+    layer = index("layer", layer, a.layers)
+    window = min(a.windows[layer] or x.shape[1], x.shape[1])
+    turned = a.frequencies.index(a.frequencies[layer])  # compiled once for all layers that turn alike
+    kept = folded, attention, parts
+    return _layer(a, turned, kept, weights, a.divisors[layer], window, x, added)._replace(before=x)
+
+
+def finish(network: Network, x: Array) -> Array:
+    """Logits of the residual stream after the last layer, (..., d_model): shape (..., vocabulary).
+
+    Raises InputError for a network without an unembedding.
+    """
+    return logits_of(network.architecture, network.outputs(), x)
 
 
 def checked_tokens(a: Architecture, tokens: np.ndarray) -> np.ndarray:
     """Tokens as whole numbers; raises InputError for any that the model cannot read."""
     tokens = np.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise InputError(f"tokens must be whole numbers (sequences, positions), got {tokens.dtype} {tokens.shape}")
-    if tokens.min() < 0 or tokens.max() >= a.vocabulary:
-        worst = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise InputError(f"tokens must lie from 0 to {a.vocabulary - 1}, the vocabulary, got {worst}")
+    axes, least = ("(sequences, positions)", 0) if a.symbols == 1 else ("(sequences, positions, symbols)", -1)
+    if tokens.ndim != axes.count(",") + 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(f"tokens must be whole numbers {axes}, got {tokens.dtype} {tokens.shape}")
+    if tokens.min() < least or tokens.max() >= a.vocabulary:
+        worst = tokens.min() if tokens.min() < least else tokens.max()
+        raise InputError(f"tokens must lie from {least} to {a.vocabulary - 1}, the vocabulary, got {worst}")
     if a.context is not None and tokens.shape[1] > a.context:
         raise InputError(f"tokens must have at most {a.context} positions, the model's context, got {tokens.shape[1]}")
     return tokens
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 @exact_products
 def _layer(
-    a: Architecture, turned: int, folded: bool, attention: bool, w: Weights, divisor: Array, window: Array, x: Array
+    a: Architecture,
+    turned: int,
+    kept: tuple[bool, ...],
+    w: Weights,
+    divisor: Array,
+    window: Array,
+    x: Array,
+    added: Added | None = None,
 ) -> LayerPass:
-    """One layer, heads turned as in layer `turned`, of x (sequences, positions, d_model).
+    """One layer, with its MLP if it has one, heads turned as in layer `turned`, of x (sequences, positions, d_model).
 
-    Sequence after sequence: hidden ones of all would be large.
+    A few sequences after others: hidden ones of all would be large.
     """
+    folded, attention, parts = kept
 
-    def read_one(x: Array) -> LayerPass:
+    def read_one(given: tuple[Array, Any]) -> LayerPass:
+        x, here = given[0], None if added is None else Added(added.heads, *given[1])
         normal = _standardised(a, x) if "attention_norm" in w else x
         read = _scaled(w["attention_norm"], normal) if "attention_norm" in w else x
-        mixed, paid = _attend(a, turned, attention, w, divisor, window, read)
+        mixed, paid, values = _attend(a, turned, w, divisor, window, read, here)
+        made = {"values": values, "mixed": mixed}
         after = x + _normalised(a, w.get("attention_post_norm"), mixed)
-        hidden = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
-        after += _normalised(a, w.get("mlp_post_norm"), hidden)
-        return LayerPass(normal if folded else read, paid, after)
+        if "W_in" in w:
+            made["hidden"] = _mlp(a, w, _normalised(a, w.get("mlp_norm"), x if a.parallel else after))
+            after += _normalised(a, w.get("mlp_post_norm"), made["hidden"])
+        paid, made = paid if attention else None, made if parts else None
+        return LayerPass(normal if folded else read, paid, after, parts=made)
 
-    return lax.map(read_one, x)
+    given = x, None if added is None else (added.queries, added.keys)
+    return lax.map(read_one, given, batch_size=_together(a, *x.shape[:2]))
+
+
+def _together(a: Architecture, sequences: int, positions: int) -> int:
+    """How many sequences go through a layer at once: as many as divide their number and what is in memory allows."""
+    held = positions * (a.d_mlp + 4 * a.d_model + a.heads * (positions + 4 * a.d_head))
+    return next(n for n in range(sequences, 0, -1) if sequences % n == 0 and (n == 1 or n * held <= TOGETHER))
 
 
 def _attend(
-    a: Architecture, turned: int, keep: bool, w: Weights, divisor: Array, window: Array, read: Array
-) -> tuple[Array, Array | None]:
-    """What the heads write, (positions, d_model), and, to `keep`, their attention (heads, positions, positions)."""
+    a: Architecture, turned: int, w: Weights, divisor: Array, window: Array, read: Array, added: Added | None
+) -> tuple[Array, Array, Array]:
+    """What the heads write, (positions, d_model), their attention, (heads, positions, positions), and their values.
+
+    Of heads that something is `added` to, their attention alone.
+    """
     group, positions = a.heads // a.key_heads, jnp.arange(read.shape[0])
     turns = Head(w["W_Q"][0], w["W_K"][0], **rotation(a, turned))
     queries, keys = (turns.rotated(_compared(a, side, w, read), positions) for side in "QK")
-    scores = queries @ jnp.repeat(keys, group, axis=0).swapaxes(1, 2) / divisor
+    keys, heads = jnp.repeat(keys, group, axis=0), slice(None) if added is None else added.heads
+    if added is not None:
+        queries = queries.at[heads].add(turns.rotated(added.queries, positions))
+        keys = keys.at[heads].add(turns.rotated(added.keys, positions))
+    scores = queries @ keys.swapaxes(1, 2) / divisor
     behind = positions[:, None] - positions[None, :]
     visible = (behind >= 0) & (behind < window)
     attention = attention_weights(capped(scores, a.score_cap), visible[None])
-    mixed = attention @ jnp.repeat(_projected("V", w, read), group, axis=0)
+    values = _projected("V", w, read)
+    mixed = attention @ jnp.repeat(values, group, axis=0)
     written = affine(w["W_O"], w.get("b_O"), mixed.swapaxes(0, 1).reshape(read.shape[0], -1))
-    return written, attention if keep else None
+    return written, attention[heads], values
 
 
 def _compared(a: Architecture, side: str, w: Weights, read: Array) -> Array:
@@ -189,5 +278,6 @@ def _scaled(norm: Weights, x: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 @exact_products
-def _logits(a: Architecture, w: Weights, x: Array) -> Array:
-    return capped(_normalised(a, w["norm"], x) @ w["unembedding"].T, a.logit_cap)
+def logits_of(a: Architecture, w: Weights, x: Array) -> Array:
+    """Logits of the residual stream after the last layer, by the weights of `network.outputs()`."""
+    return capped(affine(w["unembedding"], w.get("b_U"), _normalised(a, w.get("norm"), x)), a.logit_cap)

@@ -3,11 +3,13 @@
 Files of text are UTF-8, whatever the machine's own encoding is.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from svtheory.checks import InputError, flag, index
 
@@ -44,6 +46,18 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     if hasattr(tokenizer.model, "dropout"):
         tokenizer.model.dropout = None
     return tokenizer
+
+
+def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
+    """The text of each token of a sequence, which joined are the text of all.
+
+    A letter that takes several tokens stands with the last of them.
+    """
+    ids, stream = [int(token) for token in tokens], DecodeStream(skip_special_tokens=False)
+    try:
+        return [stream.step(tokenizer, token) or "" for token in ids]
+    except Exception:  # of decoders that change what came before; tokenizers raises nothing more special
+        return [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
 
 
 def checked_text(text: Any) -> str:

@@ -238,7 +238,7 @@ def load_heads(path: str | Path) -> HeadBundle:
         raise InputError(f"bundle must be a safetensors file, got {str(path)!r}, which is no file")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = dict(sorted((file.metadata() or {}).items()))  # they come in an order that differs each time
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, TypeError) as error:
         raise InputError(f"bundle must be a whole safetensors file, got {str(path)!r}: {error}") from error

@@ -144,14 +144,23 @@ def read_balanced(
     have none. q and k are the queries (..., T, H) and keys (..., m, H) that the head compares, `modes` its balanced
     spectrum. `error` is what modes that are not seen leave out of scores.
     """
-    values, visible = modes.values, decomposition.visible
-    seen = values > numerical_rank_tolerance(values, len(values))
-    scale = root(inverse(values, seen))[None, :]
-    a, b = q @ ((head.W_K @ modes.key_patterns) * scale), k @ ((head.W_Q @ modes.query_patterns) * scale)
-    spectrum = Spectrum(modes.query_patterns, values, modes.key_patterns, modes.gaps)
+    visible, (A, B) = decomposition.visible, mode_factors(head, modes)
+    a, b = q @ A, k @ B
+    spectrum = Spectrum(modes.query_patterns, modes.values, modes.key_patterns, modes.gaps)
     made = dataclasses.replace(decomposition, query=a, keys=b, spectrum=spectrum, named=nameable(spectrum))
     error = jnp.where(visible, jnp.abs(made.scores - _products(q, k)), 0).max(axis=-1)
     return dataclasses.replace(made, error=error)
+
+
+@exact_products
+def mode_factors(head: Head, modes: BalancedSpectrum) -> tuple[Array, Array]:
+    """What makes terms of a query q and a key k, (H, K) each: `q^T k = sum_k (q^T A)_k (k^T B)_k` (T22).
+
+    `A = W_K F' / sqrt(sigma~)`, `B = W_Q F / sqrt(sigma~)`, of the patterns F and F'; 0 for modes that are not seen.
+    """
+    seen = modes.values > numerical_rank_tolerance(modes.values, len(modes.values))
+    scale = root(inverse(modes.values, seen))[None, :]
+    return (head.W_K @ modes.key_patterns) * scale, (head.W_Q @ modes.query_patterns) * scale
 
 
 def capped(logits: Array, cap: float | None) -> Array:

@@ -54,7 +54,7 @@ from svtheory.instruments.labels import labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, places
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, MANY, legend_below, name_heads, panels_or, plain
 from svtheory.reports.tables import at_most
 
 COLUMNS = {
@@ -206,7 +206,7 @@ def figure(results: xr.Dataset, axes: Any = None) -> Figure:
     drawn, axes = panels_or(axes, columns=len(readings), width=max(5.0, min(0.2 * heads, 7)), height=4.6)
     for ax, reading in zip(axes, readings, strict=True):
         draw(ax, results.sel(reading=reading))
-        names = [results.attrs[name] for name in ("bundle", "features") if name in results.attrs]
+        names = [plain(results.attrs[name]) for name in ("bundle", "features") if name in results.attrs]
         ax.set(title=f"{' with '.join(names)}: {reading}" if names else reading)
     axes[0].set(ylabel="best |cos| with a feature")
     return drawn

@@ -21,11 +21,9 @@ PUBLIC = {
 
 
 @dataclass(frozen=True)
-class Asking(Options):
-    """Where hypotheses about tokens are asked, and of which tokens."""
+class Where(Options):
+    """At which positions hypotheses about tokens are asked, and of which tokens."""
 
-    layer: int | None = None
-    """Layer of the heads."""
     queries: str | None = None
     """Positions of queries, first:end, of each sequence's own tokens; none is all but the first."""
     keys: str | None = None
@@ -34,7 +32,15 @@ class Asking(Options):
     """How many tokens, from 0, are the numbers that they are called; none means that tokens are no numbers."""
 
 
-def read_as(label: str, settings: Asking) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asking(Where):
+    """Where hypotheses about tokens are asked, and of which heads."""
+
+    layer: int | None = None
+    """Layer of the heads."""
+
+
+def read_as(label: str, settings: Where) -> dict[str, Any]:
     """What the settings leave open and is known of a public head."""
     return {name: x for name, x in PUBLIC.get(label, {}).items() if getattr(settings, name) is None}
 
@@ -52,9 +58,9 @@ def samples_of(bundle: HeadBundle, layer: int, settings: Asking) -> Inputs:
     return queries, keys
 
 
-def positions(settings: Asking) -> tuple[slice, slice]:
+def positions(settings: Where) -> tuple[slice, slice]:
     """Where queries and keys are; raises InputError for what says no positions."""
-    return _slice("queries", settings.queries, "1:"), _slice("keys", settings.keys, ":")
+    return span("queries", settings.queries, "1:"), span("keys", settings.keys, ":")
 
 
 def chosen_layer(bundle: HeadBundle, settings: Asking) -> int:
@@ -63,7 +69,8 @@ def chosen_layer(bundle: HeadBundle, settings: Asking) -> int:
     return index("layer", count - 1 if settings.layer is None else settings.layer, count)
 
 
-def _slice(name: str, given: str | None, default: str) -> slice:
+def span(name: str, given: str | None, default: str) -> slice:
+    """The positions that `given` says, first:end, or by default; raises InputError for what says none."""
     parts = (default if given is None else given).split(":")
     try:
         first, end = (int(part) if part.strip() else None for part in parts)

@@ -40,7 +40,8 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
                 answers.append(
                     f"{left} tokens at the end of the text fill no sequence of --positions and are not read."
                 )
-            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS)
+            page = instrument.html(found, line) if hasattr(instrument, "html") else ""
+            return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS, page)
 
         outcome = perform(name, folder, {**asdict(source), **asdict(settings)}, line, str(instrument.__doc__), survey)
         page = f"{folder / 'report.html'}"

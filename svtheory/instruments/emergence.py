@@ -32,7 +32,7 @@ from svtheory.instruments.sources import SEQUENCES, Series, check_source, named,
 from svtheory.instruments.survey import PLACE, layer_colours, places
 from svtheory.progress import track
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or, plain
 from svtheory.reports.tables import picked
 
 COLUMNS = {
@@ -210,6 +210,6 @@ def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
 
 
 def _name(ax: Axes, results: xr.Dataset) -> None:
-    names = [str(name) for name in results.checkpoint.values]
+    names = [plain(name) for name in results.checkpoint.values]
     ax.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 6 else 45)
     ax.set(xlabel="checkpoint" if any(":" in name for name in names) else "training steps")

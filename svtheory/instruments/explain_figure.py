@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from svtheory.instruments.grades import EXPLAINED, PARTLY, UNEXPLAINED, best, foremost
 from svtheory.instruments.survey import PLACE, places
-from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, measured, panels_or, plain
 
 SHOWN = 16  # singular values
 NAMED = 24  # heads named below the figure, at most
@@ -66,11 +66,11 @@ def _draw_heads(ax: Axes, results: xr.Dataset) -> None:
                 style = {"color": colour, "fillstyle": FILLS[here.grade.item()], "fmt": "o"}
                 measured(ax, i, float(here.functional_cosine), _error(here), **style)
         if any(here.hypothesis.item() == name for here in found):
-            ax.plot([], [], "o", color=colour, label=name)
+            ax.plot([], [], "o", color=colour, label=plain(name))
     step = -(-len(found) // NAMED)
     labels = [f"{here.layer.item()}.{here['head'].item()}" for here in found]
     ax.set_xticks(range(0, len(found), step), labels[::step], rotation=90 if len(found) > 8 else 0)
-    title = f"{results.attrs.get('bundle', 'all heads')}: best hypothesis"
+    title = f"{plain(results.attrs.get('bundle', 'all heads'))}: best hypothesis"
     ax.set(xlabel="layer.head", ylabel="functional cosine", title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
@@ -99,14 +99,14 @@ def _draw_cosines(ax: Axes, here: xr.Dataset) -> None:
     errors = np.concatenate([_error(one) for one in places(here, "hypothesis")], axis=1)
     measured(ax, x + 0.3, here.functional_cosine, errors, markersize=7, label="the head")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    ax.set_xticks(x, [str(name) for name in here.hypothesis.values], rotation=30, ha="right")
-    title = f"{here.attrs.get('bundle', 'the head')}, layer {here.layer.item()}, head {here['head'].item()}"
+    ax.set_xticks(x, [plain(name) for name in here.hypothesis.values], rotation=30, ha="right")
+    title = f"{plain(here.attrs.get('bundle', 'the head'))}, layer {here.layer.item()}, head {here['head'].item()}"
     ax.set(xlim=(-0.6, len(x) - 0.4), ylabel="functional cosine", title=title)
 
 
 def _draw_values(ax: Axes, here: xr.Dataset, top: xr.Dataset) -> None:
     pairs = np.arange(1, 1 + here.sizes["pair"])[:SHOWN]
-    told = f'predicted by "{top.hypothesis.item()}"'
+    told = f'predicted by "{plain(top.hypothesis.item())}"'
     ax.plot(pairs, here.predicted_value[:SHOWN], color=COLOURS[1], label=told)
     measured(ax, pairs, here.singular_value[:SHOWN], label="the head's own")
     ax.set(xlabel="pair k", ylabel=r"singular value $\sigma_k$", ylim=(0, None))
@@ -122,5 +122,5 @@ def _draw_members(ax: Axes, here: xr.Dataset, name: str) -> None:
     ax.axhline(float(own.permuted.max()), color=COLOURS[1], label="permuted families, highest")
     if (x > 0).all() and x.max() > 10 * x.min():
         ax.set_xscale("log")
-    ax.set(xlabel=f'member of "{name}"', ylabel="functional cosine")
+    ax.set(xlabel=f'member of "{plain(name)}"', ylabel="functional cosine")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

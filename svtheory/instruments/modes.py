@@ -77,7 +77,9 @@ def compared_modes(reading: Reading, head: int, member: int) -> xr.Dataset:
         }
     columns = {name: (("side", "mode"), np.stack([found[side][name] for side in SIDES])) for name in found[SIDES[0]]}
     modes = np.arange(1, 1 + next(iter(columns.values()))[1].shape[1])
-    values = {"predicted_value": ("pair", np.asarray(predicted.values))}
+    # of fewer samples than pairs, what is predicted has no more
+    lacking = min(factors.W_Q.shape[1:]) - len(predicted.values)
+    values = {"predicted_value": ("pair", np.pad(np.asarray(predicted.values), (0, lacking)))}
     return xr.Dataset(columns | values, {"side": list(SIDES), "mode": modes}).merge(lying)
 
 

@@ -7,6 +7,7 @@ min(D, tokens) eps of the longest are none.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -40,19 +41,27 @@ class Moments(NamedTuple):
     centred: Root
 
 
-def layer_moments(bundle: HeadBundle) -> Moments | None:
+def layer_moments(bundle: HeadBundle, where: np.ndarray | None = None) -> Moments | None:
     """The moments of each layer's tokens, float32; None where the bundle does not say what its heads read.
 
+    Of some tokens, `where` (sequences, positions), in place of all.
     Raises InputError where a layer's tokens are all equal.
     """
     if bundle.attn_in is None:
         return None
+    found = in_threads(partial(moments_of, bundle, where=where), range(len(bundle.attn_in)))
+    return jax.tree.map(lambda *x: np.stack(x), *found)
+
+
+def moments_of(bundle: HeadBundle, layer: int, where: np.ndarray | None = None) -> Moments:
+    """The moments of one layer's tokens, float32, all of them or those `where`; raises InputError if all are equal."""
+    assert bundle.attn_in is not None
     # where every side is centred, second moments are not asked for
-    asked = ~bundle.query_bias.all(axis=1) | (bundle.scoring.frequencies is not None)
-    found = in_threads(lambda tokens, asked: token_moments(tokens[bundle.real], asked), bundle.attn_in, asked)
-    if not all(here.centred.lengths.any() for here in found):
+    asked = not bundle.query_bias[layer].all() or bundle.scoring.frequencies is not None
+    found = token_moments(bundle.attn_in[layer][bundle.real if where is None else where], asked)
+    if not found.centred.lengths.any():
         check_tokens_differ(bundle)
-    return jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *found)
+    return jax.tree.map(lambda x: x.astype(np.float32), found)
 
 
 def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:
@@ -93,18 +102,23 @@ def largest_norm(tokens: np.ndarray, real: np.ndarray) -> float:
     return size * float(squares.max(where=real, initial=0)) ** 0.5
 
 
-def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:
-    """The moments that queries and keys of a head are read in (T6).
+def centred_sides(head: Head) -> tuple[Array, Array]:
+    """Whether queries and keys of a head are read less their mean (T6).
 
-    Centred where a constant is free, on a side with a bias that is not 0, and where it makes no difference, on the key
-    side without rotary positions.
+    Where a constant is free, on a side with a bias that is not 0, and where it makes no difference, on the key side
+    without rotary positions.
     """
+    query, key = (jnp.asarray(False) if b is None else (b != 0).any() for b in (head.b_Q, head.b_K))
+    return query, key | (head.frequencies is None)
 
-    def side(b, free):
-        centred = jnp.asarray(free) if b is None else free | (b != 0).any()
-        return jax.tree.map(lambda x, y: jnp.where(centred, x, y), moments.centred, moments.uncentred)
 
-    return side(head.b_Q, False), side(head.b_K, head.frequencies is None)
+def seen_by(head: Head, moments: Moments) -> tuple[Root, Root]:
+    """The moments that queries and keys of a head are read in (T6): covariances on the sides that are centred."""
+    query, key = (
+        jax.tree.map(lambda x, y, centred=centred: jnp.where(centred, x, y), moments.centred, moments.uncentred)
+        for centred in centred_sides(head)
+    )
+    return query, key
 
 
 @exact_products
@@ -122,7 +136,9 @@ def seen_rescaled(head: Head, queries: Array, keys: Array, real: Array | None) -
         # of the tokens, not of their products, which would lose the small axes in float32
         _, lengths, axes = safe_svd(jnp.linalg.qr(jnp.where(inside, rows - mean[None, :], 0), mode="r"))
         kept = lengths > numerical_rank_tolerance(lengths, min(rows.shape))
-        return Root(axes.T, jnp.where(kept, lengths / jnp.sqrt(count), 0))
+        short = max(0, min(head.W_Q.shape) - len(lengths))  # few tokens have fewer axes than a head has modes
+        lengths = jnp.pad(jnp.where(kept, lengths / jnp.sqrt(count), 0), (0, short))
+        return Root(jnp.pad(axes.T, ((0, 0), (0, short))), lengths)
 
     return side(queries, False), side(keys, head.frequencies is None)
 

@@ -37,7 +37,7 @@ from svtheory.instruments.paired import VARIABLES, paired, written
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import COLOURS, GREY, legend_below, measured, name_heads, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, legend_below, measured, name_heads, panels_or, plain
 
 SHOWN = 3
 """Pairs of a head that its row names."""
@@ -235,7 +235,7 @@ def _draw_parts(ax: Axes, results: xr.Dataset) -> None:
         measured(ax, at, here.part_mean, here.part_standard_error, color=COLOURS[i], label=str(part), markersize=4)
     ax.axhline(0, color=GREY, linewidth=0.8)
     name_heads(ax, 1, len(x))
-    names = [results.attrs[name] for name in ("bundle", "features") if name in results.attrs]
+    names = [plain(results.attrs[name]) for name in ("bundle", "features") if name in results.attrs]
     ax.set_xticks(x, [f"{int(results.layer[0])}.{head}" for head in x], rotation=90 if len(x) > 8 else 0)
     ax.set(ylabel="mean part of the score", title=" with ".join(names) or "decisions")
     legend_below(ax, 2, fontsize=8.5)

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from svtheory.checkpoints.attention_only import network
 from svtheory.checkpoints.checkpoint import Checkpoint
 from svtheory.checkpoints.exporting import read_model
 from svtheory.checkpoints.hub import PREFIX, fetch_named
+from svtheory.checkpoints.networks import Network
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle, bundle_file, read_bundle
@@ -48,6 +50,11 @@ class Source(Texts):
         """What the source is called."""
         return named(self.source)
 
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a bundle, not the folder of a model or one on the hub."""
+        return not self.source.startswith(PREFIX) and not Path(self.source).is_dir()
+
     def bundle(self, reads: bool = False, sequences: int | None = None, **kept: Any) -> HeadBundle:
         """Its heads; with what they read where there is something, or `reads` asks for it.
 
@@ -57,6 +64,12 @@ class Source(Texts):
             raise InputError("SOURCE must be a bundle or the folder of a model, got none")
         check_source(self.source)
         return read_heads(self.source, dataclasses.replace(self, sequences=self.sequences or sequences), reads, **kept)
+
+    def network(self, bundle: HeadBundle) -> Network:
+        """The model that the heads of its `bundle` are of: the folder's, or the bundle's own."""
+        if self.source.startswith(PREFIX):
+            return Checkpoint(fetch_named(self.source))
+        return Checkpoint(self.source) if Path(self.source).is_dir() else network(bundle)
 
 
 @dataclass(frozen=True)
@@ -103,15 +116,25 @@ def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> Head
         if reads:
             raise InputError(f"bundle must hold attn_in, what its heads read, got {name!r} without")
         return bundle
-    read = bundle.attn_in[:, : texts.sequences]
-    mask = None if bundle.mask is None else bundle.mask[: texts.sequences]
+    return first_sequences(bundle, texts.sequences)
+
+
+def first_sequences(bundle: HeadBundle, count: int | None) -> HeadBundle:
+    """A bundle with the first sequences of what its heads read; metadata says of how many, "40 of 96", if not all.
+
+    None keeps all. Raises InputError for a bundle without attn_in.
+    """
+    number = len(bundle.real)
+    if count is None or count >= number:
+        return bundle
+    assert bundle.attn_in is not None
     cut = {
-        name: bundle.others[name][: texts.sequences]
+        name: bundle.others[name][:count]
         for name in ("tokens", "residual")
-        if name in bundle.others and len(bundle.others[name]) == bundle.attn_in.shape[1]
+        if name in bundle.others and len(bundle.others[name]) == number
     }
-    said = {"sequences": f"{read.shape[1]} of {bundle.attn_in.shape[1]}"}
-    metadata = {**bundle.metadata, **(said if read.shape[1] < bundle.attn_in.shape[1] else {})}
+    read, mask = bundle.attn_in[:, :count], None if bundle.mask is None else bundle.mask[:count]
+    metadata = {**bundle.metadata, "sequences": f"{count} of {number}"}
     return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut}, metadata=metadata)
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svtheory.instruments.survey import EPSILON, layer_colours
 from svtheory.instruments.token_bounds import TIMES
-from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, rank_ticks, thinned
+from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, plain, rank_ticks, thinned
 
 MANY = 24  # heads, of which each is drawn
 SPECTRA = (
@@ -54,7 +54,7 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="cannot be named")
     if zero.all():
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
-    name = results.attrs.get("bundle", "all heads")
+    name = plain(results.attrs.get("bundle", "all heads"))
     zeros = f", {int(zero.sum())} zero" if zero.any() else ""
     title = f"{name}: {zero.size} heads, {results.reading.item()}{zeros}"
     balanced = results.reading.item() == "balanced"

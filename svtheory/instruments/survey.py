@@ -74,7 +74,7 @@ def over_heads(
     layers, data = len(bundle.W_Q), {}
     for i in track(range(layers), doing):
         given = jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head))
-        found = _over_layer(read, heads_of(bundle, i), *given, shared)
+        found = over_layer(read, heads_of(bundle, i), *given, shared)
         if i == 0:
             data = {name: np.empty((layers, *found[name].shape), found[name].dtype) for name in axes}
         for name, x in data.items():
@@ -84,7 +84,8 @@ def over_heads(
 
 
 @partial(jax.jit, static_argnums=0)
-def _over_layer(read: Callable[..., Any], heads: Head, of_layer: Any, of_head: Any, shared: Any) -> Any:
+def over_layer(read: Callable[..., Any], heads: Head, of_layer: Any, of_head: Any, shared: Any) -> Any:
+    """What `read(head, *of_layer, *of_head, *shared)` finds of each of a layer's heads, stacked; compiled once."""
     return jax.lax.map(lambda given: read(given[0], *of_layer, *given[1], *shared), (heads, of_head))
 
 

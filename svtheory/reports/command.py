@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 
 from svtheory.checks import InputError
 from svtheory.reports import plotting, runs
+from svtheory.reports.options import LARGEST_SEED
 from svtheory.reports.page import prose, report
 from svtheory.reports.runs import Outcome
 
-# keys of jax keep 32 bits of a seed, and some experiments count on from theirs
-LARGEST_SEED = 2**31 - 1
 # what a disk answers that is full, over its quota, at its limit of a file's size, or not for this user
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 # what tyro draws its boxes with, in UTF-8 and elsewhere
@@ -31,8 +31,8 @@ BORDER, RULE = "│╰╯ ", "─-"
 def sentence_errors() -> Iterator[None]:
     """Turn a user's error, or an interruption, into one sentence on stderr and an exit code; a bug keeps its traceback.
 
-    2 for a wrong input, 1 for numbers that are not finite and for a disk that is full or may not be used, 128 and the
-    signal's number for Ctrl-C and SIGTERM.
+    2 for a wrong input or platform, 1 for numbers that are not finite, for a disk that is full or may not be used and
+    for memory that is not there, 128 and the signal's number for Ctrl-C and SIGTERM.
     """
     try:
         with _terminated():
@@ -54,6 +54,23 @@ def sentence_errors() -> Iterator[None]:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (found := _machine_error(error)):
+            raise
+        print(f"error: {found[1]}", file=sys.stderr)
+        raise SystemExit(found[0]) from None
+
+
+def _machine_error(error: Exception) -> tuple[int, str] | None:
+    """Exit code and sentence for what this machine lacks, memory or the platform asked for; None for other errors."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return 1, f"this needs more memory than there is ({text or 'no more of it'}); ask for smaller sizes"
+    try:
+        jax.devices()
+    except RuntimeError:
+        return 2, f"JAX_PLATFORMS must name what jax can use here, got {jax.config.jax_platforms!r} ({text})"
+    return None
 
 
 @contextlib.contextmanager
@@ -82,7 +99,7 @@ def perform(name: str, folder: Path, config: Any, line: str, about: str, find: C
     with plotting.style(), runs.started(folder, name, config, line):
         outcome = find(folder)
         runs.finish(folder, outcome, time.perf_counter() - began)
-        page = report(folder, about, outcome)
+        page = outcome.page or report(folder, about, outcome)
         with runs.atomic(folder / "report.html") as path:
             path.write_text(page, encoding="utf-8")
     return outcome
@@ -122,6 +139,6 @@ def _sentence(box: str) -> str:
             paragraphs[-1].append(line)
     texts = [" ".join(" ".join(lines).split()).rstrip(".") for lines in paragraphs]
     sentence = "; ".join(text for text in texts if text and not text.startswith("For full helptext"))
-    for field in ("Error parsing ", "config: ", "source: ", "settings: "):
+    for field in ("Error parsing ", "config: ", "machine: ", "source: ", "settings: "):
         sentence = sentence.removeprefix(field)
     return sentence.replace("Argument helptext:", "allowed:")

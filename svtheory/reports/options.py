@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from svtheory.checks import InputError
+
+LARGEST = 10**8
+"""No whole number but a seed may be larger: of N x N arrays jax could no longer count the bytes, and aborts."""
+LARGEST_SEED = 2**31 - 1
+"""Keys of jax keep 32 bits of a seed, and some experiments count on from theirs."""
 
 
 class Limit(NamedTuple):
@@ -27,16 +32,23 @@ def above(bound: float) -> Limit:
     return Limit(f" above {bound:g}", lambda x: x > bound)
 
 
+def between(low: float, high: float) -> Limit:
+    """Numbers above `low` and at most `high`."""
+    return Limit(f" above {low:g} and at most {high:g}", lambda x: low < x <= high)
+
+
 FINITE = Limit("", lambda x: True)
-PROBABILITY = Limit(" above 0 and at most 1", lambda x: 0 < x <= 1)
+PROBABILITY = between(0, 1)
+MULTIPLE = 1e6
+"""The largest multiple of another size that may be asked for."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Base of frozen dataclasses of options, whose fields may be limited: `Annotated[int, at_least(2)]`.
 
-    A limit is for an int or a float, one of these or None, or a tuple of them that may not be empty; floats must be
-    finite. Raises InputError in the spelling of the command line.
+    A limit is for an int or a float, one of these or None, or a tuple of them that may not be empty. Floats must be
+    finite and ints at most LARGEST, those without a limit too. Raises InputError in the spelling of the command line.
 
     >>> from typing import Annotated
     >>> @dataclass(frozen=True)
@@ -50,22 +62,27 @@ class Options:
     def __post_init__(self):
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
-            for limit in getattr(hints[field.name], "__metadata__", ()):
-                if isinstance(limit, Limit):
-                    _check(field.name, hints[field.name].__origin__, limit, getattr(self, field.name))
+            hint, value = hints[field.name], getattr(self, field.name)
+            kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            limit = next((x for x in told if isinstance(x, Limit)), None)
+            if limit is not None or ({int, float} & {kind, *get_args(kind)} and value != ()):
+                _check(field.name, kind, limit or FINITE, value)
 
 
 def _check(name: str, kind: Any, limit: Limit, value: Any) -> None:
     """Raise InputError unless the numbers in the field `name`, of type `kind`, keep the limit."""
     several, whole = get_origin(kind) is tuple, int in (kind, *get_args(kind))
-    if value is None or ((numbers := value if several else (value,)) and all(_keeps(limit, whole, x) for x in numbers)):
+    bound, numbers = LARGEST_SEED if name == "seed" else LARGEST, value if several else (value,)
+    if value is None or (numbers and all(_keeps(limit, bound if whole else None, x) for x in numbers)):
         return
+    large = whole and any(isinstance(x, Integral) and abs(int(x)) > bound for x in numbers)
+    words = limit.words + (f" and at most {bound}" if limit.words else f" of at most {bound}") * large
     number = ("whole" if whole else "finite") + (" numbers" if several else " number")
     option, article = f"--{name.replace('_', '-')}", "" if several else "a "
-    raise InputError(f"{option} must be {article}{number}{limit.words}, got {value}")
+    raise InputError(f"{option} must be {article}{number}{words}, got {value}")
 
 
-def _keeps(limit: Limit, whole: bool, x: Any) -> bool:
-    if whole:
-        return isinstance(x, Integral) and not isinstance(x, bool) and limit.allows(int(x))
+def _keeps(limit: Limit, bound: int | None, x: Any) -> bool:
+    if bound is not None:
+        return isinstance(x, Integral) and not isinstance(x, bool) and abs(x) <= bound and limit.allows(int(x))
     return isinstance(x, Real) and bool(np.isfinite(float(x))) and limit.allows(float(x))

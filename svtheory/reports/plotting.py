@@ -39,6 +39,15 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(STYLE)
 
 
+def plain(name: object) -> str:
+    """A name from outside as it is: dollars in it enclose no formula.
+
+    >>> plain("$SAE and $PCA")
+    '\\\\$SAE and \\\\$PCA'
+    """
+    return str(name).replace("$", r"\$")
+
+
 def panels(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 3.8) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, shape (rows, columns), each `width` x `height` inches."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")

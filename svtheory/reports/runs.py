@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -23,6 +24,9 @@ from svtheory.checks import InputError
 REMEDY = "give another --out or remove it"
 # what trains heads need not be there
 PACKAGES = ("svtheory", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
+# attributes of netCDF's own
+RESERVED = {"", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "coordinates", "_NCProperties", "_Netcdf4Dimid"}
+RESERVED |= {"_Netcdf4Coordinates", "_nc3_strict", "_FillValue"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +42,21 @@ class Outcome:
     """What an experiment found.
 
     summary   headline figures, flat, with units in the names
-    results   labelled arrays
+    results   labelled arrays, of one dataset or a tree of several
     figures   exhibits by file name
     rows      the table that is reported, one dict a row
     answers   sentences that say what it amounts to
     columns   what columns of the table say
+    page      the page that shows it, where it has one of its own
     """
 
     summary: Mapping[str, Any]
-    results: xr.Dataset
+    results: xr.Dataset | xr.DataTree
     figures: Mapping[str, Exhibit]
     rows: list[dict[str, Any]]
     answers: Sequence[str] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    page: str = ""
 
 
 @contextmanager
@@ -138,7 +144,7 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     write_json(folder / "summary.json", {name: _scalar(value) for name, value in outcome.summary.items()})
     with atomic(folder / "results.nc") as path:
         # through memory: HDF5 says more than one sentence where a disk is full
-        path.write_bytes(outcome.results.to_netcdf(engine="h5netcdf"))
+        path.write_bytes(storable(outcome.results).to_netcdf(engine="h5netcdf"))
     (folder / "figures").mkdir(exist_ok=True)
     for name, exhibit in outcome.figures.items():
         for kind in ("png", "pdf"):
@@ -149,6 +155,21 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     manifest = read_manifest(folder) | {"status": "finished", "wall_time_s": round(seconds, 2), "captions": captions}
     write_json(folder / "manifest.json", manifest)
     _drop(checkpoints(folder))
+
+
+def storable(results: xr.Dataset) -> xr.Dataset:
+    """The same under names and with text that netCDF can hold, whatever metadata and names from outside are."""
+    kept = results.rename({name: str(name).replace("/", "|") for name in results.variables if "/" in str(name)})
+    texts = {name: x for name, x in kept.coords.items() if x.dtype.kind in "UO"}
+    sound = np.vectorize(_stored, otypes="O")
+    kept = kept.assign_coords({name: x.copy(data=sound(x.values)) for name, x in texts.items() if x.size})
+    kept.attrs = {_stored(name) + "_" * (name in RESERVED): _stored(value) for name, value in kept.attrs.items()}
+    return kept
+
+
+def _stored(value: Any) -> Any:
+    """A text without zero bytes and halves of letters; anything else as it is."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _drop(folder: Path) -> None:

@@ -13,7 +13,24 @@ SMALL = [
 ]
 
 
-def test_a_small_run(tmp_path, capsys):
+SOME = ("T1", "T3", "T4", "T5", "T8", "T15", "T17", "T18")
+
+
+def some_rows():
+    """The first row of some theorems, and of softmax heads also the last, with another target and a query bias."""
+    first = [next(row for row in ledger.ROWS if row.theorem == theorem) for theorem in SOME]
+    return [*first, [row for row in ledger.ROWS if row.theorem == "T18"][-1]]
+
+
+def test_rows_are_of_these_theorems():
+    rows = {"T1", "T2", "T3", "T4", "T5", "T7", "T8", "T14", "T15", "T17", "T18"}
+    assert {row.theorem for row in ledger.ROWS} == rows
+    assert {*ledger.THEOREMS} == rows | {"T6", "T21"}  # the leading order beside, and the noise of what is sampled
+
+
+def test_a_small_run(tmp_path, capsys, monkeypatch):
+    """Of some rows: each compiles what builds its scenarios; the slow test runs all."""
+    monkeypatch.setattr(ledger, "ROWS", some_rows())
     results = ledger.main([*SMALL, "--out", str(tmp_path)]).results
     folder, printed = tmp_path / "ledger", capsys.readouterr().out
     assert "holds" in printed
@@ -27,9 +44,6 @@ def test_a_small_run(tmp_path, capsys):
 
 def every_row_is_there(results):
     assert results.sizes["head"] == sum(len(row.values) for row in ledger.ROWS)
-    rows = {"T1", "T2", "T3", "T4", "T5", "T7", "T8", "T14", "T15", "T17", "T18"}
-    assert {row.theorem for row in ledger.ROWS} == rows
-    assert {*ledger.THEOREMS} == rows | {"T6", "T21"}  # the leading order beside, and the noise of what is sampled
     assert results.cosine.dims == ("head", "side")
 
 
@@ -54,8 +68,8 @@ def the_report_stands_alone(folder):
 
 
 def a_wrong_prediction_fails_the_verdict(results):
-    row = ledger.ROWS[3]
-    heads = results.sel(head=results.row == 3)
+    index = SOME.index("T3")
+    row, heads = ledger.ROWS[index], results.sel(head=results.row == index)
     assert ledger._verdict(row, heads)["holds"]
     assert ledger._verdict(row, heads)["theory expects"] == ""
     wrong = ledger._verdict(row, heads.assign(cosine=heads.cosine * 0.99))
@@ -66,16 +80,16 @@ def a_wrong_prediction_fails_the_verdict(results):
     sampled = results.sel(head=results.objective == "softmax")
     assert ledger._verdict(row, sampled)["holds"]
     assert not ledger._verdict(row, sampled.assign(cosine=sampled.cosine - 0.05))["holds"]
-    row, heads = ledger.ROWS[3], results.sel(head=results.row == 3)
+    row, heads = ledger.ROWS[index], results.sel(head=results.row == index)
     shuffled = heads.assign(predicted_alignment=heads.predicted_alignment[::-1])
     assert not ledger._verdict(row, shuffled)["holds"]
 
 
 def rows_start_satisfied_and_go_far(results):
-    """T2, T3 and T5 begin with a matched feature that is exactly aligned, and leave it."""
+    """T3 and T5 begin with a matched feature that is exactly aligned, and leave it."""
     for index, row in enumerate(ledger.ROWS):
         predicted = results.predicted_alignment.values[results.row == index]
-        if row.theorem in ("T2", "T3", "T5"):
+        if row.theorem in ("T3", "T5"):
             assert predicted[0].min() > 1 - 1e-9
             assert predicted.min() < 0.95
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sims import ablate, share, transformer_align, transformer_training
+from sims import ablate, causes, share, transformer_align, transformer_training
 from sims.models import trained_heads
 from sims.models.trained import (
     SNAPSHOTS,
@@ -18,10 +18,17 @@ from sims.models.trained import (
     transformer,
 )
 from sims.models.transformer import accuracy
-from svtheory import InputError, load_heads
+from svtheory import InputError, load_heads, spectrum
+from svtheory.checkpoints import forward, network
+from svtheory.instruments import cause
 
 SMALL = ["--tasks", "largest", "--members", "2", "--steps", "400", "--sequences", "128"]
-EXTRA = {transformer_align: ["--draws", "9"], ablate: ["--random", "2"], transformer_training: ["--draws", "19"]}
+EXTRA = {
+    transformer_align: ["--draws", "9"],
+    ablate: ["--random", "2"],
+    causes: ["--random", "2", "--resamples", "100"],
+    transformer_training: ["--draws", "19"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +94,10 @@ def test_bundles_hold_what_the_models_compute(out, models):
     stored = load_heads(out / "transformer_align" / "bundles" / "largest_plain_1.safetensors")
     np.testing.assert_array_equal(stored.W_Q, made.W_Q)
     assert json.loads(stored.metadata["recipe"])["task"] == "largest"
+    tokens = np.asarray(sampled.tokens[0]).T
+    kept = bundle(models, 1, seen.reads, tokens=sampled.tokens)
+    answered = forward(network(kept), tokens).logits[:, -1].argmax(axis=1) == np.asarray(sampled.answers[0])
+    assert answered.mean() == pytest.approx(seen.accuracy[0])
 
 
 def test_reading_by_definition(models):
@@ -120,6 +131,36 @@ def test_ablation(out, outcomes):
     attention = results.attention.sel(kind="predicted")
     np.testing.assert_allclose(attention.isel(removed=0), attention.isel(removed=2), atol=1e-6)
     assert (attention < 0.5).all()
+
+
+def test_causes(out, outcomes):
+    """The match is of rank one: its first mode is the match, a silent head's costs nothing."""
+    results, summary = outcomes["sims.causes"].results, json.loads((out / "causes" / "summary.json").read_text())
+    lost = results.effect.sel(measure="attention")
+    assert (lost.sel(removed="mode 1") > 0.4).all()
+    assert (lost.sel(removed=["same variance", "isotropic"]) < lost.sel(removed="mode 1") / 3).all()
+    assert (results.variance.sel(removed="mode 1") > 0.9).all()
+    assert (results.control.sel(of_control="W_O = 0", measure="loss") == 0).all()
+    assert (results.control.sel(of_control="W_O = 0", measure="attention") > 0.4).all()
+    ratio = lost.sel(removed="mode 1").mean() / lost.sel(removed="isotropic").mean()
+    np.testing.assert_allclose(summary["ratio_mode_1_over_isotropic"], ratio, rtol=1e-5)
+    assert [row["holds"] for row in outcomes["sims.causes"].rows if row["task"] == "W_O = 0"] == [True]
+
+
+def test_cause_and_ablation_agree(models):
+    """Singular vectors gone from what a head reads: of one pass as of the other."""
+    sampled = models.recipe.given.sample(jax.random.key(8), 128)
+    run = trained_heads.run_on(models, 0, sampled)
+    (head,) = run.heads
+    found = spectrum(head.weights.W_Q, head.weights.W_K)
+    U, V = (np.asarray(x)[:, :1] for x in (found.left, found.right))
+    lost = trained_heads.ablated(models, head, [0 * U, U], [0 * V, V])[0]
+    given = bundle(models, 0, run.reads, tokens=sampled.tokens)
+    settings = cause.Settings(ablation="zero", modes=1, draws=2, resamples=100)
+    right = np.asarray(sampled.right["larger"]).T
+    seen = cause.survey(given, settings=settings, keys=right).effect_mean.sel(direction="raw vector 1")
+    np.testing.assert_allclose(seen.sel(effect="attention").item(), lost[0] - lost[1], atol=1e-6)
+    assert lost[0] - lost[1] > 0.1
 
 
 def test_removals_are_orthonormal_directions_of_the_right_spaces(models):

@@ -19,18 +19,22 @@ def test_short_work_says_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_long_work_says_how_long_it_will_take(clock, capsys):
+def test_long_work_says_once_a_minute_how_long_it_will_take(clock, capsys):
     for _ in track(range(8), "reading heads"):
-        clock[0] += 3
+        clock[0] += 25
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "reading heads: 1 of 8, some 21 s left"
-    assert lines[-1] == "reading heads: 5 of 8, some 9 s left"
-    assert len(lines) == 2
+    assert lines == [f"reading heads: {done} of 8, some {25 * (8 - done)} s left" for done in (1, 4, 7)]
+
+
+def test_nothing_is_said_where_stderr_is_closed(clock, monkeypatch):
+    monkeypatch.setattr(progress.sys, "stderr", None)
+    for _ in track(range(8), "reading heads"):
+        clock[0] += 25
 
 
 def test_work_of_unknown_length_is_counted(clock, capsys):
     for _ in track(iter("abc"), "drawing"):
-        clock[0] += 20
+        clock[0] += 70
     assert re.findall(r"drawing: (\d)\n", capsys.readouterr().err) == ["1", "2", "3"]
 
 

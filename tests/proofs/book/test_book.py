@@ -65,6 +65,7 @@ def test_tex_is_balanced(blocks):
     assert unescaped.count("$") % 2 == 0
 
 
+@pytest.mark.slow
 def test_pdf_without_tex(reports, tmp_path):
     path = tmp_path / "book.pdf"
     how = book.write(reports, path)

@@ -1,4 +1,5 @@
 import gc
+import re
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from sims.engines import ensemble
 from sims.engines.ensemble import train
+from svtheory import progress
 from svtheory.checks import InputError
 
 STEPS, MEMBERS = 23, 3
@@ -234,3 +236,16 @@ def test_counts_are_whole_numbers(bad):
     members, keys = start()
     with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be a whole number of at least 1"):
         train(noisy_descent, members, keys, **bad)
+
+
+def test_a_log_gets_lines_and_a_closed_stderr_none(monkeypatch, capsys):
+    members, keys = start()
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "EVERY", -1.0)
+    train(noisy_descent, members, keys, STEPS, chunk=10, label="heads")
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r", \S+ MB.*|, \S+ left.*", "", line) for line in lines] == [
+        f"heads: {done} of {STEPS} steps" for done in (0, 1, 9, 17, 23)
+    ]
+    monkeypatch.setattr(ensemble.sys, "stderr", None)
+    train(noisy_descent, members, keys, STEPS, chunk=10)

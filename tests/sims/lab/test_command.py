@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sims.__main__ import experiments
 from sims.__main__ import main as list_or_run
 from sims.lab.command import command
 from svtheory.checks import InputError
+from svtheory.reports.command import sentence_errors
 from svtheory.reports.plotting import panels, predicted_against_measured
 from svtheory.reports.runs import Exhibit, Outcome, read_manifest
 
@@ -274,3 +276,33 @@ def wait_for(path, process):
     while not path.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
+
+
+def asks_for_too_much():
+    jnp.zeros((10**6, 10**9)).block_until_ready()
+
+
+def has_no_more():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("lacks", [asks_for_too_much, has_no_more])
+def test_memory_that_is_not_there_is_one_sentence(capsys, lacks):
+    with pytest.raises(SystemExit) as stopped, sentence_errors():
+        lacks()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: this needs more memory than there is \(.*\); ask for smaller sizes\n", said), said
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_platform_that_is_not_here_is_one_sentence_and_no_other_error_is_taken_for_it(capsys, monkeypatch, there):
+    def devices():
+        if not there:
+            raise RuntimeError("unknown backend")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(RuntimeError if there else SystemExit), sentence_errors():
+        raise RuntimeError("Unable to initialize backend 'abacus': no\nmore")
+    said = capsys.readouterr().err
+    assert said == "" if there else re.fullmatch(r"error: JAX_PLATFORMS must name .* \(Unable [^\n]*\)\n", said)

@@ -16,7 +16,7 @@ from svtheory.reports.runs import Exhibit, Outcome
 
 REAL_HEADS = {"heads", "sad", "sad_toy", "sad_training", "explain", "conditions", "align"}
 STATISTICS = {"calibration"}
-TRANSFORMERS = {"transformer_align", "transformer_training", "ablate", "share"}
+TRANSFORMERS = {"transformer_align", "transformer_training", "ablate", "causes", "contexts", "share", "writers"}
 
 
 @pytest.fixture

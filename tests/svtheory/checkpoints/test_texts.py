@@ -1,8 +1,8 @@
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from svtheory.checkpoints import tokenize
-from svtheory.checkpoints.texts import Reader, padded
+from svtheory.checkpoints.texts import Reader, padded, pieces
 from svtheory.checks import InputError
 
 WORDS = {"[S]": 0, "ab": 1, "a": 2, "b": 3, "[E]": 4}
@@ -95,3 +95,15 @@ def test_rows_of_different_lengths_are_padded():
     for rows in ([], [[1], []], [1, 2], 5):
         with pytest.raises(InputError, match=r"^tokens must be rows of at least one token, got"):
             padded(rows)
+
+
+def test_pieces_joined_are_the_text():
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytes_alone = Tokenizer(models.BPE(alphabet, []))
+    bytes_alone.pre_tokenizer, bytes_alone.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    found = pieces(bytes_alone, bytes_alone.encode("a \u00e9\u2713b").ids)
+    assert found == ["a", " ", "", "\u00e9", "", "", "\u2713", "b"]
+    assert pieces(bytes_alone, [alphabet["a"], 9999, alphabet["b"]]) == ["a", "", "b"]

@@ -1,6 +1,7 @@
 """Whatever the command of an instrument leaves in these tests says what each array is, and in which unit."""
 
 import pytest
+import xarray as xr
 
 from svtheory.instruments import command
 from svtheory.instruments.labels import unlabelled
@@ -13,7 +14,9 @@ def every_array_is_labelled():
 
     def checked(*given):
         outcome = perform(*given)
-        bare = [name for name in outcome.results.variables if unlabelled(outcome.results[name])]
+        found = outcome.results
+        datasets = [node.dataset for node in found.subtree] if isinstance(found, xr.DataTree) else [found]
+        bare = [name for results in datasets for name in results.variables if unlabelled(results[name])]
         assert not bare, f"{given[0]}: give {', '.join(map(str, bare))} a label in its table VARIABLES"
         return outcome
 

@@ -109,3 +109,14 @@ def test_one_head_with_one_factor_is_a_plain_head(name):
             if found[column].dtype.kind == "f" and not any(word in column for word in ("gaussian", "time")):
                 a, b = (np.abs(x[column].values) for x in (found, expected))  # of vectors no sign is known
                 assert a == pytest.approx(b, rel=2e-3, abs=2e-3, nan_ok=True), column
+
+
+def test_fewer_tokens_than_a_head_has_modes():
+    """Their moments have fewer axes; the modes beyond these have the value 0."""
+    few = normed(read=READ[:, :1, :3])
+    few = HeadBundle(few.W_Q, few.W_K, attn_in=few.attn_in, metadata=few.metadata)
+    found = spectra.survey(few, spectra.Settings(resamples=2, gaussians=2))
+    assert found.singular_value.sizes["pair"] == H
+    values = found.singular_value.sel(reading="balanced").values
+    assert (values[..., 2:] <= 1e-6 * values[..., :1]).all()  # keys are centred: two of three tokens are left
+    assert (values[..., 1] > 1e-3 * values[..., 0]).all()

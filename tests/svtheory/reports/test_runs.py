@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -173,3 +174,24 @@ def test_a_broken_write_leaves_what_was_there(tmp_path):
         interrupted()
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whatever_metadata_says_is_stored(tmp_path):
+    """What netCDF cannot hold fails after hours of work, if it is not put otherwise."""
+    said = {"": "none", "CLASS": "x", "coordinates": "y", "nul\0": "a\0b", "half": "\ud800", "a/b": "ü" * 70_000}
+    names = xr.DataArray(["a$\0b$", "\udc80"], dims="name")
+    results = xr.Dataset({"members_a/b": ("name", np.arange(2.0))}, {"name": names}, attrs={**said, "n": 3})
+    folder = start(tmp_path)
+    runs.finish(folder, dataclasses.replace(OUTCOME, results=results), 1.0)
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as kept:
+        assert kept["members_a|b"].values.tolist() == [0, 1]
+        assert kept.name.values.tolist() == ["a$\ufffdb$", "?"]
+        assert kept.attrs == {
+            "_": "none",
+            "CLASS_": "x",
+            "coordinates_": "y",
+            "nul\ufffd": "a\ufffdb",
+            "half": "?",
+            "a/b": said["a/b"],
+            "n": 3,
+        }

@@ -1,0 +1,135 @@
+"""Paged: what a page of heads shows, as plain values for its template, from the datasets of instruments alone."""
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from svtheory.heads.random_heads import NULLS
+from svtheory.instruments import cause, drawn, explain, readout, sad, sparser, spectra, trace
+from svtheory.instruments.grades import best, sentence
+from svtheory.instruments.survey import PLACE, called
+from svtheory.reports.tables import shown
+
+INSTRUMENTS: Mapping[str, ModuleType] = {
+    "spectra": spectra,
+    "sad": sad,
+    "explain": explain,
+    "readout": readout,
+    "trace": trace,
+    "cause": cause,
+}
+"""The instruments that a page shows."""
+ANSWERING = ("spectra", "sad", "explain", "cause")
+"""Those whose answers it opens with."""
+TABLES = ("spectra", "sad", "explain", "cause")
+"""Those whose rows stand in the view of a head."""
+COLUMNS = {
+    "verdict": "Sparser than random heads of its spectrum, of low rank only, or neither (sad).",
+    "hypothesis": "Of those asked the one that explains the head best (explain).",
+    "grade": "How far it does.",
+    "cosine": "Correlation of the logits that the hypothesis predicts with the head's own.",
+    "modes for 90 %": "How many singular values, the largest first, hold 90 % of the sum of all squares.",
+    "S": "Mean sparseness over decisions: 1/K if one term is all, 1 if all are equal (sad).",
+    "chance S": "The same of random heads on the same tokens, the lower of two kinds.",
+    "first gap": "The distance of the first singular value to the next, relative to it (spectra).",
+}
+
+Parts = Mapping[str, xr.Dataset]
+
+
+def parts_of(results: xr.DataTree) -> Parts:
+    """The datasets of a page by the names of their instruments."""
+    return {name: node.to_dataset() for name, node in results.children.items()}
+
+
+def named(results: xr.DataTree) -> str:
+    """What the model is called."""
+    return str(results.attrs.get("bundle") or results.attrs.get("source", "a bundle"))
+
+
+def heads_of(parts: Parts) -> Iterator[Parts]:
+    """What is said of each head."""
+    sizes = parts["spectra"].sizes
+    by_head = {name: part for name, part in parts.items() if set(PLACE) <= set(part.dims)}
+    for i, j in np.ndindex(sizes["layer"], sizes["head"]):
+        yield {name: part.isel(layer=[i], head=[j]) for name, part in by_head.items()}
+
+
+def row(here: Parts) -> dict[str, Any]:
+    """One head in the table of all: what it is in words, then, by reading, in numbers."""
+    of = {name: part.squeeze(PLACE) for name, part in here.items()}
+    found: dict[str, Any] = {name: int(of["spectra"][name]) for name in PLACE}
+    if "sad" in of:
+        found["verdict"] = sparser.in_short(str(of["sad"].verdict.values))
+    if "explain" in of:
+        held = best(of["explain"])
+        found |= {"hypothesis": held.hypothesis.item(), "grade": held.grade.item()}
+        found["cosine"] = float(held.functional_cosine)
+    for reading in of["spectra"].reading.values:
+        called, spectrum = "" if reading == "raw" else f"{reading}: ", of["spectra"].sel(reading=reading)
+        values = spectrum.singular_value.values
+        found[f"{called}modes for 90 %"] = drawn.modes_for(drawn.SHARE, values)
+        if "sad" in of:
+            tests = of["sad"].sel(reading=reading)
+            found[f"{called}S"] = float(tests.sparseness.mean())
+            found[f"{called}chance S"] = float(tests.null_mean.sel(null=list(NULLS)).min())
+        found[f"{called}first gap"] = float(spectrum.gap[0]) / float(values[0]) if values[0] else np.nan
+    return found
+
+
+def plain_page(results: xr.DataTree) -> dict[str, Any]:
+    """All that the page's script draws."""
+    parts = parts_of(results)
+    return {
+        "name": named(results),
+        "calls": {name: str(part.attrs["call"]) for name, part in parts.items()},
+        "without": {
+            str(name).removeprefix("without_"): str(why)
+            for name, why in results.attrs.items()
+            if str(name).startswith("without_")
+        },
+        "columns": {name: module.COLUMNS for name, module in INSTRUMENTS.items() if name in parts},
+        "text": "readout" in parts and "piece" in parts["readout"],
+        "sequences": _sequences(parts),
+        "decisions": list(drawn.decisions(parts["trace"])) if "trace" in parts else [],
+        "heads": {called(here["spectra"].squeeze(PLACE)): _head(here) for here in heads_of(parts)},
+    }
+
+
+def _sequences(parts: Parts) -> list[list[str]]:
+    """What each token of each sequence is called: its text, else its number, else its position."""
+    read = parts.get("readout", parts.get("attention"))
+    if read is None:
+        return []
+    if "token" in read:
+        tokens = read["token"].values.reshape(*read["token"].shape[:2], -1)
+        named = np.array([[".".join(map(str, token[token >= 0])) for token in row] for row in tokens])
+        called, kept = read["piece"].values if "piece" in read else named, (tokens >= 0).any(axis=-1)
+        return [row[here].tolist() for row, here in zip(called, kept, strict=True)]
+    return [[f"position {i}" for i in range(row.sum())] for row in read["mask"].values]
+
+
+def _head(here: Parts) -> dict[str, Any]:
+    """One head: what is said of it, what is drawn, and the tables of instruments."""
+    of = {name: part.squeeze(PLACE) for name, part in here.items() if set(PLACE) <= set(part.dims)}
+    found: dict[str, Any] = {"verdicts": list(_verdicts(here)), "spectrum": drawn.spectrum(of["spectra"])}
+    found["tables"] = {
+        name: [{key: shown(x) for key, x in line.items() if key not in (*PLACE, "head")} for line in rows]
+        for name, rows in ((name, INSTRUMENTS[name].rows(here[name])) for name in TABLES if name in here)
+    }
+    if "attention" in of:
+        found["attention"] = drawn.weights(of["attention"])
+    if "readout" in of:
+        found |= {"modes": drawn.modes(of["readout"]), "written": drawn.written(of["readout"])}
+    return found
+
+
+def _verdicts(here: Parts) -> Iterator[str]:
+    """What is said of a head in sentences."""
+    if "sad" in here:
+        yield f"It is {here['sad'].verdict.item()}."
+    if "explain" in here:
+        yield f"It is {sentence(best(here['explain']).squeeze(PLACE))}."

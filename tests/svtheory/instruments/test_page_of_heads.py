@@ -1,0 +1,118 @@
+"""A page of heads: every number on it is one of an instrument's, found again by the call that stands beside it."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from svtheory import HeadBundle, decompose, save_heads
+from svtheory.instruments import attended, drawn, page, sources
+from svtheory.instruments.command import run as command
+from svtheory.instruments.paged import INSTRUMENTS, heads_of, parts_of
+
+LAYERS, HEADS, H, D, SYMBOLS, SEQUENCES, T = 2, 2, 3, 6, 5, 6, 7
+RNG = np.random.default_rng(0)
+QUICK = page.Settings(draws=19, resamples=1, shown=2, asked=4)
+
+
+def heads(reads=True):
+    W_Q, W_K = RNG.normal(size=(2, LAYERS, HEADS, H, D)).astype(np.float32)
+    if not reads:
+        return HeadBundle(W_Q, W_K)
+    embedding, before = RNG.normal(size=(2, SYMBOLS, D)).astype(np.float32)
+    tokens = RNG.integers(0, SYMBOLS, (SEQUENCES, T))
+    read = embedding[tokens] + before[np.roll(tokens, 1, axis=1)]
+    mask = np.arange(T) < np.full((SEQUENCES, 1), T)
+    mask[1, 5:] = False
+    return HeadBundle(W_Q, W_K, attn_in=np.stack([read] * LAYERS), mask=mask, others={"tokens": tokens})
+
+
+def data_of(text):
+    """What a page's script reads."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def weights_alone():
+    bundle = heads(reads=False)
+    return bundle, page.survey(bundle)
+
+
+def test_of_weights_alone_there_are_spectra_and_a_sentence_for_the_rest(weights_alone):
+    bundle, tree = weights_alone
+    assert list(tree.children) == ["spectra"]
+    data = data_of(page.html(tree))
+    assert set(data["without"]) == {"sad", "readout", "attention", "trace", "cause", "explain"}
+    assert all("bundle must hold" in why for why in data["without"].values())
+    assert list(data["heads"]) == ["0.0", "0.1", "1.0", "1.1"]
+    shown = data["heads"]["1.0"]["spectrum"]["raw"]
+    values = np.linalg.svd(bundle.W_Q[1, 0].T @ bundle.W_K[1, 0], compute_uv=False)[:H]
+    np.testing.assert_allclose(shown["value"], values, rtol=6e-4)
+    assert shown["enough"] == 1 + np.flatnonzero(np.cumsum(values**2) >= 0.9 * (values**2).sum())[0]
+
+
+def test_the_table_of_all_heads_has_a_row_a_head(weights_alone):
+    _, tree = weights_alone
+    rows = page.rows(tree)
+    assert [(row["layer"], row["head"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for row, here in zip(rows, heads_of(parts_of(tree)), strict=True):
+        first = here["spectra"].sel(reading="raw").squeeze()
+        assert row["first gap"] == pytest.approx(float(first.gap[0] / first.singular_value[0]))
+    assert page.html(tree).count('<th scope="row">') == LAYERS * HEADS
+
+
+def test_the_whole_tree_is_kept_in_a_file(weights_alone, tmp_path):
+    bundle, _ = weights_alone
+    save_heads(tmp_path / "heads.safetensors", bundle)
+    command("page", [str(tmp_path / "heads.safetensors"), "--out", str(tmp_path)])
+    folder = tmp_path / "page" / "heads"
+    kept = xr.open_datatree(folder / "results.nc", engine="h5netcdf").load()
+    assert kept["spectra"].attrs["call"] == "spectra.survey(bundle, settings=spectra.Settings())"
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "svtheory page" in text
+    assert data_of(text) == data_of(page.html(kept))
+
+
+def test_attention_is_the_heads_own_where_there_are_tokens():
+    bundle = heads()
+    found = attended.survey(bundle, 2)
+    assert found.attention.shape == (LAYERS, HEADS, 2, T, T)
+    expected = decompose(bundle.head(1, 1), bundle.attn_in[1, :2], bundle.attn_in[1, :2], None).attention
+    real = bundle.mask[:2]
+    np.testing.assert_allclose(found.attention[1, 1].values[real], np.asarray(expected)[real], atol=1e-6)
+    assert np.isnan(found.attention[1, 1].values[~real]).all()
+    drawn_ = drawn.weights(found.isel(layer=1, head=1))
+    assert [len(rows) for rows in drawn_] == [T, 5]
+    for rows, weights in zip(drawn_, np.asarray(expected), strict=True):
+        for row, own in zip(rows, weights, strict=False):
+            np.testing.assert_allclose(row, 1000 * own[: len(row)], atol=0.51)
+            assert (own[len(row) :] <= 5e-4).all()
+
+
+@pytest.mark.slow
+def test_every_part_is_found_by_the_call_beside_it():
+    heads_ = heads()
+    tree = page.survey(heads_, settings=QUICK)
+    assert set(tree.children) == {"spectra", "sad", "readout", "attention", "explain"}
+    names = {"attended": attended, "sources": sources, "bundle": heads_, **INSTRUMENTS}
+    for name, part in parts_of(tree).items():
+        call = part.attrs.pop("call")
+        xr.testing.assert_identical(eval(call, names), part)
+        assert call in html.unescape(page.html(tree)), name
+    for row, here in zip(page.rows(tree), heads_of(parts_of(tree)), strict=True):
+        tested = here["sad"].squeeze()
+        assert row["balanced: S"] == pytest.approx(float(tested.sparseness.sel(reading="balanced").mean()))
+        assert row["hypothesis"] in here["explain"].hypothesis.values
+
+
+def test_decisions_are_where_attention_is_most_above_an_even_share():
+    weights = np.zeros((1, 1, 1, 4, 4))
+    weights[0, 0, 0] = [[1, 0, 0, 0], [0.2, 0.8, 0, 0], [0.9, 0.05, 0.05, 0], [0, 0, 0.9, 0.1]]
+    found = xr.Dataset({"attention": (("layer", "head", "sequence", "query", "key"), weights)})
+    # of the third query most is on position 0
+    assert attended.strongest(found, 3).tolist() == [[0, 0, 0, 3, 2], [0, 0, 0, 1, 1]]
+    assert attended.strongest(found, 1).tolist() == [[0, 0, 0, 3, 2]]

@@ -14,7 +14,7 @@ from sims.engines.devices import every_core
 from svtheory.reports.runs import environment
 from svtheory.reports.tables import show
 
-NAMES = ("training", "decomposition", "predict", "scaling")
+NAMES = ("training", "decomposition", "reading", "predict", "scaling")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

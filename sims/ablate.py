@@ -117,7 +117,8 @@ def _removals(found: Explanation, k: int, key: Array, draws: int) -> dict[str, t
     def random(keys, basis):
         """Orthonormal directions in the span of `basis`, one set a key."""
         size = basis.shape[1]
-        return jnp.stack([basis @ jax.random.orthogonal(key, size)[:, :k] for key in keys])
+        turns = jnp.stack([jax.random.orthogonal(key, size)[:, :k] for key in keys])
+        return jnp.matmul(basis[None], turns, precision="highest")
 
     whole_space = jnp.eye(len(predicted[0]))
     return {

@@ -30,6 +30,7 @@ import xarray as xr
 from jax import Array
 from matplotlib.figure import Figure
 
+from sims.engines.devices import samples_at_once
 from sims.engines.flow import flow, rates, steps_enough
 from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
@@ -165,9 +166,15 @@ def _train(config: Config, given: Any, keys: Array, **place: Any) -> Any:
     if given.objective == "square":
         # what the data never visits stays as it starts, so it starts small
         return simulate_ensemble(given, keys, Training(steps=config.square_steps, start=0.01), **place)
-    predicted, sin2, drifted = each(partial(_foreseen, config), given, keys)
+    predicted, sin2, drifted = _all_foreseen(config, given, keys)
     training = Training(steps=config.softmax_steps, contexts=config.contexts, whitened=True)
     return Sampled(predicted, sin2, drifted, simulate_ensemble(given, keys, training, **place))
+
+
+@partial(jax.jit, static_argnums=0)
+def _all_foreseen(config: Config, scenarios: Scenario, keys: Array) -> tuple[Spectrum, Array, Array]:
+    """Of all heads, where they are trained: large samples of each."""
+    return jax.lax.map(lambda given: _foreseen(config, *given), (scenarios, keys), batch_size=samples_at_once())
 
 
 def _foreseen(config: Config, scenario: Scenario, key: Array) -> tuple[Spectrum, Array, Array]:

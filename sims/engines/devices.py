@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,27 @@ def max_bytes() -> float:
     return 1e9 * _used.get().max_memory
 
 
+def check_memory(needed: float, over: Mesh) -> None:
+    """Raise InputError where CPU devices are to take more bytes each than there are: an allocation would not say so."""
+    found = Path("/proc/meminfo").read_text() if os.path.exists("/proc/meminfo") else ""
+    there = re.search(r"MemAvailable:\s+(\d+) kB", found)
+    if there and over.devices.flat[0].platform == "cpu" and needed * over.size > 1024 * int(there[1]):
+        free = int(there[1]) * 1.024e-6 / over.size
+        got = f"{needed / 1e9:.3g} GB; --max-memory makes waves"
+        raise InputError(f"training must fit into {free:.3g} GB of memory a device, got {got}")
+
+
+def samples_at_once() -> int | None:
+    """How many large samples are read at a time, for `jax.lax.map`: an accelerator's launches would outlast one."""
+    return None if jax.default_backend() == "cpu" else 16
+
+
+def room() -> float:
+    """Bytes that an ensemble has on each device: what it may take, or what an accelerator has; a CPU does not say."""
+    held = jax.local_devices()[0].memory_stats() or {}
+    return min(max_bytes(), held.get("bytes_limit", np.inf))
+
+
 def every_core() -> None:
     """Make each core of a CPU a device, unless XLA_FLAGS say how many there are; to be called before jax computes."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -104,10 +126,12 @@ def together(largest: int, members: int, over: Mesh) -> int:
 
 
 def spread(tree: Any, over: Mesh) -> Any:
-    """Leaves of shape (M, ...) split among devices; the last member is repeated where the devices do not divide M."""
+    """Copies of leaves (M, ...), split among devices; the last member is repeated where devices do not divide M."""
     sharding = NamedSharding(over, MEMBERS)
 
     def place(x):
+        if isinstance(x, jax.Array) and len(x) % over.size == 0 and not several():
+            return jax.device_put(x, sharding, may_alias=False)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         host = np.asarray(x)
@@ -117,12 +141,25 @@ def spread(tree: Any, over: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def on_cpu(tree: Any) -> Any:
-    """The same on a CPU: small factorisations one after the other would wait for an accelerator's launches."""
+def each(function: Callable[..., Any], *stacked: Any) -> Any:
+    """`function` of every member of stacked arguments, leaves (M, ...), stacked again; one by one on each core.
+
+    For small factorisations, which would wait for an accelerator's launches; batched QR factorisations side by side can
+    deadlock on a small CPU.
+    """
+    size = len(jax.tree.leaves(stacked)[0])
+    cores = Mesh(np.array(_host()[:size]), ("members",))
+    of_core = partial(jax.lax.map, lambda one: function(*one))
+    run = jax.shard_map(of_core, mesh=cores, in_specs=MEMBERS, out_specs=MEMBERS, check_vma=False)
+    return first_of(jax.tree.map(np.asarray, jax.jit(run)(spread(stacked, cores))), size)
+
+
+def _host() -> list[Any]:
+    """The cores of this process's CPU that are devices, or what there is where JAX_PLATFORMS leaves no CPU."""
     try:
-        return jax.device_put(tree, jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves no CPU
-        return tree
+        return jax.local_devices(backend="cpu")
+    except RuntimeError:
+        return jax.local_devices()
 
 
 def gathered(tree: Any) -> Any:

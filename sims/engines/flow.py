@@ -1,6 +1,5 @@
 """Gradient flow of a head under the squared objective: small steps of gradient descent on Omega or on its factors."""
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from sims.engines.devices import each
 from sims.engines.ensemble import train
 from sims.engines.simulation import (
     Population,
@@ -39,8 +39,7 @@ def flow(
     members = len(times)
     keys = jax.random.split(jax.random.key(0), members)  # descent draws nothing
     every = -(-steps // records)
-    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
-    given = jax.jit(partial(jax.lax.map, population))(scenarios), times / steps
+    given = each(population, scenarios), times / steps
     _, history = train(
         _update, weights, keys, steps, *given, every=every, observe=_omega, checkpoint=checkpoint, label=label
     )

@@ -11,12 +11,13 @@ import optax
 from jax import Array
 
 from sims.engines.descent import descend
-from sims.engines.devices import on_cpu
+from sims.engines.devices import each, room, samples_at_once
 from svtheory import Scenario, Spectrum, spectrum
 from svtheory.checks import InputError, whole
 from svtheory.numerics import inverse, numerical_rank_tolerance
 
 Weights = dict[str, Array]
+COPIES = 6  # of its sample that a head in training takes: raw, whitened, on the device, and what the loss makes of it
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,42 @@ def simulate_ensemble(
     """
     if training.whitened and bool(jnp.any(scenarios.weight_decay > 0)):
         raise InputError("whitened training must be without weight_decay, which is another in other coordinates")
-    # one after the other: the compiler takes four times as long over batched random numbers
-    data, weights = jax.jit(partial(jax.lax.map, lambda given: _prepare(training, *given)))((scenarios, keys))
+    whitened = training.whitened and scenarios.objective == "softmax"
+    parts = []
+    for part, place in _parts(training, scenarios, checkpoint):
+        some, their_keys = jax.tree.map(lambda x, part=part: x[part], (scenarios, keys))
+        parts.append(_trained(training, some, their_keys, whitened, place, label))
+    return each(_spectrum, *jax.tree.map(lambda *heads: jnp.concatenate(heads), *parts))
+
+
+def _parts(training: Training, scenarios: Scenario, checkpoint: Path | None) -> list[tuple[slice, Path | None]]:
+    """Heads whose samples fit into a device's memory together, and where each part is kept."""
+    M, D = len(scenarios.query_features), scenarios.dim
+    sample = training.contexts * (D + (D + 1) * scenarios.n_keys) * scenarios.query_features.dtype.itemsize
+    fitting = M if scenarios.objective == "square" else max(1, int(min(M, room() / (COPIES * sample))))
+    if fitting >= M:
+        return [(slice(None), checkpoint)]
+    size = -(-M // -(-M // fitting))  # parts of about one size, which are one program
+    starts = range(0, M, size)
+    return [(slice(first, first + size), checkpoint and checkpoint / f"heads-{first}") for first in starts]
+
+
+def _trained(
+    training: Training, scenarios: Scenario, keys: Array, whitened: bool, checkpoint: Path | None, label: str
+) -> tuple[Weights, tuple[Array, Array] | None]:
+    """Trained heads and, where they were trained in whitened coordinates, what took their tokens there."""
+    if scenarios.objective == "square":
+        data, weights = each(partial(_prepare, training), scenarios, keys)
+    else:
+        # one after the other: the compiler takes four times as long over batched random numbers
+        prepared = partial(jax.lax.map, lambda given: _prepare(training, *given), batch_size=samples_at_once())
+        data, weights = jax.jit(prepared)((scenarios, keys))
     whiteners = None
-    if training.whitened and scenarios.objective == "softmax":
-        data, whiteners = jax.jit(partial(jax.lax.map, partial(_whitened, scenarios.query_bias)))(data)
+    if whitened:
+        seen = partial(jax.lax.map, partial(_whitened, scenarios.query_bias), batch_size=samples_at_once())
+        data, whiteners = jax.jit(seen)(data)
     given = data, scenarios.weight_decay
-    weights, _ = descend(head_loss, weights, keys, training.steps, *given, checkpoint=checkpoint, label=label)
-    return jax.jit(partial(jax.lax.map, lambda given: _spectrum(*given)))(on_cpu((weights, whiteners)))
+    return descend(head_loss, weights, keys, training.steps, *given, checkpoint=checkpoint, label=label)[0], whiteners
 
 
 class Contexts(NamedTuple):

@@ -5,7 +5,6 @@ An experiment says what is its own: the cells, how a cell becomes a scenario, ho
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from sims.engines.devices import on_cpu
+from sims.engines.devices import each
 
 
 class Batch(NamedTuple):
@@ -42,12 +41,6 @@ def grid(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
     return {name: np.array(column) for name, column in zip(axes, columns, strict=True)}
 
 
-def each(function: Callable[..., Any], *stacked: Any) -> Any:
-    """`function` of every member of stacked arguments, leaves (M, ...), stacked again."""
-    # one after the other: batched QR factorisations side by side can deadlock on a small CPU
-    return jax.jit(partial(jax.lax.map, lambda one: function(*one)))(stacked)
-
-
 def sweep(
     batches: Iterable[Batch],
     train: Callable[..., Any],
@@ -70,7 +63,7 @@ def sweep(
         size = members(batch)
         keys = batch.key if batch.key.ndim else jax.random.split(batch.key, size)
         trained = train(batch.given, keys, checkpoint=checkpoint / str(number), label=f"{size} heads")
-        tables.append(labelled(each(read, *on_cpu((batch.given, trained))), batch.labels, head, *axes))
+        tables.append(labelled(each(read, batch.given, trained), batch.labels, head, *axes))
         order += [index for index in group for _ in range(members(batches[index]))]
     return xr.concat(tables, head).isel({head: np.argsort(order, kind="stable")})
 

@@ -47,7 +47,7 @@ def pair_structure(scenario: Scenario, tolerance: Array | float = 1e-3) -> PairS
     >>> from svtheory import matching
     >>> scenario = Scenario(jnp.eye(3), jnp.eye(3), matching(3, 3, [0, 1, 1], [0, 1, 2], [5.0, 3.0, 4.0]))
     >>> structure = pair_structure(scenario)
-    >>> structure.labels.tolist(), structure.values.diagonal().tolist()
+    >>> structure.labels.tolist(), structure.values.diagonal().round(4).tolist()
     ([[0, -1, -1], [-1, 1, 1], [-1, -1, -1]], [5.0, 0.0, 0.0])
     """
     instance("scenario", scenario, Scenario)

@@ -140,7 +140,7 @@ def predict(scenario: Scenario) -> Spectrum:
 
     >>> from svtheory import Scenario, single_pair
     >>> spectrum = predict(Scenario(2 * jnp.eye(2), jnp.eye(2), single_pair(2, 2, 0, 1, 6.0)))
-    >>> spectrum.values.tolist(), jnp.abs(spectrum.left[:, 0]).tolist()
+    >>> spectrum.values.round(4).tolist(), jnp.abs(spectrum.left[:, 0]).round(4).tolist()
     ([3.0, 0.0], [1.0, 0.0])
     """
     instance("scenario", scenario, Scenario)

@@ -79,7 +79,7 @@ def balanced_spectrum(W_Q: Array, W_K: Array, query_moment: Moment, key_moment: 
 
     >>> W, moment = jnp.eye(2), jnp.diag(jnp.array([4.0, 1.0]))
     >>> s = balanced_spectrum(W, W, moment, jnp.eye(2))
-    >>> s.values.tolist(), abs(s.query_patterns).round(4).tolist(), abs(s.query_probes).round(4).tolist()
+    >>> s.values.round(4).tolist(), abs(s.query_patterns).round(4).tolist(), abs(s.query_probes).round(4).tolist()
     ([2.0, 1.0], [[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 1.0]])
     """
     return balanced(*seen_by_data(W_Q, W_K, query_moment, key_moment))

@@ -10,10 +10,12 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
+from jax.sharding import Mesh
 
 from sims import single_pair
 from sims.engines.devices import (
     Machine,
+    check_memory,
     mesh,
     together,
     using,
@@ -69,7 +71,7 @@ def descent(member, key):
 
 def spawn(out, folder="-", dtype="float32", chunks=9, devices=1, **machine):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     arguments = [str(out), str(folder), dtype, str(chunks), repr(machine)]
     return subprocess.Popen([sys.executable, "-c", TOYS, *arguments], env=environment)
 
@@ -133,7 +135,9 @@ def test_an_experiment_of_two_processes(tmp_path):
         [*way, "--coordinator", address, "--processes", "2", "--process", str(i), "--out", str(tmp_path / str(i))]
         for i in range(2)
     ]
-    assert [process.wait(timeout=180) for process in [subprocess.Popen(one) for one in both]] == [0, 0]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}  # one accelerator cannot be of two processes
+    running = [subprocess.Popen(one, env=environment) for one in both]
+    assert [process.wait(timeout=180) for process in running] == [0, 0]
     with xr.open_dataset(tmp_path / "0" / "single_pair" / "results.nc", engine="h5netcdf") as stored:
         xr.testing.assert_allclose(stored.drop_attrs(), found.drop_attrs(), rtol=1e-4, atol=1e-5)
     assert not (tmp_path / "1").exists()
@@ -141,7 +145,7 @@ def test_an_experiment_of_two_processes(tmp_path):
 
 def test_how_many_members_go_together():
     """On a CPU as many as a core's cache holds, a number that divides them if there is one; at least one."""
-    over = mesh(1)
+    over = Mesh(np.array(jax.devices("cpu")[:1]), ("members",))
     assert [together(size, 64, over) for size in (1, 184_320, 300_000, 10**9)] == [64, 4, 2, 1]
     assert together(100_000, 31, over) == 10
     assert together(0, 8, over) == 8
@@ -149,6 +153,15 @@ def test_how_many_members_go_together():
 
 def test_no_more_devices_than_members():
     assert mesh(1).size == 1
+
+
+def test_memory_is_asked_for_before_it_is_taken():
+    over = mesh(1)
+    check_memory(1e6, over)
+    with pytest.raises(
+        InputError, match=r"^training must fit into \S+ GB of memory a device, got 1e\+06 GB; --max-memory"
+    ):
+        check_memory(1e15, over)
 
 
 def test_waves_change_nothing(tmp_path):

@@ -136,6 +136,20 @@ def test_one_trace_for_an_ensemble(monkeypatch):
         assert np.isclose(values[0], np.asarray(predict(scenario).values)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_samples_that_do_not_fit_into_memory_together_are_trained_in_parts(monkeypatch, tmp_path):
+    X, Y = frames()
+    law = BernoulliUniform(0.3, N), BernoulliUniform(0.3, M)
+    alone = [Scenario(X, Y, target(N, M, 0, 1, t), *law, "softmax", n_keys=2) for t in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+    given = stacked, jax.random.split(jax.random.key(1), 5), Training(steps=3, contexts=64, whitened=True)
+    together = simulate_ensemble(*given)
+    monkeypatch.setattr(simulation, "room", lambda: 2.5 * simulation.COPIES * 64 * (D + 2 * (D + 1)) * 8)
+    in_parts = simulate_ensemble(*given, checkpoint=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heads-0", "heads-2", "heads-4"]
+    np.testing.assert_allclose(in_parts.values, together.values, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

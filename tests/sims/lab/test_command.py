@@ -62,7 +62,7 @@ def run(config: Config, folder: Path) -> Outcome:
         os.kill(os.getpid(), signal.Signals[config.fails])
     if config.fails == "disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    t = jnp.asarray(config.targets, float)
+    t = np.asarray(config.targets, jnp.result_type(float))  # what is compiled would be written to a cache
     figure, axes = panels()
     predicted_against_measured(axes[0, 0], t, t + 0.1, yerr=0.1 * np.ones(t.shape))
     rows = [{"law": "uniform", "target": x, "measured": x + 0.1, "holds": x < 2} for x in config.targets]

@@ -60,7 +60,8 @@ def test_a_head_pays_the_attention_of_the_forward_pass(small):
         head = checkpoint.head(1, 2, folded)
         assert head.folded == folded
         read = jnp.asarray(reading.attn_in[1, 0])
-        scores = np.array(head.queries(read, positions) @ head.keys(read, positions).T) / head.divisor
+        queries, keys = (np.asarray(side(read, positions)) for side in (head.queries, head.keys))
+        scores = queries @ keys.T / head.divisor
         scores[np.triu_indices(9, 1)] = -np.inf
         paid = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
         assert paid == pytest.approx(reading.attention[1, 0, 2], abs=1e-5)
@@ -258,6 +259,11 @@ def a_truncated_shard(folder):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def a_shard_of_no_name(folder):
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"wte.weight": "\ud800.safetensors"}}))
+
+
 def a_shard_elsewhere(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"wte.weight": "../secret.safetensors"}}))
@@ -279,6 +285,7 @@ BROKEN = {
     a_list_for_config: "config.json must hold a JSON object, got list",
     a_missing_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
     a_truncated_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
+    a_shard_of_no_name: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     a_shard_elsewhere: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     an_empty_index: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     no_tensors: "the checkpoint must be a folder with model.safetensors or model.safetensors.index.json",

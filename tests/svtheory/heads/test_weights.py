@@ -42,10 +42,12 @@ def test_positions_broadcast_over_sequences_and_heads_without_rotation_ignore_th
     W_Q, W_K, b_Q, b_K = weights(dtype)
     tokens = np.random.default_rng(2).normal(size=(3, 4, D)).astype(dtype)
     head, at = Head(W_Q, W_K, b_Q, b_K), np.arange(4)
-    np.testing.assert_allclose(queries(head, tokens, at), tokens @ W_Q.T + b_Q, rtol=1e-5)
+    np.testing.assert_allclose(queries(head, tokens, at), tokens @ W_Q.T + b_Q, rtol=1e-5, atol=1e-6)
     turning = Head(W_Q, W_K, b_Q, b_K, np.ones(2, dtype))
-    np.testing.assert_allclose(keys(turning, tokens, at)[1], keys(turning, tokens[1], at))
-    np.testing.assert_allclose(keys(turning, tokens[:, 0], np.zeros(3, int)), keys(head, tokens[:, 0], 0), rtol=1e-5)
+    np.testing.assert_allclose(keys(turning, tokens, at)[1], keys(turning, tokens[1], at), rtol=1e-6)
+    np.testing.assert_allclose(
+        keys(turning, tokens[:, 0], np.zeros(3, int)), keys(head, tokens[:, 0], 0), rtol=1e-5, atol=1e-6
+    )
     assert head.divisor == pytest.approx(H**0.5)
 
 

@@ -1,5 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# what imports and uses each package that svtheory and sims depend on, in some minutes
+OLDEST := $(addprefix tests/,test_bad_options.py svtheory/reports svtheory/heads/test_bundles.py \
+	svtheory/checkpoints/test_texts.py svtheory/checkpoints/test_checkpoint.py svtheory/checkpoints/test_read_dictionary.py \
+	svtheory/spectra/test_spectra.py svtheory/instruments/test_spectra_of_heads.py sims/engines/test_ensemble.py \
+	sims/lab/test_command.py sims/test_single_pair.py proofs/engine)
 # `make test` skips what is marked slow; `make slow` runs that alone.
 .PHONY: run test slow torture oldest calibration parity bench docs examples lint clean
 
@@ -18,7 +23,7 @@ torture: .venv/installed
 
 # the lowest versions that pyproject.toml allows, in an environment of their own, and the tests that need most of them
 oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 0 $(OLDEST)
+	.venv-oldest/bin/python -m pytest -n 0 -m "not slow" -W ignore::DeprecationWarning -W ignore::FutureWarning $(OLDEST)
 
 # how often p-values reject heads that match nothing: some ten minutes
 calibration: .venv/installed

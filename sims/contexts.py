@@ -3,14 +3,15 @@
 Of every trained head that does a match (mean weight on the right key at least 0.9) `svtheory readout` finds the first
 balanced modes (T22), those that carry 5 % of the variance of scores, and the 20 tokens in context at both ends of each,
 on either side. What a mode is about is said before, from weights and embeddings alone: candidates are the embedding of
-every symbol, the vector of every position, and what the heads of earlier layers write of these, `W_O W_V x`, kind by
-kind, of the kinds that a tenth of the tokens on that side have; the value of a candidate is the mode's probe along it,
-less the mean of its kind. The kind of the largest value at an end is the mode's there, and all its members of at least
-0.8 of that value are named: a set, where values are nearly equal.
+every symbol, the vector of every position with the mean of the symbols that stand there, and what the heads of earlier
+layers write of these, `W_O W_V x`, kind by kind, of the kinds that a tenth of the tokens on that side have. The value
+of a candidate is the mode's probe along it, less the mean of its kind. The kind of the largest value at an end is the
+mode's there, and all its members of at least 0.8 of that value are named: a set, where values are nearly equal.
 
 A context holds a member if its token has that symbol or position, or if the position that the earlier head attends
 most from there has it. Beside the share that does stands chance, the same share of all tokens that stand at that side.
-Queries of the last layer are those at the last position, the only ones that the model is trained at.
+Queries of the last layer are those at the last position, the only ones that the model is trained at, and its keys the
+tokens before them.
 
 What heads that copy write is named alike: the tokens of at least 0.8 of the largest logit at an end of each of the
 first axes of what is written; contexts are the tokens attended that move it most. Rules: 0.9 of contexts hold a named
@@ -102,9 +103,8 @@ def _task(config: Config, models: Trained) -> Iterator[dict[str, Any]]:
             heads = [head for head in seen.heads if head.layer == layer and head.attention(head.match) >= ATTENDS]
             if heads:
                 last = layer == len(seen.reads) - 1
-                settings = readout.Settings(
-                    config.modes, config.contexts, models.recipe.given.vocabulary, queries="-1:" if last else None
-                )
+                positions = ("-1:", ":-1") if last else (None, None)
+                settings = readout.Settings(config.modes, config.contexts, models.recipe.given.vocabulary, *positions)
                 found = readout.survey(read, settings=settings).sel(layer=layer, reading="balanced")
                 kinds = kinds_of(read, seen, sampled, layer)
                 for head in heads:
@@ -120,7 +120,9 @@ def kinds_of(read: HeadBundle, seen: Run, sampled: Batch, layer: int) -> list[Ki
         if (symbols := symbols_of(sampled, name)) is not None
     ]
     length, number = sampled.tokens.shape[1:]
-    made.append(Kind("position", weights["W_pos"], np.tile(np.arange(length), (number, 1))))
+    shares = [(kind.directions.mean(axis=1), (kind.values >= 0).mean(axis=0)) for kind in made]
+    stands = weights["W_pos"] + sum(np.outer(mean, share) for mean, share in shares)
+    made.append(Kind("position", stands, np.tile(np.arange(length), (number, 1))))
     itself = list(made)
     for head in (head for head in seen.heads if head.layer < layer):
         writes = weights["W_O"][head.layer, head.index] @ weights["W_V"][head.layer, head.index]
@@ -147,7 +149,7 @@ def _head(head: TrainedHead, found: xr.Dataset, kinds: list[Kind], last: bool) -
     about = {"task": head.recipe.task, "member": head.member, "head": head.name, "match": head.match}
     for here in places(found.isel(mode=found.variance_share.values >= CARRIED), "mode", "side", "end"):
         side, end = str(here.side.values), str(here.end.values)
-        stands = slice(-len(head.pattern), None) if side == "query" else slice(None)
+        stands = slice(None) if not last else slice(-1, None) if side == "query" else slice(None, -1)
         some = [kind for kind in kinds if (kind.values[:, stands] >= 0).mean() >= COMMON]
         named = _named(some, here.probe.values * (1 if end == "top" else -1))
         at = here.context_sequence.values, here.context_position.values

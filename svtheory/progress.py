@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -33,6 +33,15 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
     finally:
         with contextlib.suppress(ValueError):  # the consumer let go of it in another context
             _shown.reset(token)
+
+
+def rounds(doing: str, each: int, most: int) -> Generator[int, None, None]:
+    """Rounds of `each` draws, up to the last of `most`, which may not be needed: a bar while they are asked for.
+
+    What it says is left is therefore what there may be, at most.
+    """
+    number = -(-most // each)
+    yield from track(range(number), f"{doing}, rounds of {each}, at most")
 
 
 def _bar(doing: str, total: int | None):

@@ -79,6 +79,16 @@ def max_bytes() -> float:
     return 1e9 * _used.get().max_memory
 
 
+def check_memory(needed: float, over: Mesh) -> None:
+    """Raise InputError where CPU devices are to take more bytes each than there are: an allocation would not say so."""
+    found = Path("/proc/meminfo").read_text() if os.path.exists("/proc/meminfo") else ""
+    there = re.search(r"MemAvailable:\s+(\d+) kB", found)
+    if there and over.devices.flat[0].platform == "cpu" and needed * over.size > 1024 * int(there[1]):
+        free = int(there[1]) * 1.024e-6 / over.size
+        got = f"{needed / 1e9:.3g} GB; --max-memory makes waves"
+        raise InputError(f"training must fit into {free:.3g} GB of memory a device, got {got}")
+
+
 def samples_at_once() -> int | None:
     """How many large samples are read at a time, for `jax.lax.map`: an accelerator's launches would outlast one."""
     return None if jax.default_backend() == "cpu" else 16

@@ -155,7 +155,9 @@ def _wave(
     with _checkpointer(checkpoint) as saved, _progress(label, program.steps) as show:
         done, members = _restore(saved, members, keys, history)
         members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
-        show(done, f"{program.needed(members, keys, given) / 1e6:.0f} MB a device")
+        needed = program.needed(members, keys, given)
+        devices.check_memory(needed, mesh)
+        show(done, f"{needed / 1e6:.0f} MB a device")
         for start, stop in program.chunks(done):
             began = time.perf_counter()
             members, kept, broken = _advance(*program.arguments(members, keys, given, start, stop))

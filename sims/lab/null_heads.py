@@ -11,7 +11,8 @@ from jax import Array
 from sims.lab.worlds import HEADS, World, random_head, tokens
 from svtheory import Head, alignment, alignment_p_value, decompose, explain, rotation_null, sparseness_test
 from svtheory.geometry.columns import unit_columns
-from svtheory.heads.random_heads import compare_with_random_heads, read_together
+from svtheory.heads.random_heads import compare_with_random_heads
+from svtheory.heads.read_together import read_together
 from svtheory.instruments.directions import (
     READINGS,
     SIDES,

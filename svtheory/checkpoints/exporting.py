@@ -1,6 +1,7 @@
 """Exporting: the heads of a model's folder, and what they read, as a bundle."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def read_model(
 
     They read one of:
 
-    text     a text, or several, cut into rows of `positions` tokens, of which the first `sequences` are read
+    text     a text, or several, cut into rows of `positions` tokens, of which the first `sequences` are read; where
+             there are more, or tokens that fill no row, metadata says so, as sequences "40 of 96" and tokens_left_over
     prompts  texts that are left as they are, a row each
     tokens   rows of tokens, an array (sequences, positions) or rows of any lengths
     nothing  the bundle then holds no `attn_in`
@@ -56,14 +58,16 @@ def read_model(
     checkpoint = Checkpoint(folder)
     if not named:
         return bundle_heads(checkpoint, folded=folded)
+    cut: dict[str, str] = {}
     if tokens is None:
         reader = Reader(checkpoint.folder, bos, checkpoint.config.get("bos_token_id"))
         if text is None:
             tokens = [reader.prompt(prompt) for prompt in _several("prompts", prompts)]
         else:
             parts = [text] if isinstance(text, str) else _several("text", text)
-            tokens = _rows(reader, checkpoint.architecture, parts, positions, sequences)
-    return bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention, residual=residual)
+            tokens, cut = _rows(reader, checkpoint.architecture, parts, positions, sequences)
+    made = bundle_heads(checkpoint, *padded(tokens), folded=folded, attention=attention, residual=residual)
+    return replace(made, metadata={**made.metadata, **cut})
 
 
 def _several(name: str, texts: Any) -> Sequence[str]:
@@ -72,20 +76,25 @@ def _several(name: str, texts: Any) -> Sequence[str]:
     return texts
 
 
-def _rows(reader: Reader, a: Architecture, texts: Sequence[str], positions: int, sequences: int) -> np.ndarray:
-    """The first rows of texts."""
+def _rows(
+    reader: Reader, a: Architecture, texts: Sequence[str], positions: int, sequences: int
+) -> tuple[np.ndarray, dict[str, str]]:
+    """The first rows of texts, and what metadata says of what is not read."""
     positions, sequences = whole("positions", positions, 2), whole("sequences", sequences, 1)
     if a.context is not None and positions > a.context:
         raise InputError(f"positions must be at most {a.context}, the model's context, got {positions}")
-    rows = []
+    rows, left, unread = [], 0, len(texts)
     for text in texts:
-        rows += [*reader.rows(text, positions)[: sequences - len(rows)]]
-        if len(rows) == sequences:
+        found, over = reader.rows(text, positions)
+        rows, left, unread = [*rows, *found], left + over, unread - 1
+        if len(rows) >= sequences:
             break
     if not rows:
         longest = max((len(reader.prompt(text)) for text in texts), default=0)
         raise InputError(f"text must hold at least {positions} tokens, one sequence, got {longest}")
-    return np.stack(rows)
+    of = f"more than {len(rows)}" if unread else str(len(rows))
+    cut = {"sequences": f"{min(len(rows), sequences)} of {of}"} if unread or len(rows) > sequences else {}
+    return np.stack(rows[:sequences]), cut | ({"tokens_left_over": str(left)} if left else {})
 
 
 def bundle_heads(

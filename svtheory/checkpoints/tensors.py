@@ -118,7 +118,7 @@ def _files(folder: Path, named: Any) -> list[Path]:
 
 def _in_folder(name: Any) -> bool:
     """Whether it names a file of the folder itself, never a path."""
-    return isinstance(name, str) and name != "" and Path(name).name == name
+    return isinstance(name, str) and name != "" and name.isprintable() and Path(name).name == name
 
 
 def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:

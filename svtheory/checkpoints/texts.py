@@ -90,13 +90,13 @@ class Reader:
         before, tokens = self._read(text)
         return before + tokens
 
-    def rows(self, text: str, positions: int) -> np.ndarray:
-        """A text cut into rows of `positions` tokens, shape (rows, positions); a part left over is dropped."""
+    def rows(self, text: str, positions: int) -> tuple[np.ndarray, int]:
+        """A text cut into rows of `positions` tokens, shape (rows, positions), and how many tokens are left over."""
         before, tokens = self._read(text)
         if (step := positions - len(before)) < 1:
             raise InputError(f"positions must be more than {len(before)}, which each row begins with, got {positions}")
         body = np.array(tokens[: len(tokens) // step * step], int).reshape(-1, step)
-        return np.concatenate([np.tile(np.array(before, int), (len(body), 1)), body], axis=1)
+        return np.concatenate([np.tile(np.array(before, int), (len(body), 1)), body], axis=1), len(tokens) - body.size
 
     def _read(self, text: str) -> tuple[list[int], list[int]]:
         """What a row begins with, and the tokens of the text itself."""

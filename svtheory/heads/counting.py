@@ -54,7 +54,7 @@ def _partial_sums_above(terms: Array, tau: float) -> Array:
     total = terms.sum(axis=-1, keepdims=True)
     # with the sign of the total, rising order becomes falling
     signed = terms * jnp.sign(total)
-    partial = jnp.cumsum(-jnp.sort(-signed, axis=-1), axis=-1)
+    partial = jnp.cumsum(_falling(signed), axis=-1)
     # sums that only round above the total do not exceed it
     possible = (signed < 0).any(axis=-1) | (tau < 1)
     return _first(partial > tau * jnp.abs(total), possible & (total[..., 0] != 0)).astype(terms.dtype)
@@ -62,9 +62,21 @@ def _partial_sums_above(terms: Array, tau: float) -> Array:
 
 def _rounded_sums_reach(terms: Array) -> Array:
     total = terms.sum(axis=-1, keepdims=True)
-    partial = jnp.cumsum(-jnp.sort(-terms, axis=-1), axis=-1)
+    partial = jnp.cumsum(_falling(terms), axis=-1)
     share = partial / positive(total)
     return _first(jnp.round(share, DIGITS) >= 1, total[..., 0] > 0).astype(terms.dtype)
+
+
+def _falling(terms: Array) -> Array:
+    """The terms along the last axis, the largest first."""
+    # as whole numbers of the same order, which XLA sorts several times as fast; its own inverse
+    kind = jnp.dtype(f"int{8 * terms.dtype.itemsize}")
+
+    def turned(bits):
+        return jnp.where(bits < 0, bits ^ jnp.iinfo(kind).max, bits)
+
+    rising = lax.sort(turned(lax.bitcast_convert_type(terms, kind)), is_stable=False)
+    return lax.bitcast_convert_type(turned(rising), terms.dtype)[..., ::-1]
 
 
 def _first(reached: Array, defined: Array) -> Array:
@@ -73,33 +85,38 @@ def _first(reached: Array, defined: Array) -> Array:
 
 
 def _ablated_until_below(d: Decomposition, labels: Array) -> Array:
+    m, K = d.keys.shape[-2:]
+    shape = d.index.shape
+    T = shape[-1] if d.query.ndim == d.keys.ndim else 1
+    # a context at a time: what its queries need of its keys stays in the processor's cache
+    contexts = d.query.reshape(-1, T, K), d.keys.reshape(-1, m, K), d.visible.reshape(-1, T, m), d.index.reshape(-1, T)
     count = partial(_ablations, labels=labels, divisor=d.divisor, cap=d.cap)
-    if d.query.ndim > 1:
-        count = jax.vmap(count, in_axes=(0, None, 0, 0))
-    for _ in range(d.query.ndim - 2):
-        count = jax.vmap(count)
-    return count(d.query, d.keys, d.visible, d.index)
+    return lax.map(lambda context: count(*context), contexts).reshape(shape)
 
 
 @exact_products
 def _ablations(
     a: Array, b: Array, visible: Array, index: Array, labels: Array, divisor: float, cap: float | None
 ) -> Array:
-    """accpp2026 of one query a (K,) with keys b (m, K), blocks by `labels` (K,)."""
+    """accpp2026 of queries a (T, K) with keys b (m, K), blocks by `labels` (K,)."""
     b = b / divisor
-    logits = b @ a
-    given = block_sums(integrated_gradients(a, b, visible, index, cap), labels)
+    gradients = jax.vmap(partial(integrated_gradients, cap=cap), in_axes=(0, None, 0, 0))
+    given = block_sums(gradients(a, b, visible, index), labels)
     # a block is ablated in the place of its first; the others follow all that do something
-    order = jnp.argsort(jnp.where(starts(labels), -given, jnp.inf))
-    parts = block_sums(a[None, :] * b, labels)
+    order = jnp.argsort(jnp.where(starts(labels)[None, :], -given, jnp.inf), axis=1)
 
-    def ablated(logits, k):
-        logits = logits - parts[:, k]
-        return logits, attention_weights(capped(logits, cap), visible)[index]
+    def weight(kept):
+        weights = attention_weights(capped(jnp.where(kept, a, 0) @ b.T, cap), visible)
+        return jnp.take_along_axis(weights, index[:, None], axis=1)[:, 0]
 
-    weights = jnp.append(attention_weights(capped(logits, cap), visible)[index], lax.scan(ablated, logits, order)[1])
-    below = weights < jnp.minimum(1, EXCESS / visible.sum().astype(a.dtype))
-    return jnp.where(below.any(), below.argmax().astype(a.dtype), jnp.nan)
+    def ablated(kept, block):
+        kept = kept & (labels[None, :] != block[:, None])
+        return kept, weight(kept)
+
+    all_kept = jnp.ones(a.shape, bool)
+    weights = jnp.concatenate([weight(all_kept)[None], lax.scan(ablated, all_kept, labels[order].T)[1]])
+    below = weights < jnp.minimum(1, EXCESS / visible.sum(axis=1).astype(a.dtype))[None, :]
+    return jnp.where(below.any(axis=0), below.argmax(axis=0).astype(a.dtype), jnp.nan)
 
 
 @exact_products

@@ -227,8 +227,8 @@ def decompose(
     """
     one_of("convention", convention, tuple(CONVENTIONS))
     r, s = (real_array(name, x).astype(head.W_Q.dtype) for name, x in (("query", query), ("keys", keys)))
-    m = _shared_keys(head, r, s)
-    p = _positions(position, r, m)
+    m = shared_keys(head, r, s)
+    p = query_positions(position, r, m)
     visible = jnp.broadcast_to(visible_keys(head, p, m), (*r.shape[:-1], m))
     chosen = None if index is None else _indices(index, visible)
     if convention == "offset" and (r.ndim > 1 or chosen is None):
@@ -324,7 +324,7 @@ def _svd_of_product(F_Q: Array, F_K: Array) -> tuple[Array, Array, Array]:
     return Q @ Vt.T, shifted(values, q + k), P @ U
 
 
-def _shared_keys(head: Head, r: Array, s: Array) -> int:
+def shared_keys(head: Head, r: Array, s: Array) -> int:
     """The number of keys, after a check that queries and keys fit the head and each other."""
     D, D_key = head.W_Q.shape[1], head.W_K.shape[1]
     if r.ndim == 0 or r.shape[-1] != D:
@@ -334,24 +334,25 @@ def _shared_keys(head: Head, r: Array, s: Array) -> int:
     return s.shape[-2]
 
 
-def _positions(position: Array | int | None, r: Array, m: int) -> Array:
+def query_positions(position: Array | int | None, r: Array, m: int) -> Array:
     """The positions of queries (D,) or (..., T, D), shape () or (T,)."""
     if position is None and r.ndim > 1 and r.shape[-2] != m:
         raise InputError(f"position must be given for {r.shape[-2]} queries and {m} keys")
     if position is None:
         return jnp.arange(m) if r.ndim > 1 else jnp.asarray(m - 1)
-    return _whole_below("position", position, r.shape[-2:-1], m)
+    return whole_below("position", position, r.shape[-2:-1], m)
 
 
 def _indices(index: Array | int, visible: Array) -> Array:
-    chosen = _whole_below("index", index, visible.shape[:-1], visible.shape[-1])
+    chosen = whole_below("index", index, visible.shape[:-1], visible.shape[-1])
     seen = jnp.take_along_axis(visible, chosen[..., None], axis=-1)
     if concrete(seen) and not np.asarray(seen).all():
         raise InputError("index must be a key that its query sees, got one that it does not")
     return chosen
 
 
-def _whole_below(name: str, given: Array | int, shape: tuple[int, ...], size: int) -> Array:
+def whole_below(name: str, given: Array | int, shape: tuple[int, ...], size: int) -> Array:
+    """Whole numbers of this shape from 0 to below `size`; raises InputError for others."""
     x = jnp.asarray(given)
     if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.integer):
         raise InputError(f"{name} must be whole numbers of shape {shape}, got {x.dtype} of shape {x.shape}")

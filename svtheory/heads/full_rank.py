@@ -12,7 +12,8 @@ from jax import Array, lax
 
 from svtheory.checks import whole
 from svtheory.factorisations import safe_svd
-from svtheory.heads.random_heads import ReadTogether, _Factor, _on_frame, _sparseness
+from svtheory.heads.random_frames import Factor, on_frame
+from svtheory.heads.read_together import ReadTogether, sparseness_on_frames
 from svtheory.numerics import exact_products, inverse
 
 
@@ -35,26 +36,26 @@ def _full_rank_sparseness(together: ReadTogether, key: Array, draws: int) -> Arr
     def drawn(key, side):
         """A frame E and the factor L on it of `W = L E^T`, W (H, d) of independent entries."""
         E, R = jnp.linalg.qr(jax.random.normal(key, (side.coordinates.shape[1], H), like.query.dtype))
-        return E, _Factor(R.T, jnp.linalg.pinv(R.T), None)
+        return E, Factor(R.T, jnp.linalg.pinv(R.T), None)
 
     def draw(key):
         first, second = jax.random.split(key)
         (E, query), (F, keys) = drawn(first, together.raw[0]), drawn(second, together.raw[1])
-        tokens = _on_frame(together.raw[0], E, like.query.shape), _on_frame(together.raw[1], F, like.keys.shape)
+        tokens = on_frame(together.raw[0], E, like.query.shape), on_frame(together.raw[1], F, like.keys.shape)
         U, values, Vt = safe_svd(query.matrix.T @ keys.matrix)
 
         def of_head(head):
             factors = _of_size(query, head.raw[0]), _of_size(keys, head.raw[1])
             size = jnp.linalg.norm(factors[0].matrix.T @ factors[1].matrix) / jnp.linalg.norm(values)
             root = jnp.sqrt(size * values)[None, :]
-            return jnp.nanmean(_sparseness(together, head.head, tokens, factors, (U * root, Vt.T * root)))
+            return jnp.nanmean(sparseness_on_frames(together, head.head, tokens, factors, [(U * root, Vt.T * root)]))
 
         return lax.map(of_head, together.heads)
 
     return lax.map(draw, jax.random.split(key, draws)).T
 
 
-def _of_size(drawn: _Factor, own: _Factor) -> _Factor:
+def _of_size(drawn: Factor, own: Factor) -> Factor:
     """A factor with the Frobenius norm and the bias of a head's own."""
     size = jnp.linalg.norm(own.matrix) / jnp.linalg.norm(drawn.matrix)
-    return _Factor(size * drawn.matrix, inverse(size) * drawn.inverse, own.shift)
+    return Factor(size * drawn.matrix, inverse(size) * drawn.inverse, own.shift)

@@ -15,34 +15,22 @@ Only H dimensions of a token enter, so that a draw costs one product of the toke
 null, which heads that read the same tokens share; the rest is in H dimensions.
 """
 
-import dataclasses
 from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from svtheory.checks import InputError, concrete, one_of, random_key, real_array, whole
-from svtheory.factorisations import safe_svd, tall_svd
-from svtheory.geometry.arrangements import haar_frame
-from svtheory.heads.decomposition import (
-    Decomposition,
-    _positions,
-    _shared_keys,
-    _whole_below,
-    decompose,
-    relative_attention,
-    without_padding,
-)
-from svtheory.heads.sparsity import decision_sparseness
-from svtheory.heads.weights import Head, affine, bilinear
+from svtheory.checks import random_key, whole
+from svtheory.factorisations import safe_svd
+from svtheory.heads.random_frames import frame, on_frame, triangle
+from svtheory.heads.read_together import FramedHead, ReadTogether, read_together, sparseness_on_frames
+from svtheory.heads.weights import Head, bilinear
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance
 
 NULLS = ("raw", "balanced")
-READINGS = ("raw", "balanced")
 
 
 class SparsenessTest(NamedTuple):
@@ -100,184 +88,6 @@ def sparseness_test(
         head, queries, keys = bilinear(head, queries, keys)
     together = read_together(jax.tree.map(lambda x: x[None], head), queries, keys, choose, position)
     return jax.tree.map(lambda x: x[0, 0], compare_with_random_heads(together, key, draws))
-
-
-class _Tokens(NamedTuple):
-    """The tokens of a side as a null rotates them.
-
-    coordinates  (n, d), in a space whose rotations are the null's
-    other        what takes a frame (d, K) there to the space of the other null: raw `A^{1/2}` (R, d); balanced the
-                 diagonal of `A^{+1/2}` (d,), 0 outside the range of the tokens
-    """
-
-    coordinates: Array
-    other: Array
-
-
-class _Factor(NamedTuple):
-    """A side of a head on such coordinates: queries are `L E^T x + shift`, E (d, K) orthonormal, Haar in random heads.
-
-    matrix   L (H, K), K = min(H, d)
-    inverse  L^+ (K, H)
-    shift    (H,), or None for 0
-    """
-
-    matrix: Array
-    inverse: Array
-    shift: Array | None
-
-
-class _Head(NamedTuple):
-    """A head, its query and key factor for either null, and its basis of either reading on the frames of its null.
-
-    raw_bases       `E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}`, (K, K)
-    balanced_bases  the same of the head as its data see it
-    """
-
-    head: Head
-    raw: tuple[_Factor, _Factor]
-    balanced: tuple[_Factor, _Factor]
-    raw_bases: tuple[Array, Array]
-    balanced_bases: tuple[Array, Array]
-
-
-class ReadTogether(NamedTuple):
-    """Heads that read the same tokens, ready to be compared with random ones.
-
-    heads       stacked on a first axis
-    sparseness  S of their decisions, (readings, heads) or (readings, heads, ..., T)
-    like        a decomposition of these tokens: which keys are visible
-    given       indices of the keys that all heads explain, or None where each chooses its own
-    positions   of the queries
-    raw         tokens of the query and of the key side
-    balanced    the same, whitened
-    """
-
-    heads: _Head
-    sparseness: Array
-    like: Decomposition
-    given: Array | None
-    positions: Array
-    raw: tuple[_Tokens, _Tokens]
-    balanced: tuple[_Tokens, _Tokens]
-
-
-def read_together(
-    heads: Head,
-    queries: Array,
-    keys: Array,
-    choose: Literal["attended"] | Array = "attended",
-    position: Array | int | None = None,
-    readings: int = 1,
-    real: Array | None = None,
-) -> ReadTogether:
-    """What `compare_with_random_heads` needs of heads that read the same tokens, arguments as for `sparseness_test`.
-
-    Of the READINGS the first `readings`. `heads` is a Head whose arrays are stacked on a first axis. The tokens are
-    factorised once, each head once a side. Of causal contexts, whose keys are their queries, `real` (..., T) is False
-    where there is padding behind the last token: it has no part in moments, and decides nothing. Raises InputError as
-    `sparseness_test` does.
-    """
-    if not (heads.query_norm is heads.key_norm is None):
-        raise InputError("heads must have no query-key norm to be read together: each rescales the tokens for itself")
-    first = jax.tree.map(lambda x: x[0], heads)
-    r, s = (real_array(name, x).astype(heads.W_Q.dtype) for name, x in (("queries", queries), ("keys", keys)))
-    m = _shared_keys(first, r, s)
-    positions = _positions(position, r, m)
-    if isinstance(choose, str):
-        one_of("choose", choose, ("attended",))
-        given = None
-    else:
-        given = _whole_below("choose", choose, r.shape[:-1], m)
-    together = _read_together(heads, r, s, positions, given, readings, real)
-    if given is not None:
-        seen = jnp.take_along_axis(together.like.visible, given[..., None], axis=-1)
-        if concrete(seen) and not np.asarray(seen).all():
-            raise InputError("choose must hold keys that their queries see, got one that is not visible")
-    return together
-
-
-@partial(jax.jit, static_argnames=("readings",))
-@exact_products
-def _read_together(
-    heads: Head, r: Array, s: Array, positions: Array, given: Array | None, readings: int, real: Array | None
-) -> ReadTogether:
-    found = lax.map(lambda head: decompose(head, r, s, given, position=positions), heads)
-    if real is not None:
-        found = jax.vmap(without_padding, in_axes=(0, None))(found, real)
-    root = jnp.sqrt(found.spectrum.values)[:, None, :]
-    x, y = r.reshape(-1, r.shape[-1]), s.reshape(-1, s.shape[-1])
-    rotary = heads.frequencies is not None
-    b_K = heads.b_K if rotary else None  # without positions it gives all keys alike
-    query_frame, raw_query = _factored(heads.W_Q, heads.b_Q)
-    key_frame, raw_key = _factored(heads.W_K, b_K)
-    raw_q, balanced_q, own_query, balanced_query = _whitened(heads.W_Q, heads.b_Q, x, real, True)
-    raw_k, balanced_k, own_key, balanced_key = _whitened(heads.W_K, b_K, y, real, rotary)
-    to_query, to_key = (
-        E.swapaxes(-1, -2) @ (vectors * root)
-        for E, vectors in ((query_frame, found.spectrum.left), (key_frame, found.spectrum.right))
-    )
-    modes = lax.map(lambda L: safe_svd(L[0].T @ L[1]), (balanced_query.matrix, balanced_key.matrix))
-    root = jnp.sqrt(modes[1])[:, None, :]
-    together = ReadTogether(
-        heads=_Head(
-            heads,
-            (raw_query, raw_key),
-            (balanced_query, balanced_key),
-            (to_query, to_key),
-            (modes[0] * root, modes[2].swapaxes(-1, -2) * root),
-        ),
-        sparseness=jax.vmap(lambda d: decision_sparseness(relative_attention(d), d.size))(found)[None],
-        like=jax.tree.map(lambda a: a[0], found),
-        given=given,
-        positions=positions,
-        raw=(raw_q, raw_k),
-        balanced=(balanced_q, balanced_k),
-    )
-    if readings == 1:
-        return together
-
-    def read_balanced(given):
-        head, E, F = given
-        tokens = _on_frame(balanced_q, E, r.shape), _on_frame(balanced_k, F, s.shape)
-        return _sparseness(together, head.head, tokens, head.balanced, head.balanced_bases)
-
-    balanced = lax.map(read_balanced, (together.heads, own_query, own_key))
-    return together._replace(sparseness=jnp.concatenate([together.sparseness, balanced[None]]))
-
-
-def _factored(W: Array, shift: Array | None) -> tuple[Array, _Factor]:
-    """`W = L E^T` of every head (heads, H, d): E (heads, d, K) and the factor on it."""
-    E, s, Lt = lax.map(tall_svd, W.swapaxes(-1, -2))
-    kept = s > max(W.shape[1:]) * jnp.finfo(s.dtype).eps * s[:, :1]
-    return E, _Factor(Lt.swapaxes(-1, -2) * s[:, None, :], inverse(s, kept)[:, :, None] * Lt, shift)
-
-
-def _whitened(
-    W: Array, b: Array | None, x: Array, real: Array | None, positioned: bool
-) -> tuple[_Tokens, _Tokens, Array, _Factor]:
-    """Tokens as they are, tokens whitened by their moment A, and of every head E and L of `W A^{1/2} = L E^T`.
-
-    Centred where a constant is free or drops out. Whitened, tokens that are not `real` become 0.
-
-    `positioned`: whether a constant that all tokens of the side have in common changes anything.
-    """
-    real = jnp.ones((len(x), 1), bool) if real is None else real.reshape(-1, 1)
-    n = real.sum().astype(x.dtype)
-    # of tokens all alike centring would leave nothing; seen from one of them, here the first, their mean is exact
-    away = jnp.where(real, x - x[:1], 0)
-    centre = jnp.abs(away).max() > 16 * jnp.finfo(x.dtype).eps * jnp.where(real, jnp.abs(x), 0).max()
-    if positioned:
-        centre = centre & (False if b is None else (b != 0).any())
-    mean = away.sum(axis=0) / n
-    P, s, Et = tall_svd(jnp.where(real, jnp.where(centre, away - mean[None, :], x), 0))
-    # more samples do not make the rounding of each larger, so the smaller size counts
-    present = s > numerical_rank_tolerance(s, min(x.shape))
-    root = jnp.where(present, s, 0) / jnp.sqrt(n)
-    shift = None if b is None else b + W @ jnp.where(centre, x[0] + mean, 0)
-    E, factor = _factored((W @ Et.T) * root[None, None, :], shift)
-    whitened = jnp.where(present[None, :], P, 0) * jnp.sqrt(n)
-    return _Tokens(x, root[:, None] * Et), _Tokens(whitened, inverse(root)), E, factor
 
 
 @partial(jax.jit, static_argnames=("draws",))
@@ -338,47 +148,29 @@ def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
     query, keys = ((*x.shape[:-1], 0) for x in (together.like.query, together.like.keys))
 
     def on_frames(sides):
-        E, F = _frame(first, sides[0], H), _frame(second, sides[1], H)
-        return (E, F), (_on_frame(sides[0], E, query), _on_frame(sides[1], F, keys))
+        E, F = frame(first, sides[0], H), frame(second, sides[1], H)
+        return (E, F), (on_frame(sides[0], E, query), on_frame(sides[1], F, keys))
 
     raw_frames, raw = on_frames(together.raw)
     (E, F), balanced = on_frames(together.balanced)
-    back = _triangle(E, together.balanced[0].other), _triangle(F, together.balanced[1].other)
+    back = triangle(E, together.balanced[0].other), triangle(F, together.balanced[1].other)
     if len(together.sparseness) == 1:
         return _OnFrames(raw, balanced, None, back)
     seen = [jnp.linalg.qr(side.other @ E, mode="r") for side, E in zip(together.raw, raw_frames, strict=True)]
     return _OnFrames(raw, balanced, (seen[0], seen[1]), back)
 
 
-def _on_frame(tokens: _Tokens, E: Array, shape: tuple[int, ...]) -> Array:
-    """Tokens of a side on a frame, (..., K), as many as `shape` (..., D) has."""
-    return (tokens.coordinates @ E).reshape(*shape[:-1], -1)
-
-
-def _frame(key: Array, tokens: _Tokens, H: int) -> Array:
-    """A Haar frame (d, K) in the range of the tokens, K = min(H, d)."""
-    d, dtype = tokens.coordinates.shape[1], tokens.coordinates.dtype
-    inside = tokens.other > 0 if tokens.other.ndim == 1 else jnp.ones(d, bool)
-    return haar_frame(key, inside, min(H, d), dtype)
-
-
-def _triangle(E: Array, scale: Array) -> Array:
-    """R of `scale E = Q R`, the identity beyond the dimension of the tokens' range."""
-    R = jnp.linalg.qr(scale[:, None] * E, mode="r")
-    inside = jnp.arange(len(R)) < (scale > 0).sum()
-    return jnp.where(inside[:, None] & inside[None, :], R, jnp.eye(len(R), dtype=R.dtype))
-
-
-def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: _Head) -> Array:
+def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: FramedHead) -> Array:
     """S of the decisions of one head with random frames, (readings, nulls, ..., T)."""
-    raw, balanced = (on_frames.raw, given.raw), (on_frames.balanced, given.balanced)
-    S = [[(*raw, given.raw_bases), (*balanced, _raw_bases(on_frames.back, given))]]
+    raw, balanced = [given.raw_bases], [_raw_bases(on_frames.back, given)]
     if on_frames.triangles is not None:
-        S.append([(*raw, _balanced_bases(on_frames.triangles, given)), (*balanced, given.balanced_bases)])
-    return jnp.stack([jnp.stack([_sparseness(together, given.head, *null) for null in reading]) for reading in S])
+        raw.append(_balanced_bases(on_frames.triangles, given))
+        balanced.append(given.balanced_bases)
+    nulls = (on_frames.raw, given.raw, raw), (on_frames.balanced, given.balanced, balanced)
+    return jnp.stack([sparseness_on_frames(together, given.head, *null) for null in nulls], axis=1)
 
 
-def _raw_bases(back: tuple[Array, Array], given: _Head) -> tuple[Array, Array]:
+def _raw_bases(back: tuple[Array, Array], given: FramedHead) -> tuple[Array, Array]:
     """`E^T U Sigma^{1/2}` and `E^T V Sigma^{1/2}` of a random head of balanced frames, (K, K)."""
     (query, key), (R_query, R_key) = given.balanced, back
     U, values, Vt = safe_svd(R_query @ (query.matrix.T @ key.matrix) @ R_key.T)
@@ -386,7 +178,7 @@ def _raw_bases(back: tuple[Array, Array], given: _Head) -> tuple[Array, Array]:
     return solve_triangular(R_query, U * root), solve_triangular(R_key, Vt.T * root)
 
 
-def _balanced_bases(triangles: tuple[Array, Array], given: _Head) -> tuple[Array, Array]:
+def _balanced_bases(triangles: tuple[Array, Array], given: FramedHead) -> tuple[Array, Array]:
     """The same of the balanced modes of a random head of raw frames: inputs by its probes and `Sigma~^{1/2}`.
 
     A probe on the frame is `M R'^T v~ / sigma~`, M the product of the head's factors there: tokens need not fill it.
@@ -396,33 +188,3 @@ def _balanced_bases(triangles: tuple[Array, Array], given: _Head) -> tuple[Array
     U, values, Vt = safe_svd(R_query @ M @ R_key.T)
     root = jnp.sqrt(inverse(values, values > numerical_rank_tolerance(values, len(M))))[None, :]
     return (M @ R_key.T @ Vt.T) * root, (M.T @ R_query.T @ U) * root
-
-
-def _sparseness(
-    together: ReadTogether,
-    head: Head,
-    tokens: tuple[Array, Array],
-    factors: tuple[_Factor, _Factor],
-    bases: tuple[Array, Array],
-) -> Array:
-    """S of the decisions of a random head, from tokens on its frames and its singular vectors there."""
-    positions = together.positions, jnp.arange(tokens[1].shape[-2])
-    a, b = (
-        _inputs(head, factor, x, at) @ basis
-        for x, factor, basis, at in zip(tokens, factors, bases, positions, strict=True)
-    )
-    d = dataclasses.replace(together.like, query=a, keys=b)
-    index = d.most_attended if together.given is None else together.given
-    terms = relative_attention(dataclasses.replace(d, index=index))
-    # singular values that a lower dimension of the tokens makes 0 are terms too
-    return decision_sparseness(terms, d.size) * (terms.shape[-1] / together.like.query.shape[-1])
-
-
-def _inputs(head: Head, factor: _Factor, x: Array, positions: Array) -> Array:
-    """On the frame, the inputs that give the queries of tokens x (..., K): moved by biases and rotary maps."""
-    if head.frequencies is not None:
-        queries = head.rotated(affine(factor.matrix, factor.shift, x), positions)
-        return queries @ factor.inverse.T
-    if factor.shift is None:
-        return x
-    return x + (factor.inverse @ factor.shift).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -30,6 +30,7 @@ from svtheory.instruments.directions import (
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.sources import check_tokens_differ, check_values_held
 from svtheory.instruments.survey import PLACE, adjusted, over_heads
+from svtheory.progress import rounds
 from svtheory.spectra.alignments import alignment_p_value, chance_alignment
 
 LEVEL = 0.05
@@ -156,8 +157,10 @@ def chance(
 
     def p_value(reading: int) -> tuple[np.ndarray, ...]:
         """At most, at least, and of how many draws."""
+        counted = rounds(f"random heads, {READINGS[reading]}", ROUND, most)
 
         def draw(number: int, wanted: np.ndarray) -> np.ndarray:
+            next(counted, None)
             reached = np.zeros((layers, heads, sides, len(CHANCE), ROUND), bool)
             wanted = np.any(wanted.reshape(layers, heads, sides), axis=2)
             for layer in np.flatnonzero(wanted.any(axis=1)).tolist():
@@ -169,6 +172,7 @@ def chance(
             return reached.reshape(tests, len(CHANCE), ROUND)
 
         tally = sequential_p_values(draw, tests, len(CHANCE), LEVEL, most)
+        counted.close()
         found = tally.p_value, tally.lower, tally.draws.max(axis=1)
         return tuple(x.reshape(largest.shape[:-1]) for x in found)
 

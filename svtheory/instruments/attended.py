@@ -23,6 +23,7 @@ VARIABLES: Labels = {
     "attention": "weight of a key in a query's attention; NaN of padding",
     "mask": "whether a position holds a token",
     "token": "token at a position, by its number",
+    "length": ("tokens of each sequence, of those too that are not drawn", "tokens"),
 }
 
 
@@ -41,6 +42,7 @@ def survey(bundle: HeadBundle, sequences: int) -> xr.Dataset:
     real = bundle.real[: shape[0], : shape[1]]
     found["attention"] = found.attention.where(xr.DataArray(real, dims=("sequence", "query")))
     found["mask"] = ("sequence", "position"), real
+    found["length"] = "row", bundle.real.sum(axis=1)
     tokens: Any = bundle.others.get("tokens")
     if tokens is not None and tokens.shape[:2] == bundle.real.shape:
         dims = ("sequence", "position", "symbol")[: tokens.ndim]

@@ -14,10 +14,11 @@ from svtheory.instruments.hypothesised import Reading
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.leads import TABLE
 from svtheory.instruments.survey import adjusted
-from svtheory.progress import track
+from svtheory.progress import rounds
 
 ROUND = 99
 """Random heads at a time."""
+P_VALUES = ("p_value", "p_value_for_all", "adjusted_p_value", "adjusted_p_value_least")
 VARIABLES: Labels = {
     "p_value": "share of random heads that the hypothesis explains as well",
     "p_value_for_all": "p-value times the number of hypotheses (Bonferroni)",
@@ -41,14 +42,11 @@ def beyond_chance(parts: Sequence[Part], shape: tuple[int, int, int], key: Array
     """p-values from random heads, drawn until it is settled which are at most LEVEL, and the first round of cosines."""
     A, tests = shape[2], int(np.prod(shape))
     most = max(draws, int(np.ceil(shape[0] * shape[1] * A / LEVEL)) - 1)  # or one head alone could not be found
-    rounds = track(
-        iter(range(-(-most // ROUND))),
-        f"explain: rounds of {ROUND} random heads, of which {-(-most // ROUND)} may be needed",
-    )
+    counted = rounds("explain: random heads", ROUND, most)
     first = np.empty((*shape, len(NULLS), ROUND), np.float32)
 
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
-        next(rounds, None)
+        next(counted, None)
         wanted, reached = wanted.reshape(shape), np.zeros((*shape, len(NULLS), ROUND), bool)
         for part in parts:
             if not wanted[part.layer, part.heads].any():
@@ -68,6 +66,7 @@ def beyond_chance(parts: Sequence[Part], shape: tuple[int, int, int], key: Array
         return adjusted(for_all(p), 2) <= level
 
     tally = sequential_p_values(draw, tests, len(NULLS), LEVEL, most, judged=judged)
+    counted.close()
     p = tally.p_value
     return {
         "p_value": (TABLE, p.reshape(shape)),

@@ -36,6 +36,10 @@ def run(name: str, arguments: Sequence[str]) -> Outcome:
             if cut := found.attrs.get("sequences"):
                 summary["sequences"] = cut
                 answers.append(f"Read on {cut} sequences; --sequences takes more.")
+            if left := found.attrs.get("tokens_left_over"):
+                answers.append(
+                    f"{left} tokens at the end of the text fill no sequence of --positions and are not read."
+                )
             page = instrument.html(found, line) if hasattr(instrument, "html") else ""
             return Outcome(summary, found, figures, rows, answers, instrument.COLUMNS, page)
 

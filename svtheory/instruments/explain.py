@@ -30,6 +30,14 @@ the logits' variance (the cosine's square) accounted for, p is at most 0.01 and 
 leaves 1/4, p is at most 0.01 and the margin and its lower end are above 0; else "unexplained". Beside it stands the
 published baseline on the same samples, contrastive covariance: how many directions of the head's own space lead, and
 the functional cosine of the head with what is left of it there, with that of as many random directions.
+
+Which vectors carry a head? Of its modes as the data see them (T22) those that have 90 % of the variance of its scores,
+and of the singular pairs of Omega those whose terms do. Their overlap is the share of them inside the span of as many
+of the prediction's own as carry 90 % of that, weighted by the variance of each; that of random vectors, the span's
+dimension over that of what heads read, is chance. The first two modes stand beside those predicted one by one:
+pattern_cosine is the |cos| of what in a token moves the mode, beside the mean of random modes, and seen_cosine that of
+the modes in whitened tokens, which no strong direction of the tokens can make alike. Near-equal values mix modes: then
+the span is meant, not a mode.
 """
 
 from collections.abc import Sequence
@@ -45,6 +53,7 @@ import xarray as xr
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
+from svtheory.instruments import carried
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
 from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
@@ -86,11 +95,14 @@ COLUMNS = {
     "preference for nearer numbers falls; 0 where there is only one.",
     "training time": "Fitted, in units of 1 / (learning rate x mean eigenvalues of both input moments).",
     "not visited": "Share of the weights' square in directions that no sample exercises.",
+    "modes": "The fewest modes of the head as its data see it, 1 the largest, that carry 90 % of the variance of its "
+    "scores, and what they carry; how much of them lies in the span that the hypothesis predicts, of queries and of "
+    "keys, from 0 to 1, beside random vectors. Of heads that are explained, if only partly, or nearest to it.",
+    "raw vectors": "The same of the singular pairs of Omega itself; their terms' variances need not add up.",
     "contrast": "Functional cosine with what is left of the head in the few leading directions of its own space that "
     "contrastive covariance, the published baseline, finds, how many these are, and the 97.5th percentile of as many "
     "random ones.",
 }
-KEY_ONLY = "first position"  # asks for the same keys whatever the query
 MENTIONED = 8  # heads that a sentence is said of, at most
 
 
@@ -208,13 +220,17 @@ def answers(results: xr.Dataset) -> list[str]:
     explained = [here for here in heads if here.grade.item() != UNEXPLAINED]
     said = [
         f"{counts[EXPLAINED]} of {len(heads)} heads are explained by a hypothesis, {counts[PARTLY]} partly.",
-        *(f"Head {called(here)} is {sentence(here)}." for here in explained[:MENTIONED] or heads[:1]),
     ]
-    if KEY_ONLY in results.hypothesis.values and results.centre_query.any():
-        said.append(
-            f'"{KEY_ONLY}" has cosine 0 and p-value 1, as it is not askable of heads with a query bias: what is the '
-            f"same for all queries is taken out with the mean over queries{listed(results.centre_query)}."
-        )
+    for here in explained[:MENTIONED] or heads[:1]:
+        said.append(f"Head {called(here)} is {sentence(here)}.")
+        if carried.compared(here):
+            said.append(f"It is {carried.sentence(here)}.")
+    for here in places(results, "hypothesis"):
+        if not here.asked.all():
+            said.append(
+                f'"{here.hypothesis.item()}" is not asked where it says the same for all queries, of heads with a '
+                f"query bias, or of all keys: what these have in common is taken out{listed(~here.asked)}."
+            )
     return said
 
 
@@ -222,7 +238,8 @@ def _shown(results: xr.Dataset) -> list[xr.Dataset]:
     """Each head with its best hypothesis; a single head with each hypothesis."""
     if results.sizes["layer"] * results.sizes["head"] > 1:
         return list(places(best(results), *PLACE))
-    return list(places(results, *PLACE, "hypothesis"))
+    own = results.hypothesis == best(results).hypothesis  # modes were compared with that alone
+    return list(places(results.assign(variance_share=results.variance_share.where(own)), *PLACE, "hypothesis"))
 
 
 def _row(here: xr.Dataset) -> dict[str, Any]:
@@ -231,16 +248,24 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         **{name: here[name].item() for name in PLACE},
         "hypothesis": here.hypothesis.item(),
         "grade": here.grade.item(),
-        "functional cosine": _with_interval(here.functional_cosine, here.lowest, here.highest),
+        "functional cosine": _with_interval(here.functional_cosine.where(here.asked), here.lowest, here.highest),
         "margin": _with_interval(here.margin, here.margin_lowest, here.margin_highest),
         "over": here.nearest_rival.item(),
-        "p": at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws)),
+        "p": _p(here),
         "random, highest": float(here.null.max()),
         "member": _with_interval(here.member, here.first_member, here.last_member),
         "training time": _time(here),
         "not visited": f"{float(here.unvisited):.1%}",
+        "modes": carried.short(here, "balanced"),
+        "raw vectors": carried.short(here, "raw"),
         "contrast": f"{cosine:.2f} of {int(here.contrast_size)} (chance to {chance:.2f})",
     }
+
+
+def _p(here: xr.Dataset) -> str:
+    if not here.asked:
+        return "not asked"
+    return at_most(float(here.adjusted_p_value), float(here.adjusted_p_value_least), int(here.draws))
 
 
 def _with_interval(x: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> str:
@@ -283,6 +308,12 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         "best_contrastive_covariance_cosine": float(top.contrast_cosine),
         "best_contrastive_covariance_chance_cosine": float(top.contrast_chance),
         "random_heads_most": int(results.draws.max()),
+        **{
+            f"best_{reading}_{side}_{name}": float(top[name].sel(side=side, reading=reading))
+            for name in ("span_overlap", "span_chance")
+            for reading in results.reading.values
+            for side in results.side.values
+        },
         **{
             f"best_{side}_mode_{k}_{name}": float(top[name].sel(side=side, mode=k))
             for name in ("pattern_cosine", "pattern_chance_cosine", "seen_cosine")

@@ -15,15 +15,16 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis
 from svtheory.heads.turned_heads import NULLS
 from svtheory.heads.weights import bilinear
+from svtheory.instruments.beyond_chance import P_VALUES, Part, beyond_chance
 from svtheory.instruments.beyond_chance import VARIABLES as CHANCE_VARIABLES
-from svtheory.instruments.beyond_chance import Part, beyond_chance
+from svtheory.instruments.carried import SIDES
 from svtheory.instruments.grades import best, grades, sentence
 from svtheory.instruments.hypothesised import Factors, Reading, side_by_side
 from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.leads import TABLE, best_members, families, leads
 from svtheory.instruments.leads import VARIABLES as LEAD_VARIABLES
-from svtheory.instruments.modes import SIDES, first_modes
 from svtheory.instruments.modes import VARIABLES as MODE_VARIABLES
+from svtheory.instruments.modes import first_modes
 from svtheory.instruments.survey import PLACE, places
 from svtheory.progress import track
 
@@ -44,6 +45,7 @@ VARIABLES: Labels = {
     "unvisited": "share of the square of the weights in directions that no sample exercises",
     "singular_value": ("singular value of Omega", SCORE),
     "centre_query": "whether the head's queries are centred, as it has a query bias that is not zero",
+    "asked": "whether the hypothesis can be asked of the head: not, where centring leaves nothing of it",
     "grade": "explained, partly or unexplained",
     "verdict": "what is said of the head",
     "hypothesis": "what is asked of the head",
@@ -117,7 +119,8 @@ def explained(question: Question, key: Array, draws: int, resamples: int) -> xr.
     results = results.assign(best_members(question.hypotheses, data["members"], data["again"]))
     again = np.stack([x.max(axis=-1) for x in families(question.hypotheses, data["again"])], axis=-1)
     results = results.assign(leads(results, again))
-    results = results.assign(beyond_chance(parts, shape, of_random, draws))
+    results = results.assign(beyond_chance(parts, shape, of_random, draws)).assign(asked=(TABLE, _asked(question)))
+    results = results.assign({name: results[name].where(results.asked) for name in P_VALUES})
     results = results.assign(grade=grades(results))
     results = results.merge(first_modes(parts, results))
     verdicts = [sentence(here) for here in places(best(results), *PLACE)]
@@ -165,6 +168,15 @@ def _axes(name: str) -> tuple[str, ...]:
     if name in ("unvisited", "singular_value"):
         return (*PLACE, *(("pair",) if name == "singular_value" else ()))
     return (*TABLE, "permutation") if name == "permuted" else TABLE
+
+
+def _asked(question: Question) -> np.ndarray:
+    """Of which head what can be asked: keys are centred, and queries of some, where what is constant says nothing."""
+    query, key = (
+        np.array([np.ptp(getattr(hypothesis, f"{side}_features"), axis=0).any() for hypothesis in question.hypotheses])
+        for side in SIDES
+    )
+    return key & (query | ~_centred(question)[..., None])
 
 
 def _centred(question: Question) -> np.ndarray:

@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from svtheory.instruments.beyond_chance import Part
+from svtheory.instruments.carried import SIDES, both_readings, carried
+from svtheory.instruments.carried import VARIABLES as CARRIED_VARIABLES
 from svtheory.instruments.grades import UNEXPLAINED, best, foremost
 from svtheory.instruments.hypothesised import Reading
 from svtheory.instruments.labels import SCORE, Labels
 from svtheory.spectra.alignments import chance_alignment
-from svtheory.spectra.balanced import balanced_spectrum
+from svtheory.spectra.balanced import balanced
+from svtheory.spectra.spectra import spectrum
 
-SIDES = ("query", "key")
 MODES = 2
 """How many are compared."""
 RANDOM = 1000
 """Random modes behind the chance level of a pattern."""
 VARIABLES: Labels = {
+    **CARRIED_VARIABLES,
     "pattern_cosine": "|cos| of a mode's pattern as predicted with the head's own",
     "pattern_chance_cosine": "|cos| of a predicted pattern with that of a random mode, mean",
     "seen_cosine": "|cos| of a mode as predicted with the head's own, as the data see them",
@@ -53,11 +55,12 @@ def compared_modes(reading: Reading, head: int, member: int) -> xr.Dataset:
     that of directions of their range.
     """
     asked, factors = reading.asked, reading.factors
-    predicted = reading.predicted(head, member)
-    size = jnp.sqrt(predicted.values)[None, :]
     moments = asked.query.moment, asked.key.moment
-    told = balanced_spectrum((predicted.left * size).T, (predicted.right * size).T, *moments)
-    own = balanced_spectrum(factors.W_Q[head], factors.W_K[head], *moments)
+    both = both_readings(reading.predicted(head, member), moments)
+    predicted, told = both
+    weights = factors.W_Q[head], factors.W_K[head]
+    own = balanced(*weights, *moments)
+    lying = carried((spectrum(*weights), own), both, moments)
     rng, found = np.random.default_rng(0), {}
     for side, moment in zip(SIDES, moments, strict=True):
         (pattern, probe), (seen, _) = (
@@ -77,7 +80,7 @@ def compared_modes(reading: Reading, head: int, member: int) -> xr.Dataset:
     # of fewer samples than pairs, what is predicted has no more
     lacking = min(factors.W_Q.shape[1:]) - len(predicted.values)
     values = {"predicted_value": ("pair", np.pad(np.asarray(predicted.values), (0, lacking)))}
-    return xr.Dataset(columns | values, {"side": list(SIDES), "mode": modes})
+    return xr.Dataset(columns | values, {"side": list(SIDES), "mode": modes}).merge(lying)
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOGETHER = 8192  # rows that are looked at together: a copy of a table of a vocabulary is large
+AT_ONCE = 64  # directions that are held against all rows at once
 
 
 class Table(NamedTuple):
@@ -78,10 +79,9 @@ def nearest(
     one kind: the level is the mean, over subspaces of b of them, of what the best of all rows has there. NaN where
     there are fewer.
     """
-    columns = np.concatenate([basis.T for basis in bases])
-    sizes = np.array([basis.shape[1] for basis in bases])
-    along = of_blocks(measure(columns, np.repeat(centred, sizes)), sizes)
-    index, value = ends(along, sizes == 1, near)
+    starts = range(0, len(bases), AT_ONCE)
+    found = [_at_ends(measure, bases[i : i + AT_ONCE], centred[i : i + AT_ONCE], near) for i in starts]
+    index, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
     levels: dict[tuple[int, bool, int], float] = {}
     for basis, flag, drawn in zip(bases, centred, random, strict=True):
         kind = id(drawn), bool(flag), basis.shape[1]
@@ -89,6 +89,14 @@ def nearest(
             levels[kind] = chance(measure, drawn, bool(flag), basis.shape[1])
     kinds = ((id(drawn), bool(flag), basis.shape[1]) for basis, flag, drawn in zip(bases, centred, random, strict=True))
     return Found(index, value, np.array([levels[kind] for kind in kinds]))
+
+
+def _at_ends(
+    measure: Measure, bases: Sequence[np.ndarray], centred: np.ndarray, near: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows at the ends of some bases, and what they have there."""
+    columns, sizes = np.concatenate([basis.T for basis in bases]), np.array([basis.shape[1] for basis in bases])
+    return ends(of_blocks(measure(columns, np.repeat(centred, sizes)), sizes), sizes == 1, near)
 
 
 def chance(measure: Measure, drawn: np.ndarray, centred: bool, size: int) -> float:

@@ -1,14 +1,15 @@
 """Page: all heads of a model on one page that needs no network, each with what it reads, writes and attends to.
 
-SOURCE is a bundle, or the folder of a model with --text. The page is one HTML file, report.html in the run's folder:
-a table of all heads that can be sorted, and for each head its spectrum, raw and as its data see it, its attention to
-the first sequences, the hypotheses about it, and every number that instruments say of it. Whatever an instrument cannot
-say of this source stands there in a sentence. It opens without a network and asks for nothing.
+SOURCE is a bundle, or the folder of a model with --text. The page is one HTML file, report.html in the run's folder: a
+table of all heads that can be sorted, and for each head its spectrum, raw and as its data see it, what moves its modes
+and what it writes (readout), its attention to the first sequences, its decisions there as sums over what wrote to them
+(trace), what removing its directions does (cause), and the hypotheses about it. What cannot be said of this source
+stands there in a sentence. It opens without a network and asks for nothing.
 
 Every number is one of an instrument's dataset, and beside it stands the call that finds it; results.nc holds these
-datasets as groups. Instruments run here with fewer draws and samples drawn again than alone, and hypotheses about wide
-heads are asked of few sequences, so that a small model takes minutes: --draws, --resamples, --largest and --asked ask
-for more.
+datasets as groups. Some instruments look less far here than alone, so that a model of 144 heads takes minutes: fewer
+random heads (--draws), permuted templates (--permuted) and samples drawn again (--resamples); hypotheses about wide
+heads are asked of few sequences (--asked); directions are removed of a folder's heads that are named (--causes).
 
 How many modes are enough for 90 % is said by squares of singular values: raw, of the head's matrix, and balanced, where
 the square of a value is the variance of that mode's part of a score (T22).
@@ -79,9 +80,9 @@ class Settings(Where):
     largest: Annotated[int, at_least(1)] = 64
     """Most features of a hypothesis: the commonest tokens, the first positions."""
     asked: Annotated[int | None, at_least(2)] = None
-    """Sequences that hypotheses are asked of, at most, the first ones; none: all, or where heads read more than 256
-    dimensions, those that hold 256 tokens."""
-    resamples: Annotated[int, at_least(1)] = 20
+    """Sequences that hypotheses are asked of, at most, the first ones; none: all, or where heads read more than 192
+    dimensions, those that hold 192 tokens."""
+    resamples: Annotated[int, at_least(1)] = 10
     """Times that samples are drawn again, for intervals of hypotheses."""
     seed: int = 0
     """Seed of whatever is random."""
@@ -96,7 +97,7 @@ class Request(Place, Settings):
 
 
 DEFAULTS = Settings()
-WIDE = 256
+WIDE = 192
 """Dimensions of what heads read, and tokens: what hypotheses cost grows with the square of the smaller number."""
 ROOTS = 500
 """Decisions that are traced, at most, if heads have one in each sequence."""
@@ -104,7 +105,7 @@ ROOTS = 500
 
 def requested(source: Source, settings: Request) -> xr.DataTree:
     """What the command asks for."""
-    positions(settings)
+    positions(settings)  # before anything is read
     bundle = source.bundle(sequences=SEQUENCES)
     settings = replace(settings, **read_as(source.label, settings))
     model = None if bundle.attn_in is None or source.is_bundle else source.network(bundle)
@@ -127,9 +128,12 @@ def survey(
     features  of a dictionary, columns (D, N), for `readout`
 
     Each dataset says in its attribute `call` by which call it is found, the tree's `without_NAME` why one is left out.
-    Raises InputError where not even spectra are found.
+    Raises InputError where not even spectra are found, for settings of positions that are none, and unknown heads.
     """
-    seed = settings.seed
+    positions(settings)
+    every, seed = [f"{layer}.{head}" for layer, head in np.ndindex(bundle.W_Q.shape[:2])], settings.seed
+    if strange := [name for name in settings.causes if name not in every]:
+        raise InputError(f"--causes must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
     parts, without = {"spectra": _found("spectra", bundle, spectra.Settings(seed=seed))}, {}
     finds: dict[str, Callable[[], xr.Dataset]] = {
         "sad": lambda: _found("sad", bundle, sad.Settings(draws=settings.draws, seed=seed)),

@@ -101,15 +101,14 @@ def plain_page(results: xr.DataTree) -> dict[str, Any]:
 
 def _sequences(parts: Parts) -> list[list[str]]:
     """What each token of each sequence is called: its text, else its number, else its position."""
-    read = parts.get("readout", parts.get("attention"))
-    if read is None:
-        return []
+    read = parts.get("readout", parts.get("attention", xr.Dataset()))
     if "token" in read:
         tokens = read["token"].values.reshape(*read["token"].shape[:2], -1)
         named = np.array([[".".join(map(str, token[token >= 0])) for token in row] for row in tokens])
-        called, kept = read["piece"].values if "piece" in read else named, (tokens >= 0).any(axis=-1)
-        return [row[here].tolist() for row, here in zip(called, kept, strict=True)]
-    return [[f"position {i}" for i in range(row.sum())] for row in read["mask"].values]
+        called, kept = read["piece"].values if "piece" in read else named, np.any(tokens >= 0, axis=-1).tolist()
+        return [row[np.array(here)].tolist() for row, here in zip(called, kept, strict=True)]
+    lengths = parts["attention"]["length"].values if "attention" in parts else []
+    return [[f"position {i}" for i in range(length)] for length in lengths]
 
 
 def _head(here: Parts) -> dict[str, Any]:

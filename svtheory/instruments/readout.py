@@ -254,11 +254,11 @@ def answers(results: xr.Dataset) -> list[str]:
         f"raw, {found['raw_first_mode_variance_share_median']:.0%} and "
         f"{found['raw_first_mode_decision_share_median']:.0%}."
     ]
-    for kind in ("embedding", "feature"):
-        if f"patterns_near_an_{kind}" in found:
+    for kind, one in (("embedding", "an embedding"), ("feature", "a feature")):
+        if f"patterns_near_{kind}s" in found:
             said.append(
-                f"{found[f'patterns_near_an_{kind}']} of {found['first_patterns']} patterns of first modes lie nearer "
-                f"to an {kind} than the nearest of a random pattern does.".replace("an f", "a f")
+                f"{found[f'patterns_near_{kind}s']} of {found['first_patterns']} patterns of first modes lie nearer to "
+                f"{one} than a random pattern does."
             )
     return said + [results.attrs[name] for name in ("left_out",) if name in results.attrs]
 
@@ -325,7 +325,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     for kind in ("embedding", "feature"):
         if f"{kind}_cosine" in first:
             largest = abs(first[f"{kind}_cosine"]).isel(near=0).max("end")
-            found[f"patterns_near_an_{kind}"] = int((largest > first[f"{kind}_chance"]).sum())
+            found[f"patterns_near_{kind}s"] = int((largest > first[f"{kind}_chance"]).sum())
             found[f"{kind}_cosine_of_first_patterns_mean"] = float(largest.mean())
             found[f"{kind}_chance_cosine_mean"] = float(first[f"{kind}_chance"].mean())
     if "ov_value" in first:

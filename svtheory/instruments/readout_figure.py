@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from svtheory.reports.plotting import COLOURS, GREY, legend_below, name_heads, panels_or
+from svtheory.reports.plotting import COLOURS, GREY, legend_below, name_heads, panels_or, plain
 
 
 def figure(results: xr.Dataset, axes: Any = None) -> Figure:
@@ -42,7 +42,9 @@ def _draw_shares(ax: Axes, results: xr.Dataset) -> None:
             ax.plot(x + 0.2 * (i - 0.5), y, "so"[i], label=said, **style)
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", markersize=4, label="raw")
     name_heads(ax, results.sizes["layer"], results.sizes["head"])
-    ax.set(ylim=(-0.03, 1.03), ylabel="share of the first mode", title=results.attrs.get("bundle", "first modes"))
+    ax.set(
+        ylim=(-0.03, 1.03), ylabel="share of the first mode", title=plain(results.attrs.get("bundle", "first modes"))
+    )
     legend_below(ax, 3)
 
 

@@ -24,21 +24,15 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import Decomposition, decompose, without_padding
 from svtheory.heads.full_rank import full_rank_sparseness
-from svtheory.heads.random_heads import (
-    NULLS,
-    READINGS,
-    ReadTogether,
-    SparsenessTest,
-    compare_with_random_heads,
-    read_together,
-)
+from svtheory.heads.random_heads import NULLS, SparsenessTest, compare_with_random_heads
+from svtheory.heads.read_together import READINGS, ReadTogether, read_together
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.rotations import KINDS, rotation_null
 from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.survey import EPSILON, PLACE, adjusted, listed, over_heads, read_inputs, stacked_heads
-from svtheory.progress import track
+from svtheory.progress import rounds, track
 
 LEVEL = 0.05
 LOW = 0.01
@@ -170,6 +164,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     length = min(ROUND, most)
     compared = _Compared(stacked, read, scales, real, readings, first, length)
     everyone = [compared.round(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
+    counted = rounds("more random heads", length, most - length)
     start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
     zero = largest < EPSILON  # decides nothing
     S = np.where(zero.values[..., None], np.nan, start["head_sparseness"])
@@ -179,13 +174,15 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         if number == 0:
             null = start["head_null"]
         else:
+            next(counted, None)
             null = np.full((*S.shape, len(NULLS), length), np.nan)
-            for layer in track(np.flatnonzero(heads_wanted.any(axis=1)).tolist(), f"random heads, round {number + 1}"):
+            for layer in np.flatnonzero(heads_wanted.any(axis=1)).tolist():
                 null[layer] = compared.round(layer, number, heads_wanted[layer]).head_null
         # what is undefined counts as reached: neither a head of zeros nor a random one is evidence
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
+    counted.close()
     gaussian = [compared.gaussian(layer, third) for layer in track(range(layers), "Gaussian heads")]
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
     of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))

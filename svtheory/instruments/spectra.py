@@ -42,9 +42,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax import Array
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
@@ -53,46 +50,34 @@ from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussi
 from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import Source, check_values_held
-from svtheory.instruments.survey import EPSILON, PLACE, by_head, layer_colours, over_heads, places, rounding
-from svtheory.instruments.token_bounds import TIMES, token_bounds
+from svtheory.instruments.spectra_figure import caption, figure
+from svtheory.instruments.spectra_page import COLUMNS, answers, brief, rows, summary
+from svtheory.instruments.survey import EPSILON, PLACE, over_heads, rounding
 from svtheory.instruments.token_bounds import VARIABLES as BOUND_VARIABLES
+from svtheory.instruments.token_bounds import token_bounds
 from svtheory.reports.options import Options, at_least
-from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, plain, rank_ticks, thinned
 from svtheory.spectra.balanced import BalancedSpectrum, balanced
 from svtheory.spectra.blocks import block_labels, firsts
 from svtheory.spectra.spectra import effective_rank, spectrum
 
+__all__ = [
+    "COLUMNS",
+    "DEFAULTS",
+    "VARIABLES",
+    "Settings",
+    "answers",
+    "brief",
+    "caption",
+    "figure",
+    "requested",
+    "rows",
+    "summary",
+    "survey",
+]
 READINGS = ("raw", "balanced")
 VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
 HELD = 2**30  # bytes of all vectors, at most
 LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most
-MANY = 24  # heads, of which each is drawn
-SHORTER = (1, 10, 100)  # times, in units of the fastest mode, that the summary quotes
-SPECTRA = (
-    "Singular values of each head over its largest, raw and as its tokens see it, beside the mean of Gaussian factors "
-    "of the same shape in each layer (lines); hollow points cannot be named. Of many heads, the median of each layer "
-    "and its middle half."
-)
-BOUNDS = (
-    " Last, the alignment of a single matched pair that each layer's token moments guarantee after training "
-    "for a time (lines), and at its end (points, with standard errors)."
-)
-COLUMNS = {
-    "sigma_1": "The largest singular value of Omega = W_Q^T W_K.",
-    "gap_1/sigma_1": "Its distance to the nearest other value, relative to it.",
-    "largest score": "The largest score possible: sigma_1 times the largest norms of inputs, over the divisor.",
-    "effective rank": "How many values there are in effect, from 1 of a single one to d_head of equal ones.",
-    "rank": "How many values are above rounding.",
-    "directions named": "Pairs whose gap is above rounding, so that their vectors are something by themselves (T14).",
-    "named": "The same of the head as its data see it.",
-    "blocks": "Near-equal values, first to last, whose vectors are only together something.",
-    "kappa, query": "Condition number of the moment of the layer's queries, with its standard error.",
-    "kappa, key": "The same of keys.",
-    "bound, query": "The cosine of a vector and a feature that this moment leaves, at least, to a single matched pair; "
-    "below chance it promises nothing.",
-    "bound, key": "The same of keys.",
-}
-
 PATTERN = "what in a {} token moves the mode; raw, the singular vector"
 PROBE = "what the head computes of a {} token; raw, the singular vector"
 VARIABLES: Labels = {
@@ -142,40 +127,6 @@ def survey(bundle: HeadBundle, settings: Settings = DEFAULTS) -> xr.Dataset:
     if moments is not None:
         results = results.merge(token_bounds(bundle, moments, settings.seed, settings.resamples))
     return labelled(results.assign_attrs(said), VARIABLES)
-
-
-def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """A row a head."""
-    return [_row(head) for head in places(results, *PLACE)]
-
-
-def brief(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The columns that answer."""
-    of_balanced = ("balanced: effective rank", "balanced: named")
-    return by_head(rows(results), "sigma_1", "effective rank", "directions named", *of_balanced)
-
-
-def answers(results: xr.Dataset) -> list[str]:
-    """How many directions heads use and how many have a name, by reading; and what tokens allow."""
-    said = [_answer(results.sel(reading=reading)) for reading in results.reading.values]
-    if "side" in results.dims:
-        above = int((results.bound >= results.chance_cosine).sum())
-        said.append(
-            f"The moments of what heads read leave alignment with a feature above chance in {above} of "
-            f"{results.bound.size} layers and sides."
-        )
-    return said
-
-
-def _answer(here: xr.Dataset) -> str:
-    """One reading."""
-    how = "Raw," if here.reading.item() == "raw" else "Balanced, as the data see them,"
-    rank = here.gaussian_effective_rank
-    beside = "" if rank.isnull().all() else f" ({float(rank.mean()):.3g} of Gaussian factors)"
-    return (
-        f"{how} {here.numerically_zero.size} heads use {float(here.effective_rank.median()):.3g} directions effectively"
-        f"{beside}, their median; {int(here.named.sum())} of {here.named.size} directions can be named."
-    )
 
 
 def _spectra(bundle: HeadBundle, moments: Moments | None, scales: TokenScales | None) -> xr.Dataset:
@@ -277,190 +228,3 @@ def _gaussian_heads(bundle: HeadBundle, moments: Moments | None, settings: Setti
         },
         {"reading": list(READINGS[: len(seen)])},
     )
-
-
-def _row(here: xr.Dataset) -> dict[str, Any]:
-    """One head: its first singular value, rank, nameable pairs and blocks, and what its layer's tokens allow."""
-    zero = bool(here.numerically_zero)
-    sigma = float(here.singular_value.sel(reading="raw")[0])
-    row = {
-        **{name: int(here[name]) for name in PLACE},
-        "sigma_1": sigma,
-        "gap_1/sigma_1": float("nan") if zero else float(here.gap.sel(reading="raw")[0]) / sigma,
-        "largest score": float(here.largest_score),
-    }
-    for reading in here.reading.values:
-        there, of = here.sel(reading=reading), "" if reading == "raw" else f"{reading}: "
-        row[f"{of}effective rank"] = float(there.effective_rank)
-        row[f"{of}rank"] = int(there["rank"])
-        named = f"{int(there.named.sum())} of {there.named.size}"
-        row[f"{of}named" if of else "directions named"] = "none: numerically zero" if zero else named
-        row[f"{of}blocks"] = "-" if zero else listed(there.block.values)
-    for side in here.side.values if "side" in here.dims else ():
-        there = here.sel(side="key" if bool(here.query_bias) else side)
-        row[f"kappa, {side}"] = f"{float(there.condition):.3g} ± {float(there.condition_standard_error):.2g}"
-        below = " (below chance)" if there.bound < there.chance_cosine else ""
-        row[f"bound, {side}"] = f"{float(there.bound):.4g}{below}"
-    return row
-
-
-def listed(first: np.ndarray) -> str:
-    """The blocks of more than one pair, from the first pair of each pair's block, as text.
-
-    >>> listed(np.array([1, 2, 2, 4, 5, 5, 5]))
-    '2-3, 5-7'
-    """
-    return ", ".join(f"{a}-{b}" for a, b in _several(first)) or "-"
-
-
-def _several(first: np.ndarray) -> list[tuple[int, int]]:
-    """First and last pair of every block of more than one."""
-    starts, sizes = np.unique(first, return_counts=True)
-    return [(a, a + size - 1) for a, size in zip(starts.tolist(), sizes.tolist(), strict=True) if size > 1]
-
-
-def summary(results: xr.Dataset) -> dict[str, Any]:
-    """Headline figures of all heads."""
-    zero, largest = results.numerically_zero, results.singular_value.sel(reading="raw").isel(pair=0)
-    found: dict[str, Any] = {
-        "heads": zero.size,
-        "heads_numerically_zero": int(zero.sum()),
-        "sigma_1_lowest": float(largest.min()),
-        "sigma_1_highest": float(largest.max()),
-    }
-    for reading in results.reading.values:
-        here, of = results.sel(reading=reading), "" if reading == "raw" else f"_{reading}"
-        rank, spread = here.gaussian_effective_rank, here.gaussian_effective_rank_deviation
-        gaussian = {
-            f"effective_rank_of_gaussian_factors{of}": float(rank.mean()),
-            f"effective_rank_of_gaussian_factors_standard_deviation{of}": float(spread.mean()),
-        }
-        found |= {
-            f"directions{of}": here.named.size,
-            f"directions_named{of}": int(here.named.sum()),
-            f"blocks{of}": sum(len(_several(head)) for head in here.block.values.reshape(-1, here.sizes["pair"])),
-            f"rank_lowest{of}": int(here["rank"].min()),
-            f"rank_highest{of}": int(here["rank"].max()),
-            f"effective_rank_median{of}": float(here.effective_rank.median()),
-            **({} if rank.isnull().all() else gaussian),
-        }
-    return found | (_summary_of_bounds(results) if "side" in results.dims else {})
-
-
-def _summary_of_bounds(results: xr.Dataset) -> dict[str, Any]:
-    worst = results.stack(moment=("layer", "side")).isel(moment=int(np.argmax(results.condition.values)))
-    shorter = results.bound_at_time.min(("layer", "side"))
-    return {
-        "tokens": int(results.tokens),
-        "condition_number_highest": float(worst.condition),
-        "condition_number_highest_standard_error": float(worst.condition_standard_error),
-        "alignment_bound_lowest_cosine": float(worst.bound),
-        "alignment_bound_lowest_cosine_standard_error": float(worst.bound_standard_error),
-        **{
-            f"alignment_bound_lowest_cosine_after_{t}_time_constants": float(np.interp(t, results.time, shorter))
-            for t in SHORTER
-        },
-        "chance_cosine": float(results.chance_cosine),
-        "layers_and_sides": results.bound.size,
-        "layers_and_sides_bounded_below_chance": int((results.bound < results.chance_cosine).sum()),
-    }
-
-
-def figure(results: xr.Dataset, axes: Any = None) -> Figure:
-    """The spectrum of every head by reading, and the bounds of every layer; on as many `axes` where they are given."""
-    readings = results.reading.values
-    drawn, axes = panels_or(axes, columns=len(readings) + ("side" in results.dims), height=4.6)
-    colours = layer_colours(results)
-    for ax, reading in zip(axes, readings, strict=False):
-        _draw_spectra(ax, results.sel(reading=reading), colours)
-    if "side" in results.dims:
-        _draw_bounds(axes[-1], results, colours)
-    return drawn
-
-
-def caption(results: xr.Dataset) -> str:
-    """What to see in the figure."""
-    return SPECTRA + (BOUNDS if "side" in results.dims else "")
-
-
-def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
-    """`sigma_k / sigma_1` of every head that is not numerically zero; of many heads, their middle half by layer."""
-    zero = results.numerically_zero
-    shown = results.singular_value.where(~zero)
-    relative = shown / shown.isel(pair=0)
-    draw = _draw_each if zero.size <= MANY else _draw_quartiles
-    draw(ax, relative, results.named.values, colours)
-    if results.gaussian_value.notnull().any():
-        ax.plot(results.pair, results.gaussian_value.transpose("pair", "layer"), color=GREY, linewidth=1, zorder=1)
-        ax.plot([], [], color=GREY, label="Gaussian factors")
-    ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="cannot be named")
-    if zero.all():
-        ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
-    name = plain(results.attrs.get("bundle", "all heads"))
-    zeros = f", {int(zero.sum())} zero" if zero.any() else ""
-    title = f"{name}: {zero.size} heads, {results.reading.item()}{zeros}"
-    balanced = results.reading.item() == "balanced"
-    ax.set(
-        xlabel="pair k",
-        ylabel=r"$\tilde\sigma_k / \tilde\sigma_1$" if balanced else r"$\sigma_k / \sigma_1$",
-        title=title,
-    )
-    # below its rounding no value says anything
-    least = max(EPSILON / 10, float(relative.where(results.named).min()) / 10) if results.named.any() else EPSILON / 10
-    ax.set(yscale="log", ylim=(least, 2)) if relative.min() < 0.01 else ax.set(ylim=(0, None))
-    legend_below(ax)
-
-
-def _draw_each(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.ndarray) -> None:
-    """A point a pair of every head, hollow where it cannot be named."""
-    heads = relative.sizes["head"]
-    for layer, head in np.ndindex(named.shape[:2]):
-        x = relative.pair.values + 0.5 * (head - (heads - 1) / 2) / heads
-        y, known, colour = relative[layer, head].values, named[layer, head], colours[layer]
-        style = {"color": colour, "markersize": 3.5, "alpha": 0.8}
-        ax.plot(x, y, "o", markerfacecolor="none", **style)
-        ax.plot(x[known], y[known], "o", label=None if head else f"layer {layer}", **style)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _draw_quartiles(ax: Axes, relative: xr.DataArray, named: np.ndarray, colours: np.ndarray) -> None:
-    """Some pairs of every layer: median and middle half of its heads, hollow where most of them cannot name it."""
-    layers, (_, _, K) = len(colours), named.shape
-    some = np.unique(np.geomspace(1, K, 12).round().astype(int)) - 1
-    shift = np.linspace(0.94, 1.06, layers)
-    for layer, colour in enumerate(colours):
-        low, middle, high = np.nanquantile(relative[layer].values[:, some], [0.25, 0.5, 0.75], axis=0)
-        known, x = named[layer][:, some].mean(axis=0) >= 0.5, relative.pair.values[some] * shift[layer]
-        style = {"color": colour, "markersize": 3.5, "elinewidth": 0.8, "capsize": 0}
-        measured(ax, x, middle, [middle - low, high - middle], markerfacecolor="none", **style)
-        label = f"layer {layer}" if layer in thinned(layers) else None
-        ax.plot(x[known], middle[known], "o", color=colour, markersize=3.5, label=label)
-    ax.set(xscale="log")
-    rank_ticks(ax, K)
-
-
-def _draw_bounds(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
-    """The bound of each layer and side against training time, and at its end."""
-    ends = np.geomspace(2, 100, 2 * len(colours)).reshape(-1, 2) * TIMES[-1]
-    for layer, colour in enumerate(colours):
-        for side, line, marker, end in (("key", "-", "o", ends[layer, 0]), ("query", "--", "s", ends[layer, 1])):
-            here = results.sel(layer=layer, side=side)
-            ax.plot(here.time, here.bound_at_time, line, color=colour)
-            measured(ax, end, here.bound, here.bound_standard_error, color=colour, fmt=marker)
-    for side, line, marker in (("keys", "-", "o"), ("queries", "--", "s")):
-        ax.plot([], [], line, marker=marker, color="black", label=f"{side}, colours as above")
-    chance_line(ax, float(results.chance_cosine))
-    lowest = float(results.bound.min())
-    levels = [level for level in (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.5, 1) if level > min(0.04, lowest)]
-    ax.set(
-        xscale="log",
-        yscale="log",
-        title="least alignment, single pair",
-        yticks=levels,
-        yticklabels=[f"{level:g}" for level in levels],
-    )
-    ticks = {0.01: "0.01", 1: "1", 100: "100", 1e4: "10⁴", 1e6: "10⁶", np.sqrt(ends[0, 0] * ends[-1, 1]): "end"}
-    ax.set(xticks=list(ticks), xticklabels=list(ticks.values()))
-    ax.minorticks_off()
-    ax.set(xlabel=r"training time $\times\ L_r L_s$", ylabel=r"$|\cos(u, E[r f_i])|$")
-    legend_below(ax)

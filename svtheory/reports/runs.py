@@ -157,12 +157,19 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
     _drop(checkpoints(folder))
 
 
-def storable(results: xr.Dataset) -> xr.Dataset:
+def storable(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
     """The same under names and with text that netCDF can hold, whatever metadata and names from outside are."""
+    if isinstance(results, xr.DataTree):
+        return xr.DataTree.from_dict({node.path: _storable(node.to_dataset(inherit=False)) for node in results.subtree})
+    return _storable(results)
+
+
+def _storable(results: xr.Dataset) -> xr.Dataset:
     kept = results.rename({name: str(name).replace("/", "|") for name in results.variables if "/" in str(name)})
-    texts = {name: x for name, x in kept.coords.items() if x.dtype.kind in "UO"}
     sound = np.vectorize(_stored, otypes="O")
-    kept = kept.assign_coords({name: x.copy(data=sound(x.values)) for name, x in texts.items() if x.size})
+    for arrays, assign in ((kept.coords, xr.Dataset.assign_coords), (kept.data_vars, xr.Dataset.assign)):
+        texts = {name: x for name, x in arrays.items() if x.dtype.kind in "UO" and x.size}
+        kept = assign(kept, {name: x.copy(data=sound(x.values)) for name, x in texts.items()})
     kept.attrs = {_stored(name) + "_" * (name in RESERVED): _stored(value) for name, value in kept.attrs.items()}
     return kept
 

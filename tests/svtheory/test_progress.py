@@ -3,7 +3,7 @@ import re
 import pytest
 
 from svtheory import progress
-from svtheory.progress import track
+from svtheory.progress import rounds, track
 
 
 @pytest.fixture
@@ -44,3 +44,17 @@ def test_within_tracked_work_nothing_is_shown(clock, capsys):
             clock[0] += 20
     assert "heads" not in capsys.readouterr().err
     list(track([], "nothing"))
+
+
+def test_rounds_say_what_may_be_left_and_what_follows_is_shown_again(clock, capsys):
+    counted = rounds("random heads", 50, 999)
+    for _ in range(2):
+        next(counted)
+        clock[0] += 3
+    counted.close()
+    for _ in track(range(2), "layers"):
+        clock[0] += 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "random heads, rounds of 50, at most: 1 of 20, some 57 s left"
+    assert second.startswith("layers: 1 of 2")
+    assert list(rounds("none", 50, 0)) == []

@@ -10,7 +10,9 @@ OPTIONS = {
     "anisotropy": "--dim 4 --n-features 8 --frames 2 --conditions 3 --largest 100 --followed 3 --steps 60",
     "calibration": "--repetitions 20 --contexts 4",
     "capacity": f"--square-seeds 2 --square-steps 60 --softmax-seeds 2 --softmax-steps 5 {CONTEXTS}",
+    "causes": f"--tasks largest {MODELS} --sequences 64 --random 2 --resamples 100",
     "cone": f"--dim 5 --n-features 10 --means 0 2 --frames 2 --steps 15 {CONTEXTS}",
+    "contexts": f"--tasks largest {MODELS} --sequences 64 --contexts 2 --modes 1",
     "ledger": f"--square-seeds 1 --square-steps 40 --softmax-seeds 1 --softmax-steps 4 {CONTEXTS}",
     "multi_pair": f"{TOYS} --pairs 2 --steps 1200",
     "phase": "--dim 4 --crowding 1.5 3 --couplings 4 --starts 2 --steps 120",
@@ -32,6 +34,7 @@ OPTIONS = {
     "transformer_training": f"--tasks largest {MODELS} --sequences 64 --draws 19",
     "unwhitening": f"--dim 5 --n-features 10 --conditions 1 10 --frames 2 --steps 15 {CONTEXTS}",
     "weight_decay": "--dim 5 --decays 3 --seeds 2 --followed 3 --steps 60",
+    "writers": f"--tasks induction {MODELS} --sequences 64",
 }
 COMMANDS = {
     name: [name, *OPTIONS[name].split()] for name in experiments()

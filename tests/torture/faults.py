@@ -30,7 +30,7 @@ from tests.torture.processes import Child, Ended, command, said
 from tests.torture.sound import write_bundle
 
 CHEAP = ("phase", "rotary")  # commands of one or two trainings
-DAMAGED = (*CHEAP, "calibration", "share")  # the trainer's checkpoints, draws in an .npz, trained models
+DAMAGED = (*CHEAP, "share", "calibration")  # the trainer's checkpoints, trained models, draws in an .npz
 DAMAGES, BYTES = 3, 100  # of the checkpoint of each command, of one of the trainer
 SIZES = np.geomspace(200, 100_000, 8).astype(int)  # bytes, the largest file that may be written
 NOBODY = 65534
@@ -332,11 +332,11 @@ def outside_cases(bundle: Path) -> Iterator[tuple[Any, Any]]:
 
 UNITS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "checkpoint of the trainer": trainer,
-    **{f"checkpoint of {name}": over((name,), damaged) for name in DAMAGED},
     "two runs": over(CHEAP, two_runs),
     "full disk": over(CHEAP[:1], disk),
     "small disk": over(CHEAP[:1], small_disk),
     "read-only": over(CHEAP[:1], read_only),
     "clock and host": over(CHEAP[:1], clock),
     "outputs and locale": outside,
+    **{f"checkpoint of {name}": over((name,), damaged) for name in DAMAGED},
 }

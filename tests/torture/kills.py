@@ -55,7 +55,7 @@ def tried(name: str, folder: Path) -> dict[str, Any]:
 def unkilled(name: str, folder: Path) -> Ended:
     """The run that all others must equal, in `folder/whole`."""
     shutil.rmtree(folder, ignore_errors=True)
-    return Child(command(COMMANDS[name], folder / "whole"), folder).ended()
+    return Child(command(COMMANDS[name], folder / "whole"), folder).ended(3600)
 
 
 def stopped(name: str, folder: Path, kind: str, seconds: float, rng: np.random.Generator) -> Ended | None:

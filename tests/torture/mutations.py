@@ -26,6 +26,7 @@ from tests.torture.sound import TARGETS, Target
 LONGEST, MEMORY = 10, 2**30
 NAME = "it"  # of the folder, which may be told
 KINDS = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
+KINDS |= {"BOOL": "?", "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn}
 
 
 def run(target: Target, number: int, folder: Path) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def parsed(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     found = {}
     for name, told in header.items():
         first, last = told["data_offsets"]
-        dtype = np.dtype(ml_dtypes.bfloat16 if told["dtype"] == "BF16" else KINDS.get(told["dtype"], "?"))
+        dtype = np.dtype(KINDS[told["dtype"]])
         found[name] = np.frombuffer(data[first:last], dtype).reshape(told["shape"])
     return found, metadata
 

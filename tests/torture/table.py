@@ -45,12 +45,14 @@ def section(part: str, units: Found) -> str:
     rows = [[unit, *(found.get(name, 0) for name in columns), len(found["failures"])] for unit, found in units.items()]
     total = ["all", *(sum(row[i] for row in rows) for i in range(1, len(columns) + 2))]
     seconds = sum(found["wall_seconds"] for found in units.values())
+    killed = sum(sum(row[1:4]) for row in rows)
+    told = f"{killed} SIGKILLs of {len(rows)} commands. " if part == "kills" else ""
     failures = [f"- {' '.join(failure.split())[:300]}" for found in units.values() for failure in found["failures"]]
     return "\n".join(
         [
             f"## {part.capitalize()}\n\n{TEXT[part]}\n",
             *lines(("", *columns, "failed"), [*rows, total]),
-            f"\nIt took {seconds / 60:.0f} minutes.\n",
+            f"\n{told}It took {seconds / 60:.0f} minutes.\n",
             *failures,
         ]
     )

@@ -366,7 +366,7 @@ function navigation(name) {
 }
 
 function route() {
-  const [name, ...place] = decodeURIComponent(location.hash.slice(1)).split("/");
+  const [name, ...place] = location.hash.slice(1).split("/");
   const known = Object.hasOwn(page.heads, name);
   const decision = place.length === 3 ? place.map(Number) : undefined;
   overview.hidden = known;
@@ -401,6 +401,11 @@ function theme() {
   });
 }
 
+// without touching the address, which says what is shown
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
 theme();
 sortable(document.getElementById("heads"));
 addEventListener("hashchange", route);

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from sims import single_pair
 from sims.engines.devices import (
     Machine,
+    check_memory,
     mesh,
     together,
     using,
@@ -152,6 +153,15 @@ def test_how_many_members_go_together():
 
 def test_no_more_devices_than_members():
     assert mesh(1).size == 1
+
+
+def test_memory_is_asked_for_before_it_is_taken():
+    over = mesh(1)
+    check_memory(1e6, over)
+    with pytest.raises(
+        InputError, match=r"^training must fit into \S+ GB of memory a device, got 1e\+06 GB; --max-memory"
+    ):
+        check_memory(1e15, over)
 
 
 def test_waves_change_nothing(tmp_path):

@@ -259,6 +259,11 @@ def a_truncated_shard(folder):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def a_shard_of_no_name(folder):
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"wte.weight": "\ud800.safetensors"}}))
+
+
 def a_shard_elsewhere(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"wte.weight": "../secret.safetensors"}}))
@@ -280,6 +285,7 @@ BROKEN = {
     a_list_for_config: "config.json must hold a JSON object, got list",
     a_missing_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
     a_truncated_shard: "model-00002-of-00003.safetensors must be a whole safetensors file",
+    a_shard_of_no_name: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     a_shard_elsewhere: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     an_empty_index: "weight_map of model.safetensors.index.json must map tensors to files of the folder",
     no_tensors: "the checkpoint must be a folder with model.safetensors or model.safetensors.index.json",

@@ -39,8 +39,13 @@ def test_texts_are_cut_into_rows_that_begin_with_the_models_token(folder):
     assert bundle.mask is None
     assert bundle.real.shape == (2, 5)
     agree(bundle, rows)
+    assert "sequences" not in bundle.metadata
+    assert bundle.metadata["tokens_left_over"] == str(len(TEXT.split()) - 8)
     several = read_model(folder, [TEXT, "9 9", "5 6 7 8 9"], positions=5, sequences=9, bos=False, folded=False)
     assert several.others["tokens"].tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [5, 6, 7, 8, 9]]
+    assert "sequences" not in several.metadata
+    for texts, cut in (([TEXT], "1 of 2"), ([TEXT, TEXT], "1 of more than 2")):
+        assert read_model(folder, texts, positions=5, sequences=1, bos=False).metadata["sequences"] == cut
 
 
 def test_prompts_are_left_as_they_are_and_padding_is_masked(folder):

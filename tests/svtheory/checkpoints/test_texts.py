@@ -62,9 +62,11 @@ BEGINNINGS = {
 def test_what_each_row_begins_with(tmp_path, case):
     special, bos, rows, prompt = BEGINNINGS[case]
     reader = Reader(saved(tmp_path, special), bos, bos_token=4)
-    assert reader.rows("a b a b ab", 3).tolist() == rows
+    found, left = reader.rows("a b a b ab", 3)
+    assert found.tolist() == rows
+    assert left == 5 - sum(len(row) - len(prompt) + 1 for row in rows)
     assert reader.prompt("a") == prompt
-    assert reader.rows("a", 3).shape == (0, 3)
+    assert reader.rows("a", 3)[0].shape == (0, 3)
 
 
 def test_special_tokens_that_a_text_spells_are_its_own(tmp_path):
@@ -72,7 +74,7 @@ def test_special_tokens_that_a_text_spells_are_its_own(tmp_path):
     made.add_special_tokens(["[S]", "[E]"])
     made.save(str(tmp_path / "tokenizer.json"))
     assert Reader(tmp_path, None, None).prompt("[S] a [E]") == [0, 0, 2, 4]
-    assert Reader(tmp_path, False, None).rows("[S] a [E] b", 2).tolist() == [[0, 2], [4, 3]]
+    assert Reader(tmp_path, False, None).rows("[S] a [E] b", 2)[0].tolist() == [[0, 2], [4, 3]]
 
 
 def test_a_beginning_that_is_not_there(tmp_path):

@@ -465,3 +465,14 @@ def test_a_bundle_by_its_file_or_its_name(tmp_path, monkeypatch):
         assert np.array_equal(read_bundle(source).W_Q, W_Q)
     with pytest.raises(InputError, match="bundle must be a safetensors file, got 'other', which is no file"):
         read_bundle("other")
+
+
+def test_numbers_that_numpy_has_not_are_one_sentence(tmp_path):
+    save_heads(tmp_path / "a.safetensors", HeadBundle(W_Q, W_K, others={"kept": np.arange(8, dtype=np.int8)}))
+    content = (tmp_path / "a.safetensors").read_bytes()
+    assert b'"I8"' in content
+    length = int.from_bytes(content[:8], "little") + 5
+    changed = content[8:].replace(b'"I8"', b'"F8_E4M3"')
+    (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + changed)
+    with pytest.raises(InputError, match=r"^bundle must be a whole safetensors file, got [^\n]*$"):
+        load_heads(tmp_path / "a.safetensors")

@@ -8,7 +8,8 @@ import pytest
 
 from svtheory import Head, InputError, decompose, relative_attention, rotation_null, sparseness_test, treves_rolls
 from svtheory.heads.full_rank import full_rank_sparseness
-from svtheory.heads.random_heads import compare_with_random_heads, read_together
+from svtheory.heads.random_heads import compare_with_random_heads
+from svtheory.heads.read_together import read_together
 
 D, H, B, T = 10, 4, 6, 8
 DRAWS = 400  # of most tests: one compiled program serves all of one shape

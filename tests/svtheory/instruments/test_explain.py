@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from svtheory import HeadBundle, load_heads, save_heads
 from svtheory import explain as explain_head
 from svtheory.heads.bundles import MODELS
 from svtheory.heads.hypotheses import read_at, token_hypotheses
-from svtheory.instruments import explain
+from svtheory.instruments import carried, explain
 from svtheory.instruments.asking import PUBLIC, of_tokens, samples_of
 from svtheory.instruments.command import run as command
 from svtheory.instruments.explained import Question
+from svtheory.spectra.balanced import Root
+from svtheory.spectra.spectra import spectrum
 
 D, V, SEQUENCES, POSITIONS = 12, 5, 40, 8
 FEW = explain.Settings(draws=99, resamples=9)
@@ -99,6 +102,50 @@ def test_numbers_are_what_they_say(found, bundle):
     assert here.contrast_cosine > here.contrast_chance_highest
     assert here.predicted_value.notnull().all()
     assert found.predicted_value.sel(layer=0, head=1).isnull().all()
+
+
+def test_what_carries_a_head_is_where_its_hypothesis_predicts_it(found, bundle):
+    """The head reads five features of either side, no more, and all hypotheses' spans lie in the tokens' twelve."""
+    here = found.sel(layer=1, head=0)
+    x, y = (read_at(bundle.attn_in[1], at).astype(float) for at in (slice(1, None), slice(None)))
+    y = y - y.mean(axis=0)
+    Omega = bundle.W_Q[1, 0].T.astype(float) @ bundle.W_K[1, 0]
+    scores = x @ Omega @ y.T
+    # shares by the definition: raw terms one by one, and modes that add up to the variance of all scores
+    u, sigma, vt = np.linalg.svd(Omega)
+    raw = np.array([((sigma[k] * np.outer(x @ u[:, k], y @ vt[k])) ** 2).mean() for k in range(V)])
+    A, B = (np.linalg.eigh(z.T @ z / len(z)) for z in (x, y))
+    root_A, root_B = (U * np.sqrt(np.maximum(s, 0)) @ U.T for s, U in (A, B))
+    modes = np.linalg.svd(root_A @ Omega @ root_B)[1][:V]
+    np.testing.assert_allclose((modes**2).sum(), (scores**2).mean(), rtol=1e-5)
+    shares = here.variance_share
+    np.testing.assert_allclose(shares.sel(reading="balanced"), modes**2 / (modes**2).sum(), atol=1e-4)
+    # its raw values are all alike, so that pairs mix: their shares are compared as a sum
+    np.testing.assert_allclose(shares.sum("pair"), 1, rtol=1e-5)
+    assert raw.sum() == pytest.approx((scores**2).mean(), rel=0.2)
+    assert (here.span_overlap.sel(reading="balanced") > 0.99).all()
+    assert (here.span_overlap > 2 * here.span_chance).all()
+    assert (here.span_chance <= V / D + 1e-6).all()
+    assert (here.span_size == here.span_chance.sel(side="query") * D).all()
+    assert found.span_overlap.sel(head=1).isnull().all()  # explained by nothing: not compared
+    (row,) = (row for row in explain.rows(found) if (row["layer"], row["head"]) == (1, 0))
+    assert re.fullmatch(r"1-[45]: \d+%; in the span [\d.]+ \(chance [\d.]+\), [\d.]+ \(chance [\d.]+\)", row["modes"])
+    assert {row["modes"] for row in explain.rows(found) if row["head"] == 1} == {"-"}
+    assert sum("carried by modes 1-" in said for said in explain.answers(found)) == 2
+    # of a head alone only the hypothesis that it was compared with has an overlap
+    rows = explain.rows(found.isel(layer=[1], head=[0]))
+    assert [row["hypothesis"] for row in rows if row["modes"] != "-"] == ["previous token"]
+
+
+def test_a_random_heads_vectors_lie_in_a_span_as_random_vectors_do():
+    """Gaussian heads beside Gaussian predictions: the mean overlap is what is called chance, to 4 standard errors."""
+    rng, found = np.random.default_rng(3), []
+    axes = Root(jnp.eye(D), jnp.ones(D)), Root(jnp.eye(D), jnp.ones(D))
+    for _ in range(100):
+        own, told = (carried.both_readings(spectrum(*rng.normal(size=(2, 3, D))), axes) for _ in range(2))
+        found.append(carried.carried(own, told, axes))
+    beyond = xr.concat(found, "draw").pipe(lambda all_draws: all_draws.span_overlap - all_draws.span_chance)
+    assert (abs(beyond.mean("draw")) < 4 * beyond.std("draw") / len(found) ** 0.5).all()
 
 
 def test_what_is_shown_is_drawn_from_the_dataset_alone(found):

@@ -207,6 +207,16 @@ def test_what_is_text_stays_text(browser, made, tree):
         assert tab.locator("script").count() == 2
 
 
+def test_without_tokens_positions_are_named(browser, tree, tmp_path):
+    lacking = {"readout": ["token", "piece"], "attention": ["token"]}
+    parts = {name: tree[name].to_dataset().drop_vars(lacking.get(name, [])) for name in tree.children}
+    bare = xr.DataTree.from_dict(parts)
+    with opened(browser, written(bare, tmp_path), "#1.0") as tab:
+        assert tab.locator(".token").all_text_contents() == [f"position {i}" for i in range(T)]
+        at = tree["readout"].sel(layer=1, head=0, reading="balanced", mode=1, side="query", end="top").isel(context=0)
+        assert tab.locator("#readout mark").first.text_content() == f"position {int(at.context_position)}"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_themes_and_a_narrow_window(browser, made, scheme):
     paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from svtheory import HeadBundle, decompose, save_heads
+from svtheory.checks import InputError
 from svtheory.instruments import attended, drawn, page, sources
 from svtheory.instruments.command import run as command
 from svtheory.instruments.paged import INSTRUMENTS, heads_of, parts_of
@@ -91,6 +92,18 @@ def test_attention_is_the_heads_own_where_there_are_tokens():
         for row, own in zip(rows, weights, strict=False):
             np.testing.assert_allclose(row, 1000 * own[: len(row)], atol=0.51)
             assert (own[len(row) :] <= 5e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"causes": ("0.9",)}, r"--causes must be among 0.0 to 1.1, as LAYER.HEAD, got '0.9'"),
+        ({"queries": "x"}, "queries must be positions first:end"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_before_anything_is_compiled(given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        page.survey(heads(), settings=page.Settings(**given))
 
 
 @pytest.mark.slow

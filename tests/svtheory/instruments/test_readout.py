@@ -220,4 +220,16 @@ def test_the_command(tmp_path):
     assert all("«" in row["query"] for row in outcome.rows)
     summary = json.loads((tmp_path / "readout" / "planted" / "summary.json").read_text())
     assert summary["heads"] == HEADS
-    assert summary["patterns_near_an_embedding"] <= 4
+    assert summary["patterns_near_embeddings"] <= 4
+
+
+def test_many_directions_are_held_against_all_rows():
+    rows, directions = RNG.normal(size=(50, 9)), RNG.normal(size=(150, 9))
+    bases = [nearest.orthonormal(x[:, None]) for x in directions]
+    found = nearest.nearest(nearest.table(rows).cosines, bases, np.zeros(150, bool), [RNG.normal(size=(9, 2))] * 150, 1)
+    exact = (directions / np.linalg.norm(directions, axis=1)[:, None]) @ (
+        rows / np.linalg.norm(rows, axis=1)[:, None]
+    ).T
+    assert found.index[:, 0, 0].tolist() == exact.argmax(axis=1).tolist()
+    np.testing.assert_allclose(found.value[:, 1, 0], exact.min(axis=1))
+    assert len(set(found.chance)) == 1

@@ -17,7 +17,7 @@ from svtheory import (
     treves_rolls,
 )
 from svtheory.heads.bundles import MODELS
-from svtheory.instruments import sad, sparser
+from svtheory.instruments import sad_page, sad_terms, sparser
 from svtheory.instruments.command import run as command
 from svtheory.instruments.moments import token_moments
 
@@ -57,14 +57,14 @@ def test_sparseness_and_counts_are_those_of_the_decomposition(made):
     @jax.jit
     def expected(head):
         d = decompose(head, x, x, None)
-        rules = sad.PUBLISHED.values()
+        rules = sad_terms.PUBLISHED.values()
         counts = [count_vectors(decompose(head, x, x, d.index, convention), rule) for rule, convention in rules]
         return treves_rolls(relative_attention(d)), counts
 
     sparseness, counts = expected(given.head(0, 0))
     here = outcome.results.sel(layer=0, head=0, reading="raw")
     np.testing.assert_allclose(here.sparseness, sparseness[:, 1:], rtol=1e-4)
-    for name, count in zip(sad.PUBLISHED, counts, strict=True):
+    for name, count in zip(sad_terms.PUBLISHED, counts, strict=True):
         np.testing.assert_array_equal(here["count"].sel(rule=name), count[:, 1:])
     assert float(here.contribution.sum()) == pytest.approx(1, rel=1e-5)
     assert float(here.largest.sum()) == pytest.approx(1, rel=1e-5)
@@ -88,12 +88,13 @@ def test_nothing_is_counted_where_terms_miss_the_score():
     all_real = np.ones((2, 6), bool)
 
     def read(head):
-        return sad._head(head, tokens, moments, None, all_real, 1e-6), decompose(head, tokens, tokens, None)
+        found = sad_terms.terms_of_head(head, tokens, moments, None, all_real, 1e-6)
+        return found, decompose(head, tokens, tokens, None)
 
     found, scores = jax.jit(read)(head)
-    missed = dict(zip(sad.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))
+    missed = dict(zip(sad_terms.PUBLISHED, np.asarray(found["score_error"][0]) > 0.01, strict=True))
     assert missed == {"sad2024": False, "acc2025, query": True, "acc2025, key": True, "accpp2026": True}
-    plain = list(sad.PUBLISHED).index("accpp2026")
+    plain = list(sad_terms.PUBLISHED).index("accpp2026")
     seen = np.where(scores.visible, np.abs(scores.scores), 0).max(axis=-1)[:, 1:]
     blind = np.asarray(scores.error)[:, 1:] > 1e-3 * seen
     assert blind.any()
@@ -104,7 +105,7 @@ def test_padding_is_not_undefined():
     counts = [[[1.0, np.nan], [np.nan, np.nan]]]
     decided = ("sequence", "query"), [[True, True], [False, False]]
     results = xr.Dataset({"count": (("rule", "sequence", "query"), counts), "decision": decided})
-    assert float(sad._undefined(results).mean()) == 0.5
+    assert float(sad_page.undefined(results).mean()) == 0.5
 
 
 def test_a_zero_head_is_no_finding(made):

@@ -146,6 +146,7 @@ def read_gpt2(folder: Path, tokens: np.ndarray, heads: int) -> dict[str, Any]:
         inner = inner / 2 * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (inner + np.float32(0.044715) * inner**3)))
         x = x + inner @ of["mlp.c_proj.weight"] + of["mlp.c_proj.bias"]
         Q, K, _ = np.split((of["attn.c_attn.weight"] * of["ln_1.weight"][:, None]).T, 3)
+        Q, K = (W - W.mean(axis=1, keepdims=True) for W in (Q, K))  # what reads is centred
         W_Q.append(Q.reshape(heads, -1, Q.shape[-1]))
         W_K.append(K.reshape(heads, -1, K.shape[-1]))
     return {"attn_in": np.stack(read), "W_Q": np.stack(W_Q), "W_K": np.stack(W_K)}

@@ -49,7 +49,7 @@ def test_energies_by_loops():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--crowding", "1"], "--crowding must be finite numbers above 1, got (1.0,)"),
+        (["--crowding", "1"], "--crowding must be finite numbers above 1 and at most 1e+06, got (1.0,)"),
         (["--dim", "3"], "--dim must be a whole number of at least 4, got 3"),
     ],
 )

@@ -1,11 +1,14 @@
 """The ensemble trainer: many members of one model, one compiled program, continued after a kill."""
 
 import hashlib
+import logging
 import math
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -262,13 +265,34 @@ def _stop_if_broken(broken: dict[str, np.ndarray], done: int, length: int, first
         raise FloatingPointError(f"{name} is not finite at step {done + at.min() + 1} of member {first + at.argmin()}")
 
 
-def _checkpointer(folder: Path | None) -> AbstractContextManager[ocp.training.Checkpointer | None]:
+@contextmanager
+def _checkpointer(folder: Path | None) -> Iterator[ocp.training.Checkpointer | None]:
     """What saves to a folder, if one is given; of several processes all take part, and the first writes."""
     if folder is None:
-        return nullcontext()
+        yield None
+        return
     newest: Any = ocp.training.preservation_policies.LatestN(1)
-    place = devices.agreed_path(folder.resolve())
-    return ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True)
+    place, log = devices.agreed_path(folder.resolve()), logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what orbax reports there, at length, it also raises
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _of_no_leftover
+    try:
+        with ocp.training.Checkpointer(str(place), preservation_policy=newest, cleanup_tmp_directories=True) as saved:
+            yield saved
+    except ValueError as error:  # of tensorstore, which names the system's error in its text, if it is one
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(place)) from error
+    finally:
+        log.setLevel(level)
+
+
+def _of_no_leftover(unraisable: Any) -> None:
+    """Print an exception that nobody can catch, unless it is of a write that outlived another that failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _restore(saved: ocp.training.Checkpointer | None, members: Any, keys: Array, history: _History) -> tuple[int, Any]:

@@ -60,7 +60,8 @@ def carried(own: Both, told: Both, moments: tuple[Root, Root]) -> xr.Dataset:
 @jax.jit
 @exact_products
 def _carried(own: Both, told: Both, moments: tuple[Root, Root]) -> dict[str, Array]:
-    found = []
+    # of fewer samples than pairs, data see no more modes
+    K, found = len(own[0].values), []
     for read in (_raw, _balanced):
         head, predicted = read(own, moments), read(told, moments)
         inside, weight = carries(predicted.share), jnp.where(carries(head.share), head.share, 0)
@@ -74,8 +75,8 @@ def _carried(own: Both, told: Both, moments: tuple[Root, Root]) -> dict[str, Arr
         size = inside.sum().astype(overlap.dtype)
         found.append(
             {
-                "variance_share": head.share,
-                "span_cosine": lengths,
+                "variance_share": jnp.pad(head.share, (0, K - len(head.share))),
+                "span_cosine": jnp.pad(lengths, ((0, 0), (0, K - len(head.share)))),
                 "span_overlap": overlap,
                 "span_chance": jnp.minimum(1, size * inverse(head.dimensions)),
                 "span_size": size,

@@ -24,6 +24,8 @@ from svtheory.reports.plotting import (
     thinned,
 )
 
+NAMED = 3  # heads named in a panel of all, those of the largest numbers
+
 
 def figure(results: xr.Dataset, axes: Any = None) -> Figure:
     """Sparseness beside chance, raw and balanced, where contributions come from, counts; on four `axes` if given."""
@@ -45,8 +47,8 @@ def caption(results: xr.Dataset) -> str:
         "Dotted: Gaussian heads; below these alone a head is of low rank only. Crosses: the common rotation, a "
         "diagnostic. Third, where in the order "
         "of singular values contributions come from: mean of each layer, raw filled and balanced hollow, and the even "
-        "share as a line. Right, how many singular vectors a decision needs by each rule: median and middle half of "
-        "each head."
+        "share as a line; thin, each head, raw. Right, how many singular vectors a decision needs by each rule: median "
+        "and middle half of each head. Heads of the largest shares and counts are named."
     )
 
 
@@ -80,15 +82,27 @@ def _draw_ranks(ax: Axes, results: xr.Dataset) -> None:
     some = np.unique(np.geomspace(1, K, min(K, 24)).round().astype(int)) - 1
     ax.axhline(1 / K, color="black", label="even share")
     for layer, colour in enumerate(layer_colours(results)):
-        here = results.contribution.isel(layer=layer, pair=some).mean("head")
-        style = {"color": colour, "markersize": 4}
+        each = results.contribution.isel(layer=layer, pair=some)
+        here, style = each.mean("head"), {"color": colour, "markersize": 4}
+        ax.plot(here.pair, each.sel(reading="raw").transpose("pair", "head"), color=colour, linewidth=0.5, alpha=0.4)
         ax.plot(here.pair, here.sel(reading="balanced"), "o", markerfacecolor="none", **style)
         label = f"layer {layer}" if layer in thinned(layers) else None
         ax.plot(here.pair, here.sel(reading="raw"), "o", label=label, **style)
+    shares = results.contribution.sel(reading="raw").stack(unit=PLACE).transpose("unit", "pair")
+    _name_most(ax, shares, 1 + shares.values.argmax(axis=1), shares.values.max(axis=1))
+    ax.plot([], [], color=GREY, linewidth=0.5, label="each head, raw")
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", label="balanced")
     ax.set(xlabel="rank k of the singular value", ylabel=r"share of $\Sigma_k |c_k|$", xscale="log", ylim=(0, None))
     rank_ticks(ax, K)
     legend_below(ax, 4, fontsize=8.5)
+
+
+def _name_most(ax: Axes, flat: xr.DataArray, x: np.ndarray, y: np.ndarray) -> None:
+    """Names beside the highest points, those of the units of `flat`, unless they are as high as many others."""
+    for k in range(len(y)):
+        if np.isfinite(y[k]) and (y >= y[k]).sum() <= NAMED:
+            name = f"{int(flat.layer[k])}.{int(flat['head'][k])}"
+            ax.annotate(name, (x[k], y[k]), (4, 3), textcoords="offset points", fontsize=7.5)
 
 
 def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
@@ -99,6 +113,7 @@ def _draw_counts(ax: Axes, results: xr.Dataset) -> None:
         x = i + np.linspace(-0.3, 0.3, middle.size)
         style = {"markersize": 2, "elinewidth": 0.5, "capsize": 0} if many else {"markersize": 4}
         measured(ax, x, middle, [middle - low, high - middle], color=COLOURS[i], alpha=0.6, **style)
+        _name_most(ax, flat, x, middle)
     labels = [
         f"{rule}\n{float(undefined(results.sel(rule=rule)).mean()):.0%} undefined".replace(", ", ",\n")
         for rule in PUBLISHED

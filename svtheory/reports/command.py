@@ -69,7 +69,7 @@ def _machine_error(error: Exception) -> tuple[int, str] | None:
     try:
         jax.devices()
     except RuntimeError:
-        return 2, f"JAX_PLATFORMS must name what jax can use here, got {jax.config.jax_platforms!r} ({text})"
+        return 2, f"JAX_PLATFORMS must name what jax can use here, got {os.environ.get('JAX_PLATFORMS')!r} ({text})"
     return None
 
 

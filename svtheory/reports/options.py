@@ -84,5 +84,5 @@ def _check(name: str, kind: Any, limit: Limit, value: Any) -> None:
 
 def _keeps(limit: Limit, bound: int | None, x: Any) -> bool:
     if bound is not None:
-        return isinstance(x, Integral) and not isinstance(x, bool) and abs(x) <= bound and limit.allows(int(x))
+        return isinstance(x, Integral) and not isinstance(x, bool) and abs(int(x)) <= bound and limit.allows(int(x))
     return isinstance(x, Real) and bool(np.isfinite(float(x))) and limit.allows(float(x))

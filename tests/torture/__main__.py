@@ -25,7 +25,8 @@ from tests.torture.table import page
 
 Unit = Callable[[Path], dict[str, Any]]
 PARTS: dict[str, dict[str, Unit]] = {
-    "kills": {name: lambda folder, name=name: kills.tried(name, folder) for name in COMMANDS},
+    "kills": {"the trainer alone": kills.trainer}
+    | {name: lambda folder, name=name: kills.tried(name, folder) for name in COMMANDS},
     "faults": faults.UNITS,
     "mutations": mutations.UNITS,
 }

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from svtheory.checks import InputError
 from svtheory.reports.runs import read_manifest
 from tests.torture.commands import COMMANDS
-from tests.torture.kills import PLACES, differences, doomed, unkilled
+from tests.torture.kills import PLACES, differences, doomed, trained_walk, unkilled
 from tests.torture.processes import Child, Ended, command, said
 from tests.torture.sound import write_bundle
 
@@ -33,7 +32,6 @@ CHEAP = ("phase", "rotary")  # commands of one or two trainings
 DAMAGED = (*CHEAP, "share", "calibration")  # the trainer's checkpoints, trained models, draws in an .npz
 DAMAGES, BYTES = 3, 100  # of the checkpoint of each command, of one of the trainer
 SIZES = np.geomspace(200, 100_000, 8).astype(int)  # bytes, the largest file that may be written
-NOBODY = 65534
 
 
 class Tally:
@@ -70,7 +68,14 @@ class Tally:
 
 def again(name: str, folder: Path, limits: dict[int, int] | None = None) -> Ended:
     """How the command ends in `folder/fault`."""
-    return Child(command(COMMANDS[name], folder / "fault"), folder / "child", limits).ended()
+    work = command(COMMANDS[name], folder / "fault")
+    return Child(partial(uncached, work) if limits else work, folder / "child", limits).ended()
+
+
+def uncached(work: Callable[[], None]) -> None:
+    """Where files are cut short, nothing goes into jax's cache of compiled programs, which others read."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    work()
 
 
 def half_done(name: str, folder: Path, rng: np.random.Generator) -> None:
@@ -131,14 +136,7 @@ def trainer(folder: Path) -> dict[str, Any]:
 
 def damage_trainer(sound: Path, damaged: Path, report: Path) -> None:
     """In a process of its own."""
-    from sims.engines.ensemble import train
-
-    def run(folder: Path) -> list[bytes]:
-        keys = jax.random.split(jax.random.key(0), 3)
-        trained, history = train(walk, jnp.zeros((3, 5)), keys, 40, chunk=10, checkpoint=folder)
-        return [np.asarray(x).tobytes() for x in (trained, history["length"])]
-
-    whole, tally, rng = run(sound), Tally(), np.random.default_rng(0)
+    whole, tally, rng = trained_walk(sound), Tally(), np.random.default_rng(0)
     files = [path.relative_to(sound) for path in sorted(sound.rglob("*")) if path.is_file() and path.stat().st_size]
     for number in range(BYTES):
         shutil.rmtree(damaged, ignore_errors=True)
@@ -147,19 +145,13 @@ def damage_trainer(sound: Path, damaged: Path, report: Path) -> None:
         how = damage(damaged / file, number, rng)
         tally.faults += 1
         try:
-            tally.failures += [f"{how} {file}: other numbers"] * (run(damaged) != whole)
+            tally.failures += [f"{how} {file}: other numbers"] * (trained_walk(damaged) != whole)
         except InputError as error:
             tally.refused += 1
             tally.failures += [f"{how} {file}: {error}"] * ("\n" in str(error) or str(damaged) not in str(error))
         except Exception as error:
             tally.failures.append(f"{how} {file}: {error!r:.300}")
     report.write_text(json.dumps(tally.counts()))
-
-
-def walk(x: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-    """A step of a random walk."""
-    x = x + jax.random.normal(key, x.shape)
-    return x, {"length": jnp.sum(x**2)}
 
 
 def started(name: str, folder: Path) -> tuple[Tally, np.random.Generator]:
@@ -186,6 +178,7 @@ def over(names: tuple[str, ...], fault: Callable[[Tally, str, Path, np.random.Ge
 
 def two_runs(tally: Tally, name: str, folder: Path, _: np.random.Generator) -> None:
     """A second run in a folder is refused, and the first ends as if alone."""
+    shutil.rmtree(folder / "fault", ignore_errors=True)
     first = Child(command(COMMANDS[name], folder / "fault"), folder / "first")
     while read_manifest(folder / "fault" / name).get("status") != "running":
         time.sleep(0.01)
@@ -231,27 +224,19 @@ def small_disk(tally: Tally, name: str, folder: Path, rng: np.random.Generator) 
 
 
 def read_only(tally: Tally, name: str, folder: Path, rng: np.random.Generator) -> None:
-    """A user who may not write: the folder of runs, the run folder, its checkpoints, its manifest."""
-    if os.getuid():
-        return
+    """Where nothing may be written: the folder of runs, the run folder, its checkpoints; not counted without mount."""
     half_done(name, folder, rng)
-    for place in (".", name, f"{name}/checkpoints", f"{name}/manifest.json"):
+    for place in (".", name, f"{name}/checkpoints"):
         fresh(folder)
-        for path in (folder / "fault", *(folder / "fault").rglob("*")):
-            os.chown(path, NOBODY, NOBODY)
-        held = [folder / "fault" / place]
-        for path in (*held, *(held[0].rglob("*") if place.endswith("checkpoints") else ())):
-            os.chown(path, 0, 0)
-        work = partial(as_nobody, command(COMMANDS[name], folder / "fault"))
-        tally.judge(f"read-only {place}", name, folder, Child(work, folder / "child").ended())
-    for path in (folder / "fault").rglob("*"):
-        os.chown(path, 0, 0)
+        held = str((folder / "fault" / place).resolve())
+        if subprocess.run(["mount", "--bind", held, held], capture_output=True).returncode:
+            return
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", held], check=True)
+            tally.judge(f"read-only {place}", name, folder, again(name, folder))
+        finally:
+            subprocess.run(["umount", held], check=True)
     tally.mended("a read-only folder", name, folder)
-
-
-def as_nobody(work: Callable[[], None]) -> None:
-    os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)
-    work()
 
 
 def clock(tally: Tally, name: str, folder: Path, rng: np.random.Generator) -> None:

@@ -11,11 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -33,6 +35,7 @@ PLACES = {
     "finishing": ("svtheory.reports.runs.finish", "svtheory.reports.runs._drop"),
 }
 SHORTEST = 0.02  # seconds after the start of a save within which a kill comes, at least
+OF_TRAINER = 120  # kills of the trainer alone
 ATTEMPTS = 4  # at a kill: a run may end before it
 SENTENCE = "stopped by {}; the same command takes the run up again"
 
@@ -50,6 +53,51 @@ def tried(name: str, folder: Path) -> dict[str, Any]:
     last = Child(command(COMMANDS[name], folder / "killed"), folder / "last").ended()
     failures += [f"{name} did not go on: {last.err[-500:]}"] if last.code else differences(name, folder, "killed")
     return counts | {"seconds": round(whole.seconds, 1), "failures": failures}
+
+
+def trainer(folder: Path) -> dict[str, Any]:
+    """The trainer alone, killed many times: each time that it comes to an end, its numbers are those of a whole run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rng, failures, ends = np.random.default_rng(0), [], 0
+    counts = dict.fromkeys(KINDS, 0)
+    whole = Child(partial(write_walk, folder / "sound", folder / "whole"), folder / "child").ended()
+    while sum(counts.values()) < OF_TRAINER:
+        kind = ("anywhere", "saving")[rng.integers(2)]
+        work = partial(write_walk, folder / "checkpoint", folder / "end")
+        if kind == "saving":
+            work = doomed(work, PLACES["saving"][:1], int(rng.integers(1, 4)), rng.uniform())
+        child, until = Child(work, folder / "child"), rng.uniform(0.1, 1) * whole.seconds
+        while kind == "anywhere" and child.wait(0.001) is None and child.worked() < until:
+            pass
+        ended = child.killed() if kind == "anywhere" else child.ended()
+        counts[kind] += ended.code == -signal.SIGKILL
+        if ended.code == 0:
+            ends += 1
+            other = (folder / "end").read_bytes() != (folder / "whole").read_bytes()
+            failures += [f"other numbers after {counts}"] * other
+            shutil.rmtree(folder / "checkpoint")
+        elif ended.code != -signal.SIGKILL:
+            failures.append(f"ended with {ended.code}: {ended.err[-500:]}")
+    return counts | {"ends": ends, "failures": failures}
+
+
+def write_walk(checkpoint: Path, file: Path) -> None:
+    file.write_bytes(b"".join(trained_walk(checkpoint)))
+
+
+def trained_walk(checkpoint: Path) -> list[bytes]:
+    """Random walks, as the trainer trains members: where they end, and how far they were on the way."""
+    from sims.engines.ensemble import train
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    trained, history = train(walk, jnp.zeros((3, 5)), keys, 40, chunk=4, checkpoint=checkpoint)
+    return [np.asarray(x).tobytes() for x in (trained, history["length"])]
+
+
+def walk(x: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+    """A step of a random walk."""
+    x = x + jax.random.normal(key, x.shape)
+    return x, {"length": jnp.sum(x**2)}
 
 
 def unkilled(name: str, folder: Path) -> Ended:

@@ -4,6 +4,7 @@ import importlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -41,11 +42,18 @@ class Child:
 
     def __init__(self, work: Callable[[], Any], folder: Path, limits: dict[int, int] | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        self.files = folder / "stdout", folder / "stderr"
+        self.files, self.last = (folder / "stdout", folder / "stderr"), None
         sys.stdout.flush(), sys.stderr.flush()
+        # through a pipe: what is said is no file whose size is limited
+        read, write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os._exit(_run(work, self.files, limits or {}))
+            os.close(read)
+            os._exit(_run(work, (self.files[0], write), limits or {}))
+        os.close(write)
+        with self.files[1].open("w") as file:
+            self.reader = subprocess.Popen(["cat"], stdin=read, stdout=file)
+        os.close(read)
 
     def send(self, number: int) -> None:
         """A signal."""
@@ -62,12 +70,17 @@ class Child:
     def wait(self, seconds: float = 600) -> Ended | None:
         """How it ended, or None where it still runs after so many seconds."""
         until = time.monotonic() + seconds
-        while (ended := os.wait4(self.pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > until:
+        while self.last is None:
+            found, status, used = os.wait4(self.pid, os.WNOHANG)
+            if found:
+                self.reader.wait()
+                texts = [file.read_text(errors="replace") for file in self.files]
+                self.last = Ended(os.waitstatus_to_exitcode(status), *texts, used.ru_utime + used.ru_stime)
+            elif time.monotonic() > until:
                 return None
-            time.sleep(0.005)
-        code, used = os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime
-        return Ended(code, *(file.read_text(errors="replace") for file in self.files), used)
+            else:
+                time.sleep(0.005)
+        return self.last
 
     def ended(self, seconds: float = 600) -> Ended:
         """How it ended; what runs longer is killed, and has code -9."""
@@ -75,19 +88,20 @@ class Child:
 
     def killed(self) -> Ended:
         """How it ended, having been killed if it had not."""
-        self.send(signal.SIGKILL)
+        if self.last is None:
+            self.send(signal.SIGKILL)
         found = self.wait()
         assert found is not None
         return found
 
 
-def _run(work: Callable[[], Any], files: tuple[Path, Path], limits: dict[int, int]) -> int:
+def _run(work: Callable[[], Any], outputs: tuple[Path, int], limits: dict[int, int]) -> int:
     """The exit code of `work`, in the forked process."""
     code = 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
     try:
-        for number, file in enumerate(files, 1):
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(outputs[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(outputs[1], 2)
         for limit, size in limits.items():
             resource.setrlimit(limit, (size, resource.getrlimit(limit)[1]))
         work()

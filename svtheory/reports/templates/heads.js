@@ -157,7 +157,7 @@ function attention(name, decision) {
   show(...(decision ?? [0]));
   return part("attention", "Attention", name,
     buttons.length > 1 && h("div", { class: "choices" }, buttons), place,
-    h("p", { class: "note" }, "Rows are queries, columns keys. Point at a cell or a token, or use the arrow keys; ",
+    h("p", { class: "note" }, "Rows are queries, columns keys, shaded by the root of the weight. Point at a cell or a token, or use the arrow keys; ",
       "a click, or Enter, chooses the decision; dots are traced."));
 }
 
@@ -178,7 +178,7 @@ function matrix(name, sequence, query, key) {
     cursor.setAttribute("x", k);
     cursor.setAttribute("y", q);
     spans.forEach((span, i) => {
-      span.style.setProperty("--weight", weight(q, i));
+      span.style.setProperty("--weight", Math.sqrt(weight(q, i)));
       span.classList.toggle("query", i === q);
       span.classList.toggle("key", i === k);
     });
@@ -188,7 +188,7 @@ function matrix(name, sequence, query, key) {
   const choose = () => { location.hash = [name, sequence, q, k].join("/"); };
   const own = page.decisions.filter((d) => `${d.layer}.${d.head}` === name && d.sequence === sequence);
   const cells = weights.flatMap((row, i) => row.flatMap((value, j) =>
-    (value ? [s("rect", { class: "weight", x: j, y: i, width: 1, height: 1, "fill-opacity": value / 1000 })] : [])));
+    (value ? [s("rect", { class: "weight", x: j, y: i, width: 1, height: 1, "fill-opacity": Math.sqrt(value / 1000) })] : [])));
   const drawing = s("svg", { viewBox: `0 0 ${n} ${n}`, class: "matrix", tabindex: 0, role: "application",
     "shape-rendering": "crispEdges", "aria-label": "attention: arrow keys move query and key, Enter chooses the decision" },
     cells, own.map((d) => s("circle", { class: "traced", cx: d.key + 0.5, cy: d.query + 0.5, r: 0.2 })), cursor);

@@ -160,6 +160,20 @@ def test_arrays_that_are_not_those_saved_are_refused(tmp_path, monkeypatch):
         train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c")
 
 
+def test_a_full_disk_is_an_error_of_the_system_and_any_other_is_as_it_was(tmp_path, monkeypatch):
+    members, keys = start()
+    for text, kind in {"Failed to write 698 bytes: full [os_error_code='28']": OSError, "a bug": ValueError}.items():
+
+        def full(*_, text=text):
+            raise ValueError(text)
+
+        monkeypatch.setattr(ensemble.ocp.training.Checkpointer, "save", full)
+        with pytest.raises(kind) as raised:
+            train(noisy_descent, members, keys, STEPS, chunk=8, checkpoint=tmp_path / "c")
+        assert getattr(raised.value, "errno", 28) == 28
+        assert type(raised.value) is kind
+
+
 def test_another_generator_of_random_numbers_is_refused(tmp_path, monkeypatch):
     members, keys, _ = half_trained(tmp_path / "c", monkeypatch)
     others = jax.random.split(jax.random.key(0, impl="rbg"), len(keys))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from svtheory import HeadBundle, decompose, save_heads
+from svtheory import HeadBundle, save_heads
 from svtheory.checks import InputError
 from svtheory.instruments import attended, drawn, page, sources
 from svtheory.instruments.command import run as command
@@ -38,13 +38,17 @@ def data_of(text):
 
 
 @pytest.fixture(scope="module")
-def weights_alone():
-    bundle = heads(reads=False)
-    return bundle, page.survey(bundle)
+def weights_alone(tmp_path_factory):
+    """A bundle of weights, what the command leaves of it, and the folder of that."""
+    bundle, folder = heads(reads=False), tmp_path_factory.mktemp("weights")
+    save_heads(folder / "heads.safetensors", bundle)
+    command("page", [str(folder / "heads.safetensors"), "--out", str(folder)])
+    left = folder / "page" / "heads"
+    return bundle, xr.open_datatree(left / "results.nc", engine="h5netcdf").load(), left
 
 
 def test_of_weights_alone_there_are_spectra_and_a_sentence_for_the_rest(weights_alone):
-    bundle, tree = weights_alone
+    bundle, tree, _ = weights_alone
     assert list(tree.children) == ["spectra"]
     data = data_of(page.html(tree))
     assert set(data["without"]) == {"sad", "readout", "attention", "trace", "cause", "explain"}
@@ -57,7 +61,7 @@ def test_of_weights_alone_there_are_spectra_and_a_sentence_for_the_rest(weights_
 
 
 def test_the_table_of_all_heads_has_a_row_a_head(weights_alone):
-    _, tree = weights_alone
+    _, tree, _ = weights_alone
     rows = page.rows(tree)
     assert [(row["layer"], row["head"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for row, here in zip(rows, heads_of(parts_of(tree)), strict=True):
@@ -66,29 +70,27 @@ def test_the_table_of_all_heads_has_a_row_a_head(weights_alone):
     assert page.html(tree).count('<th scope="row">') == LAYERS * HEADS
 
 
-def test_the_whole_tree_is_kept_in_a_file(weights_alone, tmp_path):
-    bundle, _ = weights_alone
-    save_heads(tmp_path / "heads.safetensors", bundle)
-    command("page", [str(tmp_path / "heads.safetensors"), "--out", str(tmp_path)])
-    folder = tmp_path / "page" / "heads"
-    kept = xr.open_datatree(folder / "results.nc", engine="h5netcdf").load()
-    assert kept["spectra"].attrs["call"] == "spectra.survey(bundle, settings=spectra.Settings())"
+def test_the_command_leaves_the_page_of_what_it_keeps(weights_alone):
+    _, tree, folder = weights_alone
+    assert tree["spectra"].attrs["call"] == "spectra.survey(bundle, settings=spectra.Settings())"
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "svtheory page" in text
-    assert data_of(text) == data_of(page.html(kept))
+    assert data_of(text) == data_of(page.html(tree))
 
 
 def test_attention_is_the_heads_own_where_there_are_tokens():
     bundle = heads()
     found = attended.survey(bundle, 2)
     assert found.attention.shape == (LAYERS, HEADS, 2, T, T)
-    expected = decompose(bundle.head(1, 1), bundle.attn_in[1, :2], bundle.attn_in[1, :2], None).attention
-    real = bundle.mask[:2]
-    np.testing.assert_allclose(found.attention[1, 1].values[real], np.asarray(expected)[real], atol=1e-6)
+    read, real = bundle.attn_in[1, :2], bundle.mask[:2]
+    scores = read @ bundle.W_Q[1, 1].T @ bundle.W_K[1, 1] @ read.swapaxes(1, 2) / np.sqrt(H)
+    expected = np.where(np.tri(T, dtype=bool), np.exp(scores), 0)
+    expected /= expected.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(found.attention[1, 1].values[real], expected[real], atol=1e-5)
     assert np.isnan(found.attention[1, 1].values[~real]).all()
     drawn_ = drawn.weights(found.isel(layer=1, head=1))
     assert [len(rows) for rows in drawn_] == [T, 5]
-    for rows, weights in zip(drawn_, np.asarray(expected), strict=True):
+    for rows, weights in zip(drawn_, expected, strict=True):
         for row, own in zip(rows, weights, strict=False):
             np.testing.assert_allclose(row, 1000 * own[: len(row)], atol=0.51)
             assert (own[len(row) :] <= 5e-4).all()

@@ -176,6 +176,14 @@ def test_a_broken_write_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_tree_is_stored_as_its_datasets_are(tmp_path):
+    folder = start(tmp_path)
+    one = xr.Dataset({"x": ("n", [1.0])}, attrs={"coordinates": "a"})
+    runs.finish(folder, dataclasses.replace(OUTCOME, results=xr.DataTree.from_dict({"/": one, "/part": one})), 1.0)
+    with xr.open_datatree(folder / "results.nc", engine="h5netcdf") as kept:
+        assert kept["part"].attrs == kept.attrs == {"coordinates_": "a"}
+
+
 def test_whatever_metadata_says_is_stored(tmp_path):
     """What netCDF cannot hold fails after hours of work, if it is not put otherwise."""
     said = {"": "none", "CLASS": "x", "coordinates": "y", "nul\0": "a\0b", "half": "\ud800", "a/b": "ü" * 70_000}

@@ -110,7 +110,7 @@ def sparseness_test(W_Q: np.ndarray, W_K: np.ndarray, x: np.ndarray, draws: int)
         P, lengths, axes = np.linalg.svd(side, full_matrices=False)
         root = lengths / np.sqrt(np.float32(len(side)))
         whitened.append(P * np.sqrt(np.float32(len(side))))
-        factors.append(np.linalg.qr((W @ axes.T * root).T)[1])
+        factors.append(np.linalg.qr((W @ axes.T * root).T).R)
         scales.append(1 / root[:, None])
     M, null = factors[0] @ factors[1].T, []
     for _ in range(draws):

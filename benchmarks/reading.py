@@ -74,7 +74,8 @@ def _explain(_: Path):
         assert abs(found.p_value - peer[1]) < 0.01
         assert abs(np.nanmax(found.rivals) - peer[2].max()) < 0.05
 
-    ours = partial(explain, W_Q, W_K, x, f, y, g, T, KEY, draws=DRAWS)
+    given = (jnp.asarray(array) for array in (W_Q, W_K, x, f, y, g, T))
+    ours = partial(explain, *given, KEY, draws=DRAWS)
     return ours, partial(numpy_peers.explain, W_Q, W_K, (x, f), (y, g), T, DRAWS), agree
 
 

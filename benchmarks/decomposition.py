@@ -47,7 +47,7 @@ def measure() -> dict[str, float]:
     for other in (runs["transformerlens"]()[1].cpu().numpy(), np.asarray(full(W_Q, W_K)[1])[:, :H]):
         assert (abs(values - other) < TOLERANCE * values[:, :1]).all()
     double = factors.astype(float)
-    R, S = (np.linalg.qr(W.swapaxes(1, 2), mode="r") for W in double)
+    R, S = (np.linalg.qr(W.swapaxes(1, 2)).R for W in double)
     exact = np.linalg.svd(R @ S.swapaxes(1, 2), compute_uv=False)
     seconds = interleaved(runs)
     pair = interleaved({"ours": runs["ours"], "full": lambda: full(W_Q, W_K)}, rounds=5)

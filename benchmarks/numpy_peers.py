@@ -116,7 +116,7 @@ def sparseness_test(W_Q: np.ndarray, W_K: np.ndarray, x: np.ndarray, draws: int)
     for _ in range(draws):
         E, F, P, Q = _haar(rng, 4, D, H)
         raw = sparseness(tokens @ E @ bases[0], tokens @ F @ bases[1])
-        A, B = np.linalg.qr(scales[0] * P, mode="r"), np.linalg.qr(scales[1] * Q, mode="r")
+        A, B = (np.asarray(np.linalg.qr(scale * a, mode="r")) for scale, a in zip(scales, (P, Q), strict=True))
         u, s, vt = np.linalg.svd(A @ M @ B.T)
         left, right = np.linalg.solve(A, u * np.sqrt(s)), np.linalg.solve(B, vt.T * np.sqrt(s))
         null.append((raw, sparseness(whitened[0] @ P @ left, whitened[1] @ Q @ right)))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from svtheory.checks import InputError, index
+from svtheory.checks import InputError, index, whole
 from svtheory.heads.description import described
 from svtheory.heads.scoring import VERSION, Scoring, check_version, read_scoring
 from svtheory.heads.weights import Head, Norm
@@ -249,12 +249,33 @@ def load_heads(path: str | Path) -> HeadBundle:
     return HeadBundle(**named, others=arrays, metadata=metadata)
 
 
-def read_bundle(source: str | Path) -> HeadBundle:
+def read_bundle(source: str | Path, sequences: int | None = None) -> HeadBundle:
     """The bundle in this file, or of this name in the folder `$SVTHEORY_REAL_MODELS`, by default ../shared/real_models.
 
-    Raises InputError as `load_heads` does.
+    Of what its heads read the first `sequences` are kept; None keeps all. Raises InputError as `load_heads` does, for
+    less than one sequence, and for sequences of a bundle without attn_in.
     """
-    return load_heads(bundle_file(source))
+    count = None if sequences is None else whole("sequences", sequences, 1)
+    return first_sequences(load_heads(bundle_file(source)), count)
+
+
+def first_sequences(bundle: HeadBundle, count: int | None) -> HeadBundle:
+    """A bundle with the first sequences of what its heads read; metadata says of how many, "40 of 96", if not all.
+
+    None keeps all. Raises InputError for a bundle without attn_in.
+    """
+    if count is None or count >= len(bundle.real):
+        return bundle
+    assert bundle.attn_in is not None
+    number = len(bundle.real)
+    cut = {
+        name: bundle.others[name][:count]
+        for name in ("tokens", "residual")
+        if name in bundle.others and len(bundle.others[name]) == number
+    }
+    read, mask = bundle.attn_in[:, :count], None if bundle.mask is None else bundle.mask[:count]
+    metadata = {**bundle.metadata, "sequences": f"{count} of {number}"}
+    return replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut}, metadata=metadata)
 
 
 def bundle_file(source: str | Path) -> Path:

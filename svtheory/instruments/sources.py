@@ -15,7 +15,7 @@ from svtheory.checkpoints.hub import PREFIX, fetch_named
 from svtheory.checkpoints.networks import Network
 from svtheory.checkpoints.texts import read_text
 from svtheory.checks import InputError
-from svtheory.heads.bundles import HeadBundle, bundle_file, read_bundle
+from svtheory.heads.bundles import HeadBundle, bundle_file, first_sequences, read_bundle
 from svtheory.reports.options import Options, at_least
 
 SEQUENCES = 40  # of a text, and of a bundle whose decisions are compared with random heads
@@ -117,25 +117,6 @@ def read_heads(name: str, texts: Texts, reads: bool = True, **kept: Any) -> Head
             raise InputError(f"bundle must hold attn_in, what its heads read, got {name!r} without")
         return bundle
     return first_sequences(bundle, texts.sequences)
-
-
-def first_sequences(bundle: HeadBundle, count: int | None) -> HeadBundle:
-    """A bundle with the first sequences of what its heads read; metadata says of how many, "40 of 96", if not all.
-
-    None keeps all. Raises InputError for a bundle without attn_in.
-    """
-    number = len(bundle.real)
-    if count is None or count >= number:
-        return bundle
-    assert bundle.attn_in is not None
-    cut = {
-        name: bundle.others[name][:count]
-        for name in ("tokens", "residual")
-        if name in bundle.others and len(bundle.others[name]) == number
-    }
-    read, mask = bundle.attn_in[:, :count], None if bundle.mask is None else bundle.mask[:count]
-    metadata = {**bundle.metadata, "sequences": f"{count} of {number}"}
-    return dataclasses.replace(bundle, attn_in=read, mask=mask, others={**bundle.others, **cut}, metadata=metadata)
 
 
 def check_tokens_differ(bundle: HeadBundle) -> None:

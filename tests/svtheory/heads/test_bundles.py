@@ -306,8 +306,27 @@ def test_a_bundle_by_its_file_or_its_name(tmp_path, monkeypatch):
     save_heads(tmp_path / "named.safetensors", HeadBundle(W_Q, W_K))
     for source in ("named", tmp_path / "named.safetensors"):
         assert np.array_equal(read_bundle(source).W_Q, W_Q)
+    with pytest.raises(InputError, match="bundle must hold attn_in"):
+        read_bundle("named", sequences=2)
     with pytest.raises(InputError, match="bundle must be a safetensors file, got 'other', which is no file"):
         read_bundle("other")
+
+
+def test_the_first_sequences_of_a_bundle(tmp_path):
+    tokens = np.arange(42).reshape(6, 7)
+    bundle = HeadBundle(W_Q, W_K, attn_in=TOKENS, others={"tokens": tokens}, mask=REACHED)
+    save_heads(tmp_path / "a.safetensors", bundle)
+    found = read_bundle(tmp_path / "a.safetensors", sequences=2)
+    assert np.array_equal(found.attn_in, TOKENS[:, :2])
+    assert np.array_equal(found.mask, REACHED[:2])
+    assert np.array_equal(found.others["tokens"], tokens[:2])
+    assert found.metadata["sequences"] == "2 of 6"
+    whole = read_bundle(tmp_path / "a.safetensors", sequences=6)
+    assert whole.attn_in.shape == TOKENS.shape
+    assert "sequences" not in whole.metadata
+    for wrong in (0, 2.5):
+        with pytest.raises(InputError, match=f"sequences must be .*, got {wrong}"):
+            read_bundle(tmp_path / "a.safetensors", sequences=wrong)
 
 
 def test_numbers_that_numpy_has_not_are_one_sentence(tmp_path):

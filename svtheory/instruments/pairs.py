@@ -35,7 +35,7 @@ from svtheory.instruments.dictionaries import Place, check_fits, named, read_fea
 from svtheory.instruments.labels import labelled
 from svtheory.instruments.paired import VARIABLES, paired, written
 from svtheory.instruments.sources import SEQUENCES, Source
-from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, median_of, places, read_inputs
 from svtheory.reports.options import Options, at_least
 from svtheory.reports.plotting import COLOURS, GREY, legend_below, measured, name_heads, panels_or, plain
 
@@ -149,8 +149,8 @@ def answers(results: xr.Dataset) -> list[str]:
     """How much of scores the pairs account for, and the pair that adds most of all."""
     found = summary(results)
     said = [
-        f"Pairs of features account for {found['explained_score_variance_median']:.0%} of the variance of scores, the "
-        f"median of {found['heads']} heads, {found['explained_score_variance_highest']:.0%} at most; "
+        f"Pairs of features account for {found['explained_score_variance_median']:.0%} of the variance of "
+        f"scores{median_of(found['heads'])}, {found['explained_score_variance_highest']:.0%} at most; "
         f"{found['unexplained_variance_share']:.0%} of the tokens' variance is left as error."
     ]
     if "top_head" in found:

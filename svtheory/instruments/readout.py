@@ -51,7 +51,7 @@ from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.readout_figure import caption, figure
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.spelled import AROUND, marked, spelled, tokenizer_of
-from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, median_of, places, read_inputs
 from svtheory.instruments.surveyed_modes import Wanted, surveyed
 from svtheory.reports.options import Options, at_least
 
@@ -250,15 +250,16 @@ def answers(results: xr.Dataset) -> list[str]:
     found = summary(results)
     said = [
         f"The first balanced mode carries {found['first_mode_variance_share_median']:.0%} of the variance of scores "
-        f"and {found['first_mode_decision_share_median']:.0%} of decisions, the medians of {found['heads']} heads; "
+        f"and {found['first_mode_decision_share_median']:.0%} of decisions{median_of(found['heads'], 'the medians')}; "
         f"raw, {found['raw_first_mode_variance_share_median']:.0%} and "
         f"{found['raw_first_mode_decision_share_median']:.0%}."
     ]
     for kind, one in (("embedding", "an embedding"), ("feature", "a feature")):
         if f"patterns_near_{kind}s" in found:
+            # chance levels are means over random patterns, of which about half lie nearer
             said.append(
                 f"{found[f'patterns_near_{kind}s']} of {found['first_patterns']} patterns of first modes lie nearer to "
-                f"{one} than a random pattern does."
+                f"{one} than a random pattern does (about {found['first_patterns'] // 2} by chance)."
             )
     return said + [results.attrs[name] for name in ("left_out",) if name in results.attrs]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svtheory.instruments.survey import EPSILON, layer_colours
+from svtheory.instruments.survey import EPSILON, counted, layer_colours
 from svtheory.instruments.token_bounds import TIMES
 from svtheory.reports.plotting import GREY, chance_line, legend_below, measured, panels_or, plain, rank_ticks, thinned
 
@@ -56,7 +56,7 @@ def _draw_spectra(ax: Axes, results: xr.Dataset, colours: np.ndarray) -> None:
         ax.text(0.5, 0.5, "every head is numerically zero", ha="center", transform=ax.transAxes)
     name = plain(results.attrs.get("bundle", "all heads"))
     zeros = f", {int(zero.sum())} zero" if zero.any() else ""
-    title = f"{name}: {zero.size} heads, {results.reading.item()}{zeros}"
+    title = f"{name}: {counted(zero.size, 'head')}, {results.reading.item()}{zeros}"
     balanced = results.reading.item() == "balanced"
     ax.set(
         xlabel="pair k",

@@ -54,12 +54,14 @@ def answers(results: xr.Dataset) -> list[str]:
 
 def _answer(here: xr.Dataset) -> str:
     """One reading."""
+    heads = here.numerically_zero.size
+    many, median = (f"{heads} heads use", ", their median") if heads > 1 else ("1 head uses", "")
     how = "Raw," if here.reading.item() == "raw" else "Balanced, as the data see them,"
     rank = here.gaussian_effective_rank
     beside = "" if rank.isnull().all() else f" ({float(rank.mean()):.3g} of Gaussian factors)"
     return (
-        f"{how} {here.numerically_zero.size} heads use {float(here.effective_rank.median()):.3g} directions effectively"
-        f"{beside}, their median; {int(here.named.sum())} of {here.named.size} directions can be named."
+        f"{how} {many} {float(here.effective_rank.median()):.3g} directions effectively"
+        f"{beside}{median}; {int(here.named.sum())} of {here.named.size} directions can be named."
     )
 
 

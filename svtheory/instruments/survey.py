@@ -132,6 +132,24 @@ def listed(those: xr.DataArray, most: int = 12) -> str:
     return f": {', '.join(names[:most])}{more}" if names else ""
 
 
+def counted(number: int, thing: str) -> str:
+    """How many things there are, in words.
+
+    >>> counted(1, "head"), counted(12, "head")
+    ('1 head', '12 heads')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def median_of(heads: int, what: str = "the median") -> str:
+    """Of how many heads figures are the median, after a comma; nothing of a single one.
+
+    >>> median_of(12), median_of(1)
+    (', the median of 12 heads', '')
+    """
+    return f", {what} of {heads} heads" if heads > 1 else ""
+
+
 def adjusted(p_values: Any, tests: int) -> np.ndarray:
     """Benjamini and Hochberg's p-values over the tests along the first axes, as many as `tests`; others are separate.
 

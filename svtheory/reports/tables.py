@@ -58,10 +58,11 @@ def picked(rows: Sequence[Mapping[str, Any]], *names: str) -> list[dict[str, Any
 def at_most(p: float, least: float, draws: int) -> str:
     """A p-value of so many draws, with a sign where they ended at a verdict and p may be as little as `least`.
 
-    >>> at_most(0.04853, 0.002, 468), at_most(0.3125, 0.3125, 32)
-    ('≤ 0.049 (468 draws)', '0.31 (32 draws)')
+    >>> at_most(0.04853, 0.002, 468), at_most(0.3125, 0.3125, 32), at_most(1.0, 0.3, 198)
+    ('≤ 0.049 (468 draws)', '0.31 (32 draws)', '1 (198 draws)')
     """
-    return f"{'≤ ' if least < p else ''}{p:.2g} ({draws} draws)" if math.isfinite(p) else "-"
+    told = f"{p:.2g}"  # of 1 "at most" says nothing
+    return f"{'≤ ' if least < p and told != '1' else ''}{told} ({draws} draws)" if math.isfinite(p) else "-"
 
 
 def tally(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

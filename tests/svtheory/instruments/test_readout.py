@@ -221,6 +221,8 @@ def test_the_command(tmp_path):
     summary = json.loads((tmp_path / "readout" / "planted" / "summary.json").read_text())
     assert summary["heads"] == HEADS
     assert summary["patterns_near_embeddings"] <= 4
+    assert "of 4 patterns of first modes" in outcome.answers[1]
+    assert outcome.answers[1].endswith("(about 2 by chance).")
 
 
 def test_many_directions_are_held_against_all_rows():

@@ -11,6 +11,7 @@ is held.
 Effects: the weight lost by the key that the intact head attends most (variation: by how much its whole attention
 moves, half the sum of changes), and, at every next token or the last one (--at), the logit lost by the token that
 follows, over the mean logit, the divergence KL(intact || edited) of what the model says, and the loss gained, in nats.
+Where the intact loss is not below log(vocabulary) the model does not predict these tokens, and loss says little.
 
 Two nulls. Isotropic directions may be ones along which tokens hardly vary, and where removing anything does little.
 Random directions **of the same variance**, uniform in the whitened coordinates of the tokens, take out exactly as
@@ -55,7 +56,7 @@ from svtheory.instruments.effects import NULLS
 from svtheory.instruments.labels import labelled
 from svtheory.instruments.moments import moments_of
 from svtheory.instruments.sources import SEQUENCES, Source
-from svtheory.instruments.survey import PLACE, by_head, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, counted, median_of, places, read_inputs
 from svtheory.progress import track
 from svtheory.reports.plotting import COLOURS, legend_below, measured, name_heads, panels_or
 
@@ -71,6 +72,7 @@ COLUMNS = {
     "x same variance": "The same over what random directions of the same variance take, with its 95 % interval.",
     "x isotropic": "The same over isotropic random directions.",
     "loss gained": "Mean loss gained on next tokens, in nats, with its 95 % interval.",
+    "intact loss": "The same of the intact model; unless it is below log(vocabulary), loss says little.",
 }
 
 
@@ -141,8 +143,11 @@ def survey(
         while at < layer:
             at, before = next(befores)
         found.append(caused(asked, layer, head, before, moments(layer)))
+    results = _of_all(bundle, heads, found)
+    chance = np.log(asked.model.architecture.vocabulary)
+    results = results.assign(intact_loss=results.intact_loss.mean(), chance_loss=chance)  # of one model, whatever head
     said = {"side": settings.side, "ablation": settings.ablation, "at": settings.at}
-    return labelled(_of_all(bundle, heads, found).assign_attrs({**bundle.metadata, **said}), VARIABLES)
+    return labelled(results.assign_attrs({**bundle.metadata, **said}), VARIABLES)
 
 
 def _asked(
@@ -243,6 +248,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "attention lost": _interval(attention, "effect_mean", "effect"),
         **{f"x {null}": _interval(attention.sel(null=null), "ratio", "ratio") for null in NULLS},
         "loss gained": _interval(loss, "effect_mean", "effect"),
+        "intact loss": float(here.intact_loss),
     }
 
 
@@ -261,7 +267,8 @@ def _interval(here: xr.Dataset, mean: str, name: str) -> str:
 def brief(results: xr.Dataset) -> list[dict[str, Any]]:
     """The columns that answer, of the first mode and the leading ones."""
     some = [row for row in rows(results) if row["direction"].startswith(("mode 1", "leading"))]
-    return by_head(some, "direction", "attention lost", "x same variance", "loss gained")
+    loss = () if caveat(results) else ("loss gained",)
+    return by_head(some, "direction", "attention lost", "x same variance", *loss)
 
 
 def answers(results: xr.Dataset) -> list[str]:
@@ -269,17 +276,40 @@ def answers(results: xr.Dataset) -> list[str]:
     found = summary(results)
     return [
         f"Without its first balanced mode a head pays {found['mode_attention_lost_median']:.2g} less attention to its "
-        f"key, the median of {found['heads']} heads; without its first singular vector "
+        f"key{median_of(found['heads'])}; without its first singular vector "
         f"{found['raw_attention_lost_median']:.2g}, without a random direction of the same variance "
         f"{found['same_variance_attention_lost_median']:.2g}, without an isotropic one "
         f"{found['isotropic_attention_lost_median']:.2g}. The mode costs more than random directions of the same "
-        f"variance in {found['heads_above_same_variance']} heads (95 % intervals of the difference above 0).",
-        f"Without the modes that carry 90 % of its score's variance, {found['leading_modes_median']:.3g} in the "
-        f"median, it pays {found['leading_attention_lost_median']:.2g} less, without as many random directions of the "
-        f"same variance {found['as_many_attention_lost_median']:.2g}; loss on next tokens then rises in "
-        f"{found['heads_leading_loss_above_zero']} heads (95 % intervals above 0), by "
-        f"{found['leading_loss_gained_highest']:.2g} nats in the most.",
+        f"variance in {counted(found['heads_above_same_variance'], 'head')} (95 % intervals of the difference "
+        "above 0).",
+        f"Without the modes that carry 90 % of its score's variance, {found['leading_modes_median']:.3g}"
+        f"{' in the median' if found['heads'] > 1 else ''}, it pays {found['leading_attention_lost_median']:.2g} less, "
+        f"without as many random directions of the same variance {found['as_many_attention_lost_median']:.2g}.",
+        caveat(results) or _of_loss(found),
     ]
+
+
+def caveat(results: xr.Dataset) -> str:
+    """That the model does not predict the tokens that should follow, no better than chance; nothing where it does."""
+    intact, chance = float(results.intact_loss), float(results.chance_loss)
+    if intact < chance:
+        return ""
+    return (
+        f"The model does not predict these next tokens (intact loss {intact:.3g} nats, chance log(V) = {chance:.3g}): "
+        "loss says little here; targets= takes the right ones."
+    )
+
+
+def _of_loss(found: dict[str, Any]) -> str:
+    """What becomes of the loss without leading modes."""
+    intact, highest = f"{found['intact_loss']:.3g} nats", found["leading_loss_gained_highest"]
+    if highest <= 0:
+        return f"No such removal raises the loss on next tokens, of the intact model {intact}."
+    return (
+        f"Loss on next tokens, of the intact model {intact}, then rises in "
+        f"{counted(found['heads_leading_loss_above_zero'], 'head')} (95 % intervals above 0), by {highest:.2g} nats in "
+        "the most."
+    )
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:
@@ -296,16 +326,21 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         "leading": leading.effect_mean,
         "as_many": many,
     }
+    of_loss = {
+        "heads_leading_loss_above_zero": int((loss.effect_low > 0).sum()),
+        "leading_loss_gained_highest": float(loss.effect_mean.max()),
+    }
     return {
         "heads": int(results.intact.notnull().sum()),
         "sequences_edited": results.sizes["sequence"],
         "intact_attention_median": float(results.intact.median()),
+        "intact_loss": float(results.intact_loss),
+        "chance_loss": float(results.chance_loss),
         "leading_modes_median": float(leading.directions_removed.median()),
         **{f"{name}_attention_lost_median": float(x.median()) for name, x in lost.items()},
         "heads_above_same_variance": int(against[0].sum()),
         "heads_leading_above_as_many": int(against[1].sum()),
-        "heads_leading_loss_above_zero": int((loss.effect_low > 0).sum()),
-        "leading_loss_gained_highest": float(loss.effect_mean.max()),
+        **({} if caveat(results) else of_loss),
     }
 
 
@@ -338,5 +373,5 @@ def caption(results: xr.Dataset) -> str:
     return (
         "Left, the weight that the key of each query loses when a head no longer reads some directions, right, the "
         f"loss gained; what is read along them becomes {how}. Means over sequences with 95 % intervals; those of "
-        "random directions over these too."
-    )
+        "random directions over these too. " + caveat(results)
+    ).strip()

@@ -36,6 +36,8 @@ VARIABLES: Labels = {
     "direction": "what a head no longer reads",
     "kind": "kind of direction",
     "intact": "mean weight of the intact head on the chosen key",
+    "intact_loss": ("loss of the intact model, mean over targets", "nats"),
+    "chance_loss": ("loss where every token is as likely, log(vocabulary)", "nats"),
     "removed_variance": "share of the score's variance that is gone where the direction reads 0",
     "directions_removed": ("how many directions are removed at once", "directions"),
 }
@@ -113,6 +115,7 @@ def caused(asked: Asked, layer: int, head: int, before: Array, moments: Moments 
     s, p = np.nonzero(keys >= 0)
     found = found.assign(
         intact=attention[0][s, p, keys[s, p]].mean(),
+        intact_loss=tally.intact_loss,
         effect_of_sequence=(("direction", "sequence", "effect"), tally.means.astype(np.float32)),
     )
     return found.merge(_described(here, planned)).assign_coords(effect=list(EFFECTS), null=list(NULLS))

@@ -48,10 +48,14 @@ VARIABLES: Labels = {
 
 
 class Tally(NamedTuple):
-    """Sums of effects over the positions of each sequence, (edits, sequences, 5), and over how many, (sequences, 5)."""
+    """Sums of effects over the positions of each sequence, (edits, sequences, 5), and over how many, (sequences, 5).
+
+    intact_loss is the mean loss of the model as it is, over all targets, in nats.
+    """
 
     sums: np.ndarray
     counts: np.ndarray
+    intact_loss: float = np.nan
 
     @property
     def means(self) -> np.ndarray:
@@ -75,10 +79,11 @@ def tallied(network: Network, attention: np.ndarray, after: np.ndarray, keys: np
     """
     sums = np.stack([_attention_lost(attention, keys), _variation(attention, keys)], axis=-1)
     s, p = np.nonzero(targets >= 0)
-    at = _of_tokens(network.architecture, network.outputs(), jnp.asarray(after[:, s, p]), targets[s, p])
+    at, loss = _of_tokens(network.architecture, network.outputs(), jnp.asarray(after[:, s, p]), targets[s, p])
     of_tokens = np.stack([_added(x.T, s, len(targets)) for x in np.moveaxis(np.asarray(at), 2, 0)], axis=-1)
     counts = [(x >= 0).sum(axis=1) for x in (keys, keys, targets, targets, targets)]
-    return Tally(np.concatenate([sums, of_tokens], axis=-1), np.stack(counts, axis=-1).astype(float))
+    summed, intact_loss = np.concatenate([sums, of_tokens], axis=-1), float(np.asarray(loss, float).mean())
+    return Tally(summed, np.stack(counts, axis=-1).astype(float), intact_loss)
 
 
 def _attention_lost(attention: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -100,14 +105,16 @@ def _added(x: np.ndarray, sequence: np.ndarray, number: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=0)
-def _of_tokens(a: Any, outputs: Any, after: Array, targets: Array) -> Array:
+def _of_tokens(a: Any, outputs: Any, after: Array, targets: Array) -> tuple[Array, Array]:
     """Logit lost, divergence and loss gained of streams (edits, n, d_model) at n targets, (n, edits - 1, 3).
+
+    And the intact loss at each, (n,).
 
     Position after position, all edits at once; where a position answers several questions, one after another in the
     unembedding, each is a softmax of its own. A stream that is the intact one to the last digit has no effect.
     """
 
-    def of(given: tuple[Array, Array]) -> Array:
+    def of(given: tuple[Array, Array]) -> tuple[Array, Array]:
         x, target = given
         logits = logits_of(a, outputs, x).reshape(len(x), -1, a.vocabulary)
         told = jax.nn.log_softmax(logits)
@@ -115,7 +122,7 @@ def _of_tokens(a: Any, outputs: Any, after: Array, targets: Array) -> Array:
         over_mean = logits - logits.mean(axis=-1, keepdims=True)
         over_mean, told = (y[:, target // a.vocabulary, target % a.vocabulary] for y in (over_mean, told))
         found = jnp.stack([over_mean[0] - over_mean, divergence, told[0] - told], axis=-1)
-        return jnp.where((x != x[:1]).any(axis=-1, keepdims=True), found, 0)[1:]
+        return jnp.where((x != x[:1]).any(axis=-1, keepdims=True), found, 0)[1:], -told[0]
 
     return lax.map(of, (after.swapaxes(0, 1), targets))
 

@@ -100,6 +100,10 @@ def test_effects_are_those_of_a_model_that_does_not_read_it(ablation, at):
     intact, tokens = forward(model, TOKENS), BUNDLE.attn_in[0].reshape(-1, D)
     targets = np.full(TOKENS.shape, -1)
     targets[:, slice(-2 if at == "last" else 0, -1)] = TOKENS[:, slice(-1 if at == "last" else 1, None)]
+    logits, follow = intact.logits[targets >= 0].astype(float), targets[targets >= 0]
+    losses = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(follow)), follow]
+    np.testing.assert_allclose(found.intact_loss, losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found.chance_loss, np.log(V))
     for name, sides in along(place).items():
         changed = {}
         for letter, (P, Q) in zip("QK", sides, strict=True):
@@ -194,6 +198,27 @@ def test_heads_that_do_nothing():
     assert (np.abs(other.effect_mean.sel(effect=told)) > 0).all()
 
 
+def test_what_the_model_does_not_predict_makes_no_headline_of_the_loss():
+    logits, settings = forward(network(BUNDLE), TOKENS).logits, cause.Settings(heads=("1.1",), **FEW)
+    known, unknown = (
+        cause.survey(BUNDLE, settings=settings, targets=x) for x in (logits.argmax(axis=-1), logits.argmin(axis=-1))
+    )
+    assert float(known.intact_loss) < np.log(V) < float(unknown.intact_loss)
+    assert not cause.caveat(known)
+    assert "rises in" in cause.answers(known)[-1]
+    assert "leading_loss_gained_highest" in cause.summary(known)
+    said = (
+        f"does not predict these next tokens (intact loss {float(unknown.intact_loss):.3g} nats, chance log(V) = 1.95)"
+    )
+    assert said in cause.answers(unknown)[-1]
+    assert said in cause.caption(unknown)
+    assert "leading_loss_gained_highest" not in cause.summary(unknown)
+    assert "loss gained" not in cause.brief(unknown)[0]
+    assert cause.rows(unknown)[0]["intact loss"] == float(unknown.intact_loss)
+    lowered = known.assign(effect_mean=-np.abs(known.effect_mean))
+    assert cause.answers(lowered)[-1].startswith("No such removal raises the loss")
+
+
 def test_intervals():
     """They hold the mean as often as they should; a ratio is given where random directions do something."""
     rng, held, sequences = np.random.default_rng(2), [], 40
@@ -253,7 +278,7 @@ def test_the_command(tmp_path):
     assert names[2].startswith("leading modes (")
     assert names[3] == "feature 2"
     assert {row["head"] for row in outcome.rows} == {"1.1"}
-    assert "1 heads" in outcome.answers[0]
+    assert "heads;" not in outcome.answers[0]  # of one there is no median
 
 
 WRONG = np.zeros((SEQUENCES, T), int)

@@ -22,7 +22,7 @@ the square of a value is the variance of that mode's part of a score (T22).
 (['spectra'], 'bundle must hold attn_in, what its heads read, got one without')
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -38,7 +38,17 @@ from svtheory.instruments import attended, cause, explain, readout, sad, spectra
 from svtheory.instruments.asking import Where, positions, read_as
 from svtheory.instruments.attended import VARIABLES
 from svtheory.instruments.dictionaries import Place, dictionary
-from svtheory.instruments.paged import ANSWERING, COLUMNS, INSTRUMENTS, heads_of, named, parts_of, plain_page, row
+from svtheory.instruments.paged import (
+    ANSWERING,
+    COLUMNS,
+    INSTRUMENTS,
+    heads_of,
+    named,
+    parts_of,
+    plain_page,
+    read_on,
+    row,
+)
 from svtheory.instruments.sources import SEQUENCES, Source, first_sequences
 from svtheory.instruments.survey import by_head
 from svtheory.reports.options import at_least
@@ -111,8 +121,25 @@ def requested(source: Source, settings: Request) -> xr.DataTree:
     model = None if bundle.attn_in is None or source.is_bundle else source.network(bundle)
     given = dictionary(settings.features, bundle, settings).features if settings.features else None
     results = survey(bundle, model, settings, features=given)
-    results.attrs["bundle"] = source.label
+    made = "\n".join(_made(source, settings, bundle, model))
+    results.attrs |= {"bundle": source.label, "made": made}
     return results
+
+
+def _made(source: Source, settings: Request, bundle: HeadBundle, model: Network | None) -> Iterator[str]:
+    """The lines that make what is named in the calls of a page."""
+    count = source.sequences or SEQUENCES
+    if source.is_bundle:
+        some = "" if bundle.attn_in is None else f", sequences={count}"
+        yield f"bundle = svtheory.read_bundle({source.source!r}{some})"
+    else:
+        yield f"source = sources.{_told(source)}"
+        yield f"bundle = source.bundle(sequences={count})"
+    if model is not None:
+        yield "model = source.network(bundle)"
+    if settings.features:
+        place = _told(Place(settings.hook, settings.folded))
+        yield f"features = dictionaries.dictionary({settings.features!r}, bundle, dictionaries.{place}).features"
 
 
 def survey(
@@ -127,7 +154,8 @@ def survey(
     model     whose heads they are, a Checkpoint; None is the attention-only model of the bundle itself
     features  of a dictionary, columns (D, N), for `readout`
 
-    Each dataset says in its attribute `call` by which call it is found, the tree's `without_NAME` why one is left out.
+    Each dataset says in its attribute `call` by which call it is found, the tree's `without_NAME` why one is left out,
+    and `asked_NAME` at which positions one asks, where they differ.
     Raises InputError where not even spectra are found, for settings of positions that are none, and unknown heads.
     """
     positions(settings)
@@ -136,12 +164,12 @@ def survey(
         raise InputError(f"--causes must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
     parts, without = {"spectra": _found("spectra", bundle, spectra.Settings(seed=seed))}, {}
     finds: dict[str, Callable[[], xr.Dataset]] = {
-        "sad": lambda: _found("sad", bundle, sad.Settings(draws=settings.draws, seed=seed)),
         "readout": lambda: _found("readout", bundle, readout.Settings(seed=seed), model, features=features),
         "attention": lambda: _attention(bundle, settings),
         "trace": lambda: _traced(bundle, model, settings, parts),
         "cause": lambda: _caused(bundle, model, settings),
         "explain": lambda: _explained(bundle, settings),
+        "sad": lambda: _found("sad", bundle, sad.Settings(draws=settings.draws, seed=seed)),  # the longest
     }
     for name, find in finds.items():
         try:
@@ -151,8 +179,22 @@ def survey(
     if "left_out" in (read := parts.get("readout", xr.Dataset())).attrs:
         without["written"] = read.attrs["left_out"]
     tree = xr.DataTree.from_dict(parts)
-    tree.attrs = {**bundle.metadata, **{f"without_{name}": why for name, why in without.items()}}
+    asked = _asked(settings) if "explain" in parts else {}
+    tree.attrs = {
+        **bundle.metadata,
+        **{f"without_{name}": why for name, why in without.items()},
+        **{f"asked_{name}": where for name, where in asked.items()},
+    }
     return tree
+
+
+def _asked(settings: Settings) -> dict[str, str]:
+    """At which positions the parts ask, if hypotheses are asked at some that are chosen."""
+    if settings.queries is None and settings.keys is None:
+        return {}
+    some = f"at queries {settings.queries or '1:'} and keys {settings.keys or ':'} of each sequence"
+    every = f"Asked at all positions; hypotheses are asked {some} alone."
+    return dict.fromkeys(("sad", "readout", "attention", "cause"), every) | {"explain": f"Asked {some} alone."}
 
 
 def _attention(bundle: HeadBundle, settings: Settings) -> xr.Dataset:
@@ -252,8 +294,10 @@ def html(results: xr.DataTree, command: str = "") -> str:
         "heads",
         plain_page(results),
         name=named(results),
+        read=read_on(results),
         answers=answers(results),
         rows=by_head(rows(results)),
+        made=[line for line in str(results.attrs.get("made", "")).splitlines() if line],
         calls=[str(part.attrs["call"]) for part in parts_of(results).values()],
         shown=shown,
         columns=COLUMNS,

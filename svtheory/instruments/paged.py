@@ -86,17 +86,28 @@ def plain_page(results: xr.DataTree) -> dict[str, Any]:
     return {
         "name": named(results),
         "calls": {name: str(part.attrs["call"]) for name, part in parts.items()},
-        "without": {
-            str(name).removeprefix("without_"): str(why)
-            for name, why in results.attrs.items()
-            if str(name).startswith("without_")
-        },
+        "without": _said(results, "without_"),
+        "asked": _said(results, "asked_"),
+        "caveats": {"cause": cause.caveat(parts["cause"])} if "cause" in parts else {},
         "columns": {name: module.COLUMNS for name, module in INSTRUMENTS.items() if name in parts},
         "text": "readout" in parts and "piece" in parts["readout"],
         "sequences": _sequences(parts),
         "decisions": list(drawn.decisions(parts["trace"])) if "trace" in parts else [],
         "heads": {called(here["spectra"].squeeze(PLACE)): _head(here) for here in heads_of(parts)},
     }
+
+
+def read_on(results: xr.DataTree) -> list[str]:
+    """Which sequences were read, if not all, and at which positions hypotheses are asked, if not at all."""
+    cut, where = results.attrs.get("sequences"), results.attrs.get("asked_explain")
+    said = [f"Read on {cut} sequences; --sequences takes more."] if cut else []
+    return [*said, f"Hypotheses: {where} All else is asked at all positions."] if where else said
+
+
+def _said(results: xr.DataTree, before: str) -> dict[str, str]:
+    """What the page says of its parts, by their names."""
+    said = {str(name): str(value) for name, value in results.attrs.items()}
+    return {name.removeprefix(before): value for name, value in said.items() if name.startswith(before)}
 
 
 def _sequences(parts: Parts) -> list[list[str]]:

@@ -11,7 +11,7 @@ function built(node, given, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 const h = (tag, given = {}, ...children) => built(document.createElement(tag), given, children);
@@ -59,6 +59,8 @@ function part(id, title, name, ...content) {
   const call = page.calls[{ written: "readout" }[id] ?? id];
   return h("section", { "aria-labelledby": `${id}-title`, id },
     h("h2", { id: `${id}-title` }, title),
+    call && page.asked[id] && h("p", { class: "note" }, page.asked[id]),
+    page.caveats[id] && h("p", { class: "note" }, page.caveats[id]),
     why ? h("p", { class: "note" }, `Not here: ${why.replace(/\.$/, "")}.`) : call ? content : h("p", { class: "note" }, "Not looked at."),
     call && h("p", { class: "call" }, "Found by ", h("code", {}, id === "trace" ? call : `${call}.sel(layer=${layer}, head=${head})`)));
 }
@@ -221,7 +223,7 @@ function modes(name) {
   show(readings.length - 1);
   return part("readout", "What its modes read", name, h("div", { class: "choices" }, buttons), place,
     h("p", { class: "note" }, "Tokens in context that move a mode most, with their coordinate: the same end of both sides ",
-      "raises the score. Chance is what the largest of as many random cosines would be."));
+      "raises the score. Chance is what the largest of as many random cosines would be; grey is what does not pass it."));
 }
 
 function modeView(mode, word, open) {
@@ -253,9 +255,12 @@ function marked(sequence, position) {
 
 function near(title, found, chance, size = "chance") {
   if (!found?.length) return null;
-  const listed = found.map(([token, value]) => `${quoted(token)} ${number(value, 2)}`).join(", ");
-  return h("p", { class: "near" }, `${title}: ${listed}`,
-    chance === null || chance === undefined ? "" : h("span", { class: "number" }, ` (${size} ${number(chance, 2)})`));
+  const known = chance !== null && chance !== undefined;
+  const above = ([, value]) => !known || Math.abs(value) > chance;
+  const listed = found.map((one, i) => [i ? ", " : "",
+    h("span", { class: above(one) ? null : "below" }, `${quoted(one[0])} ${number(one[1], 2)}`)]);
+  return h("p", { class: "near" }, `${title}: `, found.some(above) ? listed : "none above chance",
+    !known ? "" : h("span", { class: "number" }, ` (${size} ${number(chance, 2)})`));
 }
 
 function written(name) {

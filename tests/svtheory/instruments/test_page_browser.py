@@ -207,6 +207,21 @@ def test_what_is_text_stays_text(browser, made, tree):
         assert tab.locator("script").count() == 2
 
 
+def test_what_does_not_pass_chance_is_grey(browser, made, tree):
+    """Of the nearest embeddings; where none passes, that is said. And nothing stands there that is no text."""
+    first = tree["readout"].sel(reading="balanced", mode=1, side="query", end="top")
+    with opened(browser, made) as tab:
+        for layer, head in np.ndindex(LAYERS, HEADS):
+            tab.goto(f"{made.as_uri()}#{layer}.{head}")
+            here = first.sel(layer=layer, head=head)
+            passes = np.abs(here.embedding_cosine.values) > float(here.embedding_chance)
+            shown = tab.locator("#readout .near").first
+            assert shown.locator(".below").count() == (np.sum(~passes) if passes.any() else 0)
+            assert ("none above chance" in shown.inner_text()) == (not passes.any())
+            tab.locator("#trace .links a").first.click()
+            assert "false" not in tab.locator("#head").text_content()
+
+
 def test_without_tokens_positions_are_named(browser, tree, tmp_path):
     lacking = {"readout": ["token", "piece"], "attention": ["token"]}
     parts = {name: tree[name].to_dataset().drop_vars(lacking.get(name, [])) for name in tree.children}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import svtheory
 from svtheory import HeadBundle, save_heads
 from svtheory.checks import InputError
 from svtheory.instruments import attended, drawn, page, sources
@@ -16,7 +17,7 @@ from svtheory.instruments.paged import INSTRUMENTS, heads_of, parts_of
 
 LAYERS, HEADS, H, D, SYMBOLS, SEQUENCES, T = 2, 2, 3, 6, 5, 6, 7
 RNG = np.random.default_rng(0)
-QUICK = page.Settings(draws=19, resamples=1, shown=2, asked=4)
+QUICK = page.Settings(draws=19, resamples=1, shown=2, asked=4, queries="2:")
 
 
 def heads(reads=True):
@@ -71,11 +72,26 @@ def test_the_table_of_all_heads_has_a_row_a_head(weights_alone):
 
 
 def test_the_command_leaves_the_page_of_what_it_keeps(weights_alone):
-    _, tree, folder = weights_alone
+    bundle, tree, folder = weights_alone
     assert tree["spectra"].attrs["call"] == "spectra.survey(bundle, settings=spectra.Settings())"
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "svtheory page" in text
+    made = {"svtheory": svtheory}
+    exec(tree.attrs["made"], made)
+    assert np.array_equal(made["bundle"].W_Q, bundle.W_Q)
+    assert tree.attrs["made"] in html.unescape(text)
     assert data_of(text) == data_of(page.html(tree))
+
+
+def test_the_page_says_what_was_read_and_where_hypotheses_ask(weights_alone):
+    tree = weights_alone[1].copy()
+    assert "Read on" not in page.html(tree)
+    where = "Asked at queries 2:3 and keys : of each sequence alone."
+    tree.attrs |= {"sequences": "4 of 9", "asked_explain": where}
+    text = page.html(tree)
+    assert "Read on 4 of 9 sequences" in text
+    assert f"Hypotheses: {where}" in text
+    assert data_of(text)["asked"] == {"explain": where}
 
 
 def test_attention_is_the_heads_own_where_there_are_tokens():
@@ -113,6 +129,9 @@ def test_every_part_is_found_by_the_call_beside_it():
     heads_ = heads()
     tree = page.survey(heads_, settings=QUICK)
     assert set(tree.children) == {"spectra", "sad", "readout", "attention", "explain"}
+    asked = {name for name in tree.attrs if name.startswith("asked_")}
+    assert asked == {f"asked_{name}" for name in ("sad", "readout", "attention", "cause", "explain")}
+    assert "Asked at queries 2: and keys : of each sequence alone." in page.html(tree)
     names = {"attended": attended, "sources": sources, "bundle": heads_, **INSTRUMENTS}
     for name, part in parts_of(tree).items():
         call = part.attrs.pop("call")

@@ -101,7 +101,8 @@ def read_on(results: xr.DataTree) -> list[str]:
     """Which sequences were read, if not all, and at which positions hypotheses are asked, if not at all."""
     cut, where = results.attrs.get("sequences"), results.attrs.get("asked_explain")
     said = [f"Read on {cut} sequences; --sequences takes more."] if cut else []
-    return [*said, f"Hypotheses: {where} All else is asked at all positions."] if where else said
+    some = str(where).removeprefix("Asked ")
+    return [*said, f"Hypotheses are asked {some} All else is asked at all positions."] if where else said
 
 
 def _said(results: xr.DataTree, before: str) -> dict[str, str]:

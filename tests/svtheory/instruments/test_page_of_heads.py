@@ -90,7 +90,7 @@ def test_the_page_says_what_was_read_and_where_hypotheses_ask(weights_alone):
     tree.attrs |= {"sequences": "4 of 9", "asked_explain": where}
     text = page.html(tree)
     assert "Read on 4 of 9 sequences" in text
-    assert f"Hypotheses: {where}" in text
+    assert "Hypotheses are asked at queries 2:3 and keys : of each sequence alone." in text
     assert data_of(text)["asked"] == {"explain": where}
 
 

@@ -1,5 +1,6 @@
 """Readout against loops in float64: modes, contexts, decisions, embeddings, what is written; blocks, padding, text."""
 
+import dataclasses
 import json
 from itertools import product
 
@@ -233,3 +234,9 @@ def test_many_directions_are_held_against_all_rows():
     assert found.index[:, 0, 0].tolist() == exact.argmax(axis=1).tolist()
     np.testing.assert_allclose(found.value[:, 1, 0], exact.min(axis=1))
     assert len(set(found.chance)) == 1
+
+
+def test_heads_of_zeros_have_no_modes_and_a_bundle_does_not_say_what_is_left_out():
+    bundle = planted(W_Q=np.zeros_like(W_Q))
+    bundle = dataclasses.replace(bundle, metadata={**bundle.metadata, "left_out": "everything"})
+    assert readout.answers(readout.survey(bundle)) == ["None of the 2 heads has a mode: all are numerically zero."]

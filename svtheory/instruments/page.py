@@ -179,9 +179,11 @@ def survey(
     if "left_out" in (read := parts.get("readout", xr.Dataset())).attrs:
         without["written"] = read.attrs["left_out"]
     tree = xr.DataTree.from_dict(parts)
+    said = ("without_", "asked_")
+    own = {name: text for name, text in bundle.metadata.items() if name != "made" and not name.startswith(said)}
     asked = _asked(settings) if "explain" in parts else {}
     tree.attrs = {
-        **bundle.metadata,
+        **own,
         **{f"without_{name}": why for name, why in without.items()},
         **{f"asked_{name}": where for name, where in asked.items()},
     }

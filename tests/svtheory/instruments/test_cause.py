@@ -254,6 +254,7 @@ def test_the_command(tmp_path):
     assert names[3] == "feature 2"
     assert {row["head"] for row in outcome.rows} == {"1.1"}
     assert "1 heads" in outcome.answers[0]
+    assert outcome.answers[2] == "The 3 features of --features known are taken for directions of what heads read."
 
 
 WRONG = np.zeros((SEQUENCES, T), int)

@@ -17,6 +17,7 @@ from svtheory.heads.bundles import HeadBundle
 
 # the axis along which each matrix has d_model entries where it is (out, in)
 MATRICES = {"W_E": -2, "W_pos": -2, "W_V": -1, "W_O": -2, "W_U": -1}
+VECTORS = ("b_V", "b_O", "b_U", "norm_gain", "norm_bias", "final_gain", "final_bias")
 NEEDED = ("W_E", "W_V", "W_O")
 ORIENTATIONS = ("out, in", "in, out")
 NORMS = ("none", "layer", "rms")
@@ -117,6 +118,13 @@ def network(bundle: HeadBundle) -> Network:
     return made
 
 
+def check_tokens(bundle: HeadBundle) -> None:
+    """Raise InputError for tokens (sequences, positions, ...) that are not as many as attn_in has."""
+    found, wanted = bundle.others["tokens"].shape, bundle.real.shape
+    if len(found) > 1 and found[:2] != wanted:
+        raise InputError(f"tokens must be {wanted}, as many sequences and positions as attn_in has, got {found}")
+
+
 def check_read(bundle: HeadBundle, layer: int, read: Any) -> None:
     """Raise InputError unless a network's heads read, (sequences, positions, d_model), what the bundle's do."""
     assert bundle.attn_in is not None
@@ -138,6 +146,7 @@ def _readable(bundle: HeadBundle) -> HeadBundle:
             f"bundle must hold every weight of an attention-only model, with tokens and attn_in, to be run, got one "
             f"without {', '.join(missing)}"
         )
+    check_tokens(bundle)
     if held := [name for name in ("W_in", "W_out", "W_gate") if name in others]:
         raise InputError(f"bundle must be of an attention-only model to be run, got one with {held[0]}, of an MLP")
     for name, given, wanted in (
@@ -154,6 +163,11 @@ def _oriented(bundle: HeadBundle) -> dict[str, np.ndarray]:
     """The bundle's other weights, matrices (out, in), after a check of their shapes."""
     layers, heads, H, D = bundle.W_Q.shape
     arrays = {name: x for name, x in bundle.others.items() if np.issubdtype(x.dtype, np.floating)}
+    for name in (name for name in (*MATRICES, *VECTORS) if name in arrays):
+        if lost := int((~np.isfinite(arrays[name])).sum()):
+            raise InputError(
+                f"{name} must be finite for the model of a bundle to be run, got {lost} entries that are not"
+            )
     said = bundle.metadata.get("orientation")
     if said is not None and said not in ORIENTATIONS:
         raise InputError(f"orientation must be one of {', '.join(map(repr, ORIENTATIONS))}, got {said!r}")

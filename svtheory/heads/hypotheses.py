@@ -124,7 +124,8 @@ def token_hypotheses(
     """
     read = _Read(_checked(tokens), queries, keys, whole("largest", largest, 1), real)
     if min(len(read_at(read.tokens, at, real)) for at in (queries, keys)) < 2:
-        raise InputError(f"queries and keys must leave at least 2 samples each, got {queries} and {keys}")
+        got = " and ".join(":".join("" if x is None else str(x) for x in (at.start, at.stop)) for at in (queries, keys))
+        raise InputError(f"queries and keys must leave at least 2 samples each, got positions {got}")
     found = [*read.about_tokens(), *read.about_positions()]
     if numbers is not None:
         value = np.asarray(numbers, float)

@@ -44,7 +44,7 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from svtheory.checkpoints.attention_only import network
+from svtheory.checkpoints.attention_only import check_tokens, network
 from svtheory.checkpoints.inference import read_layers
 from svtheory.checkpoints.networks import Network
 from svtheory.checks import InputError
@@ -156,6 +156,7 @@ def _asked(
     real, shape = bundle.real, bundle.W_Q.shape
     if "tokens" not in bundle.others:
         raise InputError("bundle must hold tokens, those that its heads read, got one without")
+    check_tokens(bundle)
     model = network(bundle) if model is None else model
     model.require_unembedding()
     a = model.architecture
@@ -207,7 +208,7 @@ def _next_tokens(tokens: np.ndarray, real: np.ndarray, at: str) -> np.ndarray:
     if at == "last":
         following[:, :-1] &= ~following[:, 1:]
     if not following.any():
-        raise InputError(f"tokens must be followed by others, got sequences of {tokens.shape[1]} position")
+        raise InputError(f"tokens must be followed by others, got sequences of {real.sum(axis=1).max()} at most")
     return np.where(following, np.roll(tokens, -1, axis=1), -1)
 
 

@@ -75,6 +75,10 @@ def strongest(bundle: HeadBundle, found: Recorded, asked: dict[str, np.ndarray],
         for head in asked["head"]:
             strength = np.where(seen & left, found.layers[layer].attention[:, head] - share, -np.inf)
             chosen += [Decision(int(layer), int(head), *at) for at in _best(strength, count)]
+    if not chosen and len(asked["key"]) > 1:
+        raise InputError(
+            f"--query must see a key behind position 0, which --key 0 asks for, got {asked['query'].tolist()}"
+        )
     if not chosen:
         raise InputError(f"--key must be a position that --query sees, got {asked['key'].tolist()}")
     return chosen

@@ -151,7 +151,8 @@ def survey(
     if "left_out" in (read := parts.get("readout", xr.Dataset())).attrs:
         without["written"] = read.attrs["left_out"]
     tree = xr.DataTree.from_dict(parts)
-    tree.attrs = {**bundle.metadata, **{f"without_{name}": why for name, why in without.items()}}
+    own = {name: text for name, text in bundle.metadata.items() if not name.startswith("without_")}
+    tree.attrs = {**own, **{f"without_{name}": why for name, why in without.items()}}
     return tree
 
 

@@ -218,6 +218,7 @@ def _survey(
     asked = np.stack([_asked(bundle, side, getattr(settings, side)) for side in ("queries", "keys")])
     wanted = Wanted(asked, settings.modes, settings.contexts, settings.nearest, settings.seed)
     found = surveyed(bundle, model, features, wanted).assign_attrs(bundle.metadata)
+    found.attrs.pop("left_out", None)  # of the bundle's own
     if model is None:
         found.attrs["left_out"] = f"What heads write and embeddings are left out: {why}"
     found = spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
@@ -249,6 +250,8 @@ def brief(results: xr.Dataset) -> list[dict[str, Any]]:
 def answers(results: xr.Dataset) -> list[str]:
     """What first modes carry, how many are near an embedding or a feature, of what these are, and what is left out."""
     found = summary(results)
+    if np.isnan(found["first_mode_variance_share_median"]):
+        return [f"None of the {found['heads']} heads has a mode: all are numerically zero.", *_left_out(results)]
     said = [
         f"The first balanced mode carries {found['first_mode_variance_share_median']:.0%} of the variance of scores "
         f"and {found['first_mode_decision_share_median']:.0%} of decisions, the medians of {found['heads']} heads; "
@@ -261,7 +264,12 @@ def answers(results: xr.Dataset) -> list[str]:
                 f"{found[f'patterns_near_{kind}s']} of {found['first_patterns']} patterns of first modes lie nearer to "
                 f"{one} than a random pattern does."
             )
-    return said + [results.attrs[name] for name in ("taken_for", "left_out") if name in results.attrs]
+    said += [results.attrs[name] for name in ("taken_for",) if name in results.attrs]
+    return said + _left_out(results)
+
+
+def _left_out(results: xr.Dataset) -> list[str]:
+    return [results.attrs["left_out"]] if "left_out" in results.attrs else []
 
 
 def _rows(results: xr.Dataset, around: int) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def spelled(results: xr.Dataset, bundle: HeadBundle, tokenizer: Tokenizer | None
     if tokenizer is None:
         return results
     if "token" in results and results.token.ndim == 2:
-        rows = [pieces(tokenizer, row[row >= 0]) for row in results.token.values]
+        rows = [list(map(_held, pieces(tokenizer, row[row >= 0]))) for row in results.token.values]
         width = results.sizes["position"]
         results["piece"] = results.token.dims, np.array([row + [""] * (width - len(row)) for row in rows])
     for name in [name for name in results if str(name).endswith("_token")]:
@@ -44,7 +44,12 @@ def spelled(results: xr.Dataset, bundle: HeadBundle, tokenizer: Tokenizer | None
 
 def _word(tokenizer: Tokenizer, token: int) -> str:
     """A token by itself, "" of none."""
-    return tokenizer.decode([token], skip_special_tokens=False) if token >= 0 else ""
+    return _held(tokenizer.decode([token], skip_special_tokens=False)) if token >= 0 else ""
+
+
+def _held(text: str) -> str:
+    """Text that arrays and files hold: of a NUL, at which text ends there, its picture."""
+    return text.replace("\0", "␀")
 
 
 def marked(results: xr.Dataset, sequence: int, position: int, around: int = AROUND) -> str:

@@ -33,7 +33,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from svtheory.checkpoints.attention_only import network
+from svtheory.checkpoints.attention_only import check_tokens, network
 from svtheory.checkpoints.components import KINDS, SIDES, Recorded, recorded
 from svtheory.checkpoints.networks import Network
 from svtheory.checks import InputError
@@ -157,10 +157,11 @@ def survey(
 
 def check_traceable(bundle: HeadBundle) -> None:
     """Raise InputError for a bundle without what its heads read and the tokens of that, or of a single position."""
-    read = read_inputs(bundle)
+    read_inputs(bundle)
     if "tokens" not in bundle.others:
         raise InputError("bundle must hold tokens, which the model reads again, got one without")
-    if read.shape[2] < 2:
+    check_tokens(bundle)
+    if bundle.real.sum(axis=1).max() < 2:
         raise InputError("attn_in must hold at least 2 positions, or no query has keys to choose from, got 1")
 
 

@@ -280,7 +280,9 @@ function trace(name, decision) {
   const links = own.map((d) => h("a", { href: `#${address(d)}`, "aria-current": d === chosen ? "true" : null },
     `${d.sequence}: ${d.query} → ${d.key}`));
   const [layer, head] = name.split(".");
-  const content = chosen ? tracedView(chosen) : decision ? h("p", {}, "This decision was not traced; ",
+  const [, query, key] = decision ?? [];
+  const content = chosen ? tracedView(chosen) : key > query ? h("p", {}, `Query ${query} does not see key ${key}, which comes later.`)
+    : decision ? h("p", {}, "This decision was not traced; ",
     h("code", {}, `trace.survey(bundle, decisions=[[${[layer, head, ...decision].join(", ")}]])`), " does.")
     : h("p", {}, "Choose a decision, above or here.");
   return part("trace", "Trace of a decision", name, content,
@@ -368,7 +370,7 @@ function navigation(name) {
 function route() {
   const [name, ...place] = location.hash.slice(1).split("/");
   const known = Object.hasOwn(page.heads, name);
-  const decision = place.length === 3 ? place.map(Number) : undefined;
+  const decision = place.length === 3 && place.every((x) => /^\d+$/.test(x)) ? place.map(Number) : undefined;
   overview.hidden = known;
   view.hidden = !known;
   document.title = known ? `Head ${name} of ${page.name}` : `${page.name}: heads`;

@@ -106,6 +106,8 @@ def changed(**arrays):
         (lambda: changed(W_V=weights(False)["W_V"].swapaxes(2, 3)), "orientation must fit d_model 12 in all matrices"),
         (lambda: changed(b_V=np.ones((2, 2, 3))), r"b_V must have shape \(2, 2, 4\), \(out, in\), got \(2, 2, 3\)"),
         (lambda: changed(norm_gain=np.ones(12)), r"norm_gain must have shape \(2, 12\), beside metadata norm"),
+        (lambda: changed(tokens=TOKENS[:2]), "tokens must be .3, 6., as many sequences and positions as attn_in has"),
+        (lambda: changed(W_U=np.full((V, D), np.nan, np.float32)), "W_U must be finite .* got 108 entries"),
         (lambda: made(orientation="in, out")[0], "orientation must fit d_model 12 in all matrices"),
         (lambda: made(orientation="x @ W")[0], "orientation must be one of 'out, in', 'in, out', got 'x @ W'"),
         (lambda: made(norm="batch")[0], "norm must begin with one of 'none', 'layer', 'rms', got 'batch'"),

@@ -288,3 +288,19 @@ def test_what_cannot_be_asked_is_one_sentence(name):
     call, sentence = REFUSED[name]
     with pytest.raises(InputError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("cut", [np.s_[:3], np.s_[:, :3]])
+def test_tokens_are_as_many_as_the_heads_read(cut):
+    model = network(BUNDLE)
+    few = dataclasses.replace(BUNDLE, others={**BUNDLE.others, "tokens": TOKENS[cut]})
+    with pytest.raises(
+        InputError, match=r"tokens must be .12, 5., as many sequences and positions as attn_in has, got"
+    ):
+        cause.survey(few, model)
+
+
+def test_sequences_of_one_token_have_no_next_one():
+    alone = dataclasses.replace(BUNDLE, mask=np.arange(T)[None] < np.ones((SEQUENCES, 1)))
+    with pytest.raises(InputError, match="tokens must be followed by others, got sequences of 1 at most"):
+        cause.survey(alone)

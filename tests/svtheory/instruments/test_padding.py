@@ -8,6 +8,7 @@ import xarray as xr
 
 from svtheory import HeadBundle
 from svtheory.instruments import align, explain, sad, spectra
+from svtheory.instruments.sad_terms import PUBLISHED
 
 RNG = np.random.default_rng(0)
 HEADS, H, D, SEQUENCES, N, MORE = 2, 3, 4, 3, 6, 2
@@ -51,8 +52,8 @@ def test_readings_are_those_without_it(name):
     longer = SURVEYS[name](padded(1e3, (N, N, N)))
     plain = SURVEYS[name](HeadBundle(W_Q, W_K, b_Q, attn_in=TOKENS))
     if "query" in plain.dims:
-        assert [[row[rule] for rule in sad.PUBLISHED] for row in sad.rows(longer)] == [
-            [row[rule] for rule in sad.PUBLISHED] for row in sad.rows(plain)
+        assert [[row[rule] for rule in PUBLISHED] for row in sad.rows(longer)] == [
+            [row[rule] for rule in PUBLISHED] for row in sad.rows(plain)
         ]
         rest = longer.isel(query=slice(plain.sizes["query"], None))
         assert rest[["sparseness", "decision_p_value", "count"]].to_array().isnull().all()

@@ -207,6 +207,15 @@ def test_what_is_text_stays_text(browser, made, tree):
         assert tab.locator("script").count() == 2
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("0/abc/1", "Choose a decision"), ("0/1/1.5", "Choose a decision"), ("0/2/4", "Query 2 does not see key 4")],
+)
+def test_addresses_of_no_decision(browser, made, place, said):
+    with opened(browser, made, f"#0.0/{place}") as tab:
+        assert said in tab.inner_text("#trace")
+
+
 def test_without_tokens_positions_are_named(browser, tree, tmp_path):
     lacking = {"readout": ["token", "piece"], "attention": ["token"]}
     parts = {name: tree[name].to_dataset().drop_vars(lacking.get(name, [])) for name in tree.children}

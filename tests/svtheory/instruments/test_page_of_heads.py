@@ -131,3 +131,11 @@ def test_decisions_are_where_attention_is_most_above_an_even_share():
     # of the third query most is on position 0
     assert attended.strongest(found, 3).tolist() == [[0, 0, 0, 3, 2], [0, 0, 0, 1, 1]]
     assert attended.strongest(found, 1).tolist() == [[0, 0, 0, 3, 2]]
+
+
+def test_what_is_left_out_is_not_said_by_a_bundle():
+    W_Q, W_K = RNG.normal(size=(2, 1, 1, H, D)).astype(np.float32)
+    tree = page.survey(HeadBundle(W_Q, W_K, metadata={"without_spectra": "gone", "without_sad": "gone"}))
+    without = data_of(page.html(tree))["without"]
+    assert "spectra" not in without
+    assert without["sad"].startswith("bundle must hold attn_in")

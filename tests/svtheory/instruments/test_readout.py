@@ -1,5 +1,6 @@
 """Readout against loops in float64: modes, contexts, decisions, embeddings, what is written; blocks, padding, text."""
 
+import dataclasses
 import json
 from itertools import product
 
@@ -12,7 +13,7 @@ from svtheory import HeadBundle, chance_alignment, save_heads
 from svtheory.checks import InputError
 from svtheory.instruments import nearest, readout
 from svtheory.instruments.command import run as command
-from svtheory.instruments.spelled import marked
+from svtheory.instruments.spelled import marked, spelled
 
 HEADS, H, D, V, S, T = 2, 3, 10, 7, 6, 8
 RNG = np.random.default_rng(5)
@@ -234,3 +235,17 @@ def test_many_directions_are_held_against_all_rows():
     assert found.index[:, 0, 0].tolist() == exact.argmax(axis=1).tolist()
     np.testing.assert_allclose(found.value[:, 1, 0], exact.min(axis=1))
     assert len(set(found.chance)) == 1
+
+
+def test_heads_of_zeros_have_no_modes_and_a_bundle_does_not_say_what_is_left_out():
+    bundle = planted(W_Q=np.zeros_like(W_Q))
+    bundle = dataclasses.replace(bundle, metadata={**bundle.metadata, "left_out": "everything"})
+    assert readout.answers(readout.survey(bundle)) == ["None of the 2 heads has a mode: all are numerically zero."]
+
+
+def test_a_nul_is_shown_and_stored(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"a\0b": 0, "\0": 1, "u": 2}, unk_token="u"))
+    found = spelled(xr.Dataset({"near_token": ("near", [0, 1])}), planted(tokens=TOKENS % 2), tokenizer)
+    assert found.near_piece.values.tolist() == ["a␀b", "␀"]
+    assert "".join(found.piece.values[0]).count("␀") == MASK[0].sum()
+    found.to_netcdf(tmp_path / "found.nc", engine="h5netcdf")

@@ -127,6 +127,7 @@ def test_a_sequence_that_is_not_read(tmp_path, capsys):
         ({}, [[1, 0, 0, 5, 6]], r"decisions must lie from 0 to below \[2, 1, 3, 6, 6\], got \[1, 0, 0, 5, 6\]"),
         ({}, [[0, 0, 0, 1, 1], [1, 0, 0, 2, 3]], r"keys that their queries see, got \[1, 0, 0, 2, 3\]"),
         ({}, [[0.0, 0, 0, 1, 1]], r"whole numbers \(n, 5\), layer, head, sequence, query, key, got float64"),
+        ({"query": 0}, None, r"--query must see a key behind position 0, which --key 0 asks for, got \[0\]"),
     ],
 )
 def test_decisions_that_are_not_there(settings, decisions, sentence):

@@ -16,6 +16,19 @@ LARGEST = 256
 """The most features of a hypothesis, by default: the commonest tokens, the first positions."""
 REACHES = 13
 """Members of a family of orders."""
+ASKED = {
+    "same token": "the key whose token is the query's",
+    "previous token": "the key whose previous token is the query's: induction",
+    "token after an earlier occurrence": "the key whose token followed the query's when it last occurred",
+    "first position": "the first key",
+    "previous position": "the key right before the query",
+    "larger number": "keys of larger numbers",
+    "next larger number": "keys of larger numbers, nearer ones more",
+    "product of numbers": "large numbers for large ones, small for small",
+    "same feature": "keys with the query's features",
+    "previous feature": "keys right behind features that the query has: induction",
+}
+"""What each hypothesis here asks a query to attend to, in a few words."""
 
 
 @dataclass(frozen=True, eq=False)

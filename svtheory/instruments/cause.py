@@ -51,7 +51,7 @@ from svtheory.checkpoints.networks import Network
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.caused import VARIABLES, Asked, Settings, caused
-from svtheory.instruments.dictionaries import Place, dictionary
+from svtheory.instruments.dictionaries import Place, dictionary, taken_for
 from svtheory.instruments.effects import NULLS
 from svtheory.instruments.labels import labelled
 from svtheory.instruments.moments import moments_of
@@ -92,23 +92,27 @@ DEFAULTS = Settings()
 def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
     bundle = source.bundle(reads=True, sequences=SEQUENCES)
-    columns = _columns(bundle, settings)
+    columns, said = _columns(bundle, settings)
     results = survey(bundle, source.network(bundle), settings, features=columns)
-    return results.assign_attrs(bundle=source.label)
+    return results.assign_attrs(bundle=source.label, **said)
 
 
-def _columns(bundle: HeadBundle, settings: Request) -> dict[int, np.ndarray]:
-    """The features asked for, by their numbers; raises InputError for a dictionary without, or numbers without."""
+def _columns(bundle: HeadBundle, settings: Request) -> tuple[dict[int, np.ndarray], dict[str, str]]:
+    """The features asked for, by their numbers, and what is said of them.
+
+    Raises InputError for a dictionary without numbers, or numbers without a dictionary.
+    """
     if bool(settings.features) != bool(settings.feature):
         got = f"{settings.features or 'none'!r} beside {settings.feature}"
         raise InputError(f"--features must be a dictionary beside --feature, numbers of its features, got {got}")
     if not settings.feature:
-        return {}
+        return {}, {}
     found = dictionary(settings.features, bundle, settings)
     size = found.features.shape[1]
     if strange := [i for i in settings.feature if not 0 <= i < size]:
         raise InputError(f"--feature must lie from 0 to {size - 1}, got {strange[0]}")
-    return dict(zip(settings.feature, found.columns(np.array(settings.feature)).T, strict=True))
+    columns = found.columns(np.array(settings.feature)).T
+    return dict(zip(settings.feature, columns, strict=True)), {"taken_for": taken_for(found)}
 
 
 def survey(
@@ -287,6 +291,7 @@ def answers(results: xr.Dataset) -> list[str]:
         f"{' in the median' if found['heads'] > 1 else ''}, it pays {found['leading_attention_lost_median']:.2g} less, "
         f"without as many random directions of the same variance {found['as_many_attention_lost_median']:.2g}.",
         caveat(results) or _of_loss(found),
+        *(results.attrs[name] for name in ("taken_for",) if name in results.attrs),
     ]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from svtheory.checkpoints.dictionaries import called, read_dictionary
@@ -41,7 +42,7 @@ def dictionary(name: str, bundle: HeadBundle, place: Place) -> Dictionary:
     Raises InputError as `read_features` and `check_fits` do.
     """
     if name in bundle.others:
-        found = Dictionary(bundle.others[name].T, "attn_in", source=f"--features {name}")
+        found = Dictionary(_columns(bundle, name), "attn_in", source=f"--features {name}")
     elif name == EMBEDDING and not Path(name).exists():
         raise InputError(
             f"--features must be given, a FILE or an array of the bundle, which has no {name}, only "
@@ -51,6 +52,24 @@ def dictionary(name: str, bundle: HeadBundle, place: Place) -> Dictionary:
         found = read_features(name, place)
     check_fits(found, bundle)
     return found
+
+
+def _columns(bundle: HeadBundle, name: str) -> np.ndarray:
+    """An array of the bundle with features as columns: its rows, but an embedding's columns where it is (out, in).
+
+    Where metadata `orientation` does not say so, columns are taken where they alone have as many entries as heads read.
+    """
+    x, D = bundle.others[name], bundle.W_Q.shape[-1]
+    outward = name == EMBEDDING and bundle.metadata.get("orientation") == "out, in"
+    turned = x.ndim == 2 and x.shape[0] == D and (outward or x.shape[1] != D)
+    return x if turned else x.T
+
+
+def taken_for(found: Dictionary) -> str:
+    """What an instrument takes the features of a dictionary for, in a sentence."""
+    place = "what heads read" if found.space == "attn_in" else found.space
+    layer = "" if found.layer is None else f" of layer {found.layer}"
+    return f"The {found.features.shape[1]} features of {found.source} are taken for directions of {place}{layer}."
 
 
 def read_features(name: str, place: Place, encoder: bool = False) -> Dictionary:

@@ -23,7 +23,7 @@ adjusted over heads (Benjamini and Hochberg); random heads are drawn until it is
 this? Templates with their columns, the key features, permuted are rivals, and so are the other hypotheses: a rival may
 share structure with the truth, so a hypothesis is preferred by its margin over every rival. Intervals are percentiles
 (95 %) over samples drawn again, queries and keys apart; of these fewer are different ones, so that an interval may lie
-below the cosine where samples are few for their dimension.
+below the cosine where samples are few for their dimension: then it is headed "drawn again".
 
 A grade says how far a hypothesis explains a head: "explained" if the lower end of its interval leaves at least 3/4 of
 the logits' variance (the cosine's square) accounted for, p is at most 0.01 and the margin at least 0.2; "partly" if it
@@ -52,13 +52,22 @@ import xarray as xr
 
 from svtheory.checks import InputError, index
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.hypotheses import Hypothesis, feature_hypotheses
+from svtheory.heads.hypotheses import ASKED, Hypothesis, feature_hypotheses
 from svtheory.instruments import carried
 from svtheory.instruments.asking import Asking, chosen_layer, of_tokens, positions, read_as, samples_of
 from svtheory.instruments.dictionaries import Place, dictionary, named
 from svtheory.instruments.explain_figure import caption, figure
 from svtheory.instruments.explained import VARIABLES, Question, explained
-from svtheory.instruments.grades import EXPLAINED, PARTLY, UNEXPLAINED, best, foremost, sentence, worth
+from svtheory.instruments.grades import (
+    EXPLAINED,
+    PARTLY,
+    UNEXPLAINED,
+    best,
+    foremost,
+    sentence,
+    with_interval,
+    worth,
+)
 from svtheory.instruments.hypothesis_files import Inputs, read_hypotheses
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, listed, places, read_inputs
@@ -81,11 +90,13 @@ __all__ = [
     "survey",
 ]
 COLUMNS = {
-    "hypothesis": "Of those asked the one that explains the head best.",
+    "hypothesis": "Of those asked the one that explains the head best: what a query attends to. "
+    + "; ".join(f'"{name}": {asked}' for name, asked in ASKED.items())
+    + ".",
     "grade": "Explained, partly or unexplained: how much of the logits' variance the hypothesis leaves accounted for, "
     "beyond chance and ahead of every rival; see below.",
     "functional cosine": "Correlation of predicted and measured logits over independent draws of query and key, with "
-    "its 95 % interval.",
+    "its 95 % interval, over samples drawn again; said so where that does not hold it, as fewer samples are different.",
     "margin": "Lead of that cosine over the best rival.",
     "over": "That rival: permuted templates, or another hypothesis.",
     "p": "Share of random heads that the hypothesis explains as well, times the number of hypotheses, adjusted for all "
@@ -269,7 +280,7 @@ def _p(here: xr.Dataset) -> str:
 
 
 def _with_interval(x: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> str:
-    return "-" if np.isnan(x) else f"{float(x):.3g} ({float(low):.3g} to {float(high):.3g})"
+    return "-" if np.isnan(x) else with_interval(x, low, high)
 
 
 def _time(here: xr.Dataset) -> str:

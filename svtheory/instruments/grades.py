@@ -8,6 +8,8 @@ digit; thresholds were set before any heads but the public ones were read.
 import numpy as np
 import xarray as xr
 
+from svtheory.heads.hypotheses import ASKED
+
 LEVEL = 0.01
 """Of p-values, for all hypotheses of all heads."""
 MARGIN = 0.2
@@ -51,10 +53,19 @@ def worth(results: xr.Dataset) -> xr.DataArray:
 def sentence(here: xr.Dataset) -> str:
     """What is said of a head, given its best hypothesis."""
     name, grade = here.hypothesis.item(), here.grade.item()
-    numbers = (
-        f"functional cosine {float(here.functional_cosine):.2f} ({float(here.lowest):.2f} to "
-        f"{float(here.highest):.2f}), margin {float(here.margin):.2f}, p {float(here.adjusted_p_value):.2g}"
-    )
+    cosine = with_interval(here.functional_cosine, here.lowest, here.highest, ".2f")
+    numbers = f"functional cosine {cosine}, margin {float(here.margin):.2f}, p {float(here.adjusted_p_value):.2g}"
+    asked = f'"{name}" ({ASKED[name]})' if name in ASKED else f'"{name}"'
     if grade == UNEXPLAINED:
-        return f'unexplained; nearest is "{name}", {numbers}'
-    return f'{"partly " if grade == PARTLY else ""}explained by "{name}", {numbers}'
+        return f"unexplained; nearest is {asked}, {numbers}"
+    return f"{'partly ' if grade == PARTLY else ''}explained by {asked}, {numbers}"
+
+
+def with_interval(x: xr.DataArray, low: xr.DataArray, high: xr.DataArray, form: str = ".3g") -> str:
+    """A number and its interval, said to be of samples drawn again where it does not hold the number.
+
+    >>> with_interval(*map(xr.DataArray, (0.95, 0.88, 0.94)))
+    '0.95 (drawn again: 0.88 to 0.94)'
+    """
+    drawn = "drawn again: " if float(x) < float(low) or float(x) > float(high) else ""
+    return f"{float(x):{form}} ({drawn}{float(low):{form}} to {float(high):{form}})"

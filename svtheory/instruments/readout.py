@@ -46,7 +46,7 @@ from svtheory.checkpoints.networks import Network
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.asking import span
-from svtheory.instruments.dictionaries import Place, dictionary, named
+from svtheory.instruments.dictionaries import Place, dictionary, named, taken_for
 from svtheory.instruments.labels import SCORE, Labels, labelled
 from svtheory.instruments.readout_figure import caption, figure
 from svtheory.instruments.sources import SEQUENCES, Source
@@ -170,9 +170,10 @@ def requested(source: Source, settings: Request) -> xr.Dataset:
     """What the command asks for."""
     bundle = source.bundle(reads=True, sequences=SEQUENCES)
     model, why = _known(lambda: source.network(bundle))
-    given = dictionary(settings.features, bundle, settings).features if settings.features else None
-    results = _survey(bundle, model, why, settings, given, None).assign_attrs(bundle=source.label)
-    return results.assign_attrs(features=settings.label) if settings.features else results
+    given = dictionary(settings.features, bundle, settings) if settings.features else None
+    columns = None if given is None else given.features
+    results = _survey(bundle, model, why, settings, columns, None).assign_attrs(bundle=source.label)
+    return results if given is None else results.assign_attrs(features=settings.label, taken_for=taken_for(given))
 
 
 def survey(
@@ -247,7 +248,7 @@ def brief(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def answers(results: xr.Dataset) -> list[str]:
-    """What first modes carry, how many are near an embedding, and what is left out."""
+    """What first modes carry, how many are near an embedding or a feature, of what these are, and what is left out."""
     found = summary(results)
     if np.isnan(found["first_mode_variance_share_median"]):
         return [f"None of the {found['heads']} heads has a mode: all are numerically zero.", *_left_out(results)]
@@ -264,6 +265,7 @@ def answers(results: xr.Dataset) -> list[str]:
                 f"{found[f'patterns_near_{kind}s']} of {found['first_patterns']} patterns of first modes lie nearer to "
                 f"{one} than a random pattern does (about {found['first_patterns'] // 2} by chance)."
             )
+    said += [results.attrs[name] for name in ("taken_for",) if name in results.attrs]
     return said + _left_out(results)
 
 

@@ -28,7 +28,7 @@ class Texts(Options):
     text: str = ""
     """Text file that the model of a folder reads."""
     sequences: Annotated[int | None, at_least(2)] = None
-    """Sequences read, at most; none: 40 of a text, all of a bundle where that is no long work."""
+    """Sequences read, at most; none: 40 of a text (trace: 20), all of a bundle where that is no long work."""
     positions: Annotated[int, at_least(2)] = 64
     """Tokens a sequence of the text."""
     prompts: str = ""

@@ -118,6 +118,10 @@ DEFAULTS = Settings()
 def requested(source: Source, settings: Settings) -> xr.Dataset:
     """What the command asks for."""
     bundle = source.bundle(reads=True, sequences=SEQUENCES)
+    read, sequence = len(bundle.real), settings.sequence
+    if sequence is not None and not 0 <= sequence < read:
+        allowed = f"a whole number from 0 to {read - 1}, of the {read} sequences that are read (--sequences)"
+        raise InputError(f"--sequence must be {allowed}, got {sequence}")
     return survey(bundle, source.network(bundle), settings).assign_attrs(bundle=source.label)
 
 

@@ -63,8 +63,9 @@ class Outcome:
 def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path]:
     """Open `folder` for a run of `name` with `config`, and keep other processes out of it until the block ends.
 
-    A folder of the same configuration is taken up again. Raises InputError, before anything is written, for a folder
-    that holds another configuration or something that is no run, or in which another process runs. An InputError in the
+    A folder of the same configuration is taken up again, and one of another whose run left nothing but its manifest is
+    taken over. Raises InputError, before anything is written, for a folder that holds another configuration or
+    something that is no run, or in which another process runs. An InputError in the
     block takes back the manifest, if that is new and all there is, and the folders made for it that are then empty.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -88,7 +89,7 @@ def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path
         try:
             yield folder
         except InputError:
-            if not again and list(folder.iterdir()) == [manifest]:
+            if not again and _only_manifest(folder):
                 manifest.unlink()
                 _remove_empty(created)
             raise
@@ -209,10 +210,15 @@ def _refuse_foreign(folder: Path, name: str, settings: dict[str, Any]) -> None:
     if manifest.get("experiment") != name or not isinstance(manifest.get("config"), dict):
         raise InputError(f"{folder} must be empty or hold a run of {name}, got other files; {REMEDY}")
     theirs = manifest["config"]
-    if theirs != settings:
+    if theirs != settings and not _only_manifest(folder):
         names = [name for name in {**theirs, **settings} if theirs.get(name) != settings.get(name)]
-        changes = ", ".join(f"{name} {theirs.get(name)} there, {settings.get(name)} here" for name in names)
+        changes = ", ".join(f"{name} {theirs.get(name)!r} there, {settings.get(name)!r} here" for name in names)
         raise InputError(f"{folder} holds a run with another configuration ({changes}); {REMEDY}")
+
+
+def _only_manifest(folder: Path) -> bool:
+    """Whether a run has left nothing else: neither results nor checkpoints."""
+    return [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
 def environment() -> dict[str, Any]:

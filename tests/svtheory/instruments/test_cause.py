@@ -279,6 +279,7 @@ def test_the_command(tmp_path):
     assert names[3] == "feature 2"
     assert {row["head"] for row in outcome.rows} == {"1.1"}
     assert "heads;" not in outcome.answers[0]  # of one there is no median
+    assert "The 3 features of --features known are taken for directions of what heads read." in outcome.answers
 
 
 WRONG = np.zeros((SEQUENCES, T), int)

@@ -4,16 +4,16 @@ import pytest
 from svtheory import HeadBundle
 from svtheory.checks import InputError
 from svtheory.instruments.align import Request
-from svtheory.instruments.dictionaries import Place, dictionary
+from svtheory.instruments.dictionaries import Place, dictionary, taken_for
 from svtheory.instruments.directions import TOGETHER, best_of, in_parts
 
 D, N = 6, 9
 X = np.random.default_rng(0).normal(size=(D, N)).astype(np.float32)
 
 
-def bundle(folded):
+def bundle(folded, others=None, **said):
     W = np.ones((1, 1, 2, D), np.float32)
-    return HeadBundle(W, W, others={"W_U": X.T}, metadata={"folded": str(folded)})
+    return HeadBundle(W, W, others=others or {"W_U": X.T}, metadata={"folded": str(folded), **said})
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,23 @@ def test_an_array_of_the_bundle_lives_where_its_heads_read():
         InputError, match="--features must be given, a FILE or an array of the bundle, which has no W_E"
     ):
         dictionary("W_E", bundle(False), Place())
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "features"),
+    [
+        (X.T, {}, X),
+        (X, {}, X),
+        (X, {"orientation": "out, in"}, X),
+        (X[:, :D], {"orientation": "out, in"}, X[:, :D]),
+        (X[:, :D].T, {"orientation": "in, out"}, X[:, :D]),
+        (X[:, :D].T, {}, X[:, :D]),  # nothing says which: rows
+    ],
+)
+def test_an_embedding_is_taken_the_way_round_that_fits(given, said, features):
+    found = dictionary("W_E", bundle(False, {"W_E": given}, **said), Place())
+    np.testing.assert_array_equal(found.features, features)
+    assert taken_for(found).endswith("features of --features W_E are taken for directions of what heads read.")
 
 
 def test_runs_are_called_after_the_dictionary():

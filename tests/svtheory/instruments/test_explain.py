@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from svtheory import HeadBundle, load_heads, save_heads
 from svtheory import explain as explain_head
 from svtheory.heads.bundles import MODELS
-from svtheory.heads.hypotheses import read_at, token_hypotheses
+from svtheory.heads.hypotheses import ASKED, read_at, token_hypotheses
 from svtheory.instruments import carried, explain
 from svtheory.instruments.asking import PUBLIC, of_tokens, samples_of
 from svtheory.instruments.command import run as command
@@ -64,7 +64,7 @@ def test_every_head_is_explained_by_what_made_it_and_others_by_nothing(found):
         assert (here.grade == "explained").sum() == (grade == "explained")
         if name:
             assert here.grade.sel(hypothesis=name) == grade
-            assert here.verdict.item().startswith(f'explained by "{name}", functional cosine ')
+            assert here.verdict.item().startswith(f'explained by "{name}" ({ASKED[name]}), functional cosine ')
             assert here.functional_cosine.sel(hypothesis=name) > 0.98
             assert here.null.sel(hypothesis=name).max() < here.lowest.sel(hypothesis=name)
         else:
@@ -158,6 +158,35 @@ def test_what_is_shown_is_drawn_from_the_dataset_alone(found):
     axes = Figure().subplots(1, 3)
     assert explain.figure(found, axes) is axes[0].figure
     assert axes[0].get_ylabel() == "functional cosine"
+
+
+def test_fewer_samples_than_a_head_has_pairs():
+    """3 queries see 3 modes of 5; the others stand there without a share."""
+    rng = np.random.default_rng(4)
+    few = Root(jnp.eye(D)[:, :3], jnp.ones(3)), Root(jnp.eye(D), jnp.ones(D))
+    own, told = (carried.both_readings(spectrum(*rng.normal(size=(2, V, D))), few) for _ in range(2))
+    here = carried.carried(own, told, few)
+    assert here.sizes["pair"] == V
+    assert (here.variance_share.sel(reading="balanced")[3:] == 0).all()
+    assert (here.span_cosine.sel(reading="balanced")[:, 3:] == 0).all()
+    np.testing.assert_allclose(here.variance_share.sum("pair"), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_survey_of_fewer_samples_than_a_head_has_pairs(bundle):
+    few = dataclasses.replace(
+        bundle,
+        W_Q=bundle.W_Q[:1, :1],
+        W_K=bundle.W_K[:1, :1],
+        attn_in=bundle.attn_in[:1, :3],
+        others={"tokens": bundle.others["tokens"][:3]},
+    )
+    settings = explain.Settings(queries="-1:", draws=19, resamples=2)
+    here = explain.survey(few, settings=settings).squeeze(("layer", "head"))
+    assert (here.sizes["pair"], here.sizes["mode"]) == (V, 2)
+    balanced = here.variance_share.sel(reading="balanced")
+    assert (balanced[3:] == 0).all()
+    np.testing.assert_allclose(here.variance_share.sum("pair"), 1, rtol=1e-5)
 
 
 def test_a_time_that_could_be_any_shorter_or_longer_is_marked(found):

@@ -44,9 +44,17 @@ def test_the_best_hypothesis_has_the_best_grade_before_the_largest_cosine():
     two = two.assign(grade=grades(two))
     here = foremost(best(two))
     assert here.hypothesis.item() == "same token"
-    assert sentence(here).startswith('partly explained by "same token", functional cosine 0.95 (0.60 to 0.96), margin')
+    said = sentence(here)
+    asked = '"same token" (the key whose token is the query\'s)'
+    assert said.startswith(f"partly explained by {asked}, functional cosine 0.95 (0.60 to 0.96), margin")
     alone = two.isel(hypothesis=[1])
     assert sentence(foremost(best(alone))).startswith('unexplained; nearest is "first position"')
+
+
+def test_an_interval_that_does_not_hold_its_estimate_says_what_it_is_of():
+    here = table(functional_cosine=0.953, lowest=0.88, highest=0.94).assign(grade=(TABLE, [[["explained"]]])).squeeze()
+    own = here.assign_coords(hypothesis="one's own")
+    assert '"one\'s own", functional cosine 0.95 (drawn again: 0.88 to 0.94), margin 0.40' in sentence(own)
 
 
 def test_leads_over_permuted_templates_and_other_hypotheses_with_intervals():

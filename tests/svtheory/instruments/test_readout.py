@@ -215,11 +215,12 @@ def test_chance_is_that_of_random_subspaces(size):
 
 def test_the_command(tmp_path):
     save_heads(tmp_path / "planted.safetensors", planted())
-    options = ["--modes", "2", "--contexts", "4", "--nearest", "3"]
+    options = ["--modes", "2", "--contexts", "4", "--nearest", "3", "--features", "W_E"]
     outcome = command("readout", [str(tmp_path / "planted.safetensors"), *options, "--out", str(tmp_path)])
     assert [row["head"] for row in outcome.rows] == ["0.0", "0.1"]
     assert all("«" in row["query"] for row in outcome.rows)
-    summary = json.loads((tmp_path / "readout" / "planted" / "summary.json").read_text())
+    assert f"The {V} features of --features W_E are taken for directions of what heads read." in outcome.answers
+    summary = json.loads((tmp_path / "readout" / "planted-W_E" / "summary.json").read_text())
     assert summary["heads"] == HEADS
     assert summary["patterns_near_embeddings"] <= 4
     assert "of 4 patterns of first modes" in outcome.answers[1]

@@ -111,6 +111,14 @@ def test_the_command(tmp_path):
     assert float(shares.sel(writer="0.0", side="key").min()) > 0.9
 
 
+def test_a_sequence_that_is_not_read(tmp_path, capsys):
+    save_heads(tmp_path / "by_hand.safetensors", induction())
+    with pytest.raises(SystemExit):
+        run("trace", [str(tmp_path / "by_hand.safetensors"), "--sequence", "3", "--out", str(tmp_path)])
+    wanted = "--sequence must be a whole number from 0 to 2, of the 3 sequences that are read (--sequences), got 3"
+    assert wanted in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "decisions", "sentence"),
     [

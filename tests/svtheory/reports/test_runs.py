@@ -134,10 +134,24 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_another_configuration_is_refused_before_anything_is_written(tmp_path):
     folder = start(tmp_path)
+    runs.checkpoints(folder).mkdir()
     before = (folder / "manifest.json").read_text()
     with pytest.raises(InputError, match=r"another configuration \(rates \[0.1, 0.33.*\] there, \[0.1\] here\)"):
         start(tmp_path, Config(rates=(0.1,)))
     assert (folder / "manifest.json").read_text() == before
+    with pytest.raises(InputError, match=r"\(bundle 'somewhere/bundle' there, '' here\); give another --out"):
+        start(tmp_path, {**dataclasses.asdict(Config()), "bundle": ""})
+
+
+def test_a_run_that_left_nothing_but_its_manifest_gives_way_to_another_configuration(tmp_path):
+    with pytest.raises(ZeroDivisionError), started(tmp_path) as folder:
+        raise ZeroDivisionError
+    assert runs.read_manifest(folder)["status"] == "stopped"
+    with started(tmp_path, Config(seed=1)):
+        runs.finish(folder, OUTCOME, 1.0)
+    assert runs.read_manifest(folder)["seed"] == 1
+    with pytest.raises(InputError, match=r"another configuration \(seed 1 there, 0 here\)"):
+        start(tmp_path)
 
 
 @pytest.mark.parametrize("manifest", [None, "not json", "[1]", "{}", '{"experiment": "other", "config": {}}'])

@@ -14,7 +14,8 @@ HOSTILE = "</script><script>alert(1)</script><!-- & \u2028 \u2029 'quotes' \" \x
 
 
 def page(**changes):
-    given = {"name": HOSTILE, "answers": [HOSTILE], "rows": [{"head": "0.0", HOSTILE: HOSTILE}], "columns": {}}
+    given = {"name": HOSTILE, "read": [HOSTILE], "answers": [HOSTILE], "made": [HOSTILE], "columns": {}}
+    given["rows"] = [{"head": "0.0", HOSTILE: HOSTILE}]
     return rendered("heads", {"name": HOSTILE}, **{**given, "calls": [], "command": HOSTILE, "shown": str, **changes})
 
 
@@ -30,9 +31,8 @@ def test_whatever_is_given_is_text():
     made = page()
     assert made.count("<script") == 2  # the data and the page's own
     assert "alert(1)</script>" not in made
-    assert (
-        made.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 7
-    )  # title, home, heading, answer, column, cell, command
+    # title, home, heading, what was read, answer, column, cell, what made it, command
+    assert made.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 9
 
 
 def test_the_policy_names_what_the_page_holds():

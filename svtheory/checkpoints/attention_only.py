@@ -132,8 +132,9 @@ def check_read(bundle: HeadBundle, layer: int, read: Any) -> None:
     distance = float(np.abs(np.asarray(read)[bundle.real] - given).max() / np.abs(given).max())
     if not distance <= SAME:
         raise InputError(
-            f"the model must give the attn_in of its bundle, to {SAME:g} of the largest entry, got {distance:.2g} in "
-            f"layer {layer}: look at the orientation of its matrices, and for a norm, bias or MLP that it lacks"
+            f"model must be that of the bundle and give the attn_in of its bundle, to {SAME:g} of the largest entry, "
+            f"got {distance:.2g} in layer {layer}: look at the orientation of its matrices, and for a norm, bias or MLP "
+            "that it lacks"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
+from svtheory.heads.read_together import READINGS
 from svtheory.instruments.labels import Labels
 from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.balanced import BalancedSpectrum, Root, balanced
@@ -24,7 +25,6 @@ CARRYING = 0.9
 """Share of the scores' variance."""
 SIDES = ("query", "key")
 Both = tuple[Spectrum, BalancedSpectrum]
-READINGS = ("raw", "balanced")
 VARIABLES: Labels = {
     "variance_share": "share of the variance of the head's scores that a raw pair's, or a balanced mode's, term has",
     "span_cosine": "length of a unit vector's projection on the span that the best hypothesis predicts",

@@ -44,6 +44,7 @@ import xarray as xr
 from jax import Array
 
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
@@ -74,7 +75,6 @@ __all__ = [
     "summary",
     "survey",
 ]
-READINGS = ("raw", "balanced")
 VECTORS = ("query_pattern", "query_probe", "key_pattern", "key_probe")
 HELD = 2**30  # bytes of all vectors, at most
 LAYER_DRAWS = 10  # Gaussian heads that a layer's tokens see, at most

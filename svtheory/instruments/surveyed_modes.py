@@ -13,6 +13,7 @@ import xarray as xr
 
 from svtheory.checkpoints.networks import Network
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import without_norms
 from svtheory.instruments import sparser
 from svtheory.instruments.head_modes import reader
@@ -22,7 +23,6 @@ from svtheory.instruments.survey import PLACE, heads_of, over_layer, rounding
 from svtheory.instruments.weights_out import embedding_table, output_weights, unembedding_tables
 from svtheory.progress import track
 
-READINGS = ("raw", "balanced")
 SIDES = ("query", "key")
 ENDS = ("top", "bottom")
 DRAWS = 32

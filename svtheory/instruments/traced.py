@@ -14,6 +14,7 @@ from jax import Array
 from svtheory.checkpoints.components import KINDS, SIDES, Labels, Reader, Recorded
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import mode_factors
+from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.decisions import Decision
@@ -24,7 +25,6 @@ from svtheory.spectra.balanced import BalancedSpectrum, balanced
 from svtheory.spectra.blocks import block_labels
 from svtheory.spectra.spectra import spectrum
 
-READINGS = ("raw", "balanced")
 HEAD = KINDS.index("head")
 
 

@@ -133,8 +133,8 @@ def check_read(bundle: HeadBundle, layer: int, read: Any) -> None:
     if not distance <= SAME:
         raise InputError(
             f"model must be that of the bundle and give the attn_in of its bundle, to {SAME:g} of the largest entry, "
-            f"got {distance:.2g} in layer {layer}: look at the orientation of its matrices, and for a norm, bias or MLP "
-            "that it lacks"
+            f"got {distance:.2g} in layer {layer}: look at the orientation of its matrices, and for a norm, bias or "
+            "MLP that it lacks"
         )
 
 

@@ -4,11 +4,8 @@ Taken in float64, so that the ratio of two axes is right as long as the tokens, 
 min(D, tokens) eps of the longest are none.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +16,10 @@ from svtheory.factorisations import safe_svd
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.weights import Head
 from svtheory.instruments.sources import check_tokens_differ
+from svtheory.instruments.threads import in_threads
 from svtheory.numerics import exact_products, numerical_rank_tolerance
-from svtheory.progress import track
 from svtheory.spectra.balanced import Root
 
-T = TypeVar("T")
 EXTREMES = 16
 """Longest and shortest axes each that a resampled moment is looked at in."""
 
@@ -49,7 +45,7 @@ def layer_moments(bundle: HeadBundle, where: np.ndarray | None = None) -> Moment
     """
     if bundle.attn_in is None:
         return None
-    found = in_threads(partial(moments_of, bundle, where=where), range(len(bundle.attn_in)))
+    found = in_threads(partial(moments_of, bundle, where=where), range(len(bundle.attn_in)), doing="token moments")
     return jax.tree.map(lambda *x: np.stack(x), *found)
 
 
@@ -62,12 +58,6 @@ def moments_of(bundle: HeadBundle, layer: int, where: np.ndarray | None = None) 
     if not found.centred.lengths.any():
         check_tokens_differ(bundle)
     return jax.tree.map(lambda x: x.astype(np.float32), found)
-
-
-def in_threads(read: Callable[..., T], *layers: Any) -> list[T]:
-    """`read` of each layer, several at a time, with progress: numpy's factorisations let other threads run."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(track(pool.map(read, *layers), "token moments", len(layers[0])))
 
 
 def token_moments(rows: np.ndarray, uncentred: bool = True) -> Moments:

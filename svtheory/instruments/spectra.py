@@ -49,11 +49,12 @@ from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.gaussian_heads import gaussian_effective_ranks, gaussian_values
 from svtheory.instruments.labels import SCORE, Labels, labelled
-from svtheory.instruments.moments import Moments, in_threads, largest_norm, layer_moments, seen_by, seen_rescaled
+from svtheory.instruments.moments import Moments, largest_norm, layer_moments, seen_by, seen_rescaled
 from svtheory.instruments.sources import Source, check_values_held
 from svtheory.instruments.spectra_figure import caption, figure
 from svtheory.instruments.spectra_page import COLUMNS, answers, brief, rows, summary
 from svtheory.instruments.survey import EPSILON, PLACE, over_heads, rounding
+from svtheory.instruments.threads import in_threads
 from svtheory.instruments.token_bounds import VARIABLES as BOUND_VARIABLES
 from svtheory.instruments.token_bounds import token_bounds
 from svtheory.reports.options import Options, at_least
@@ -160,7 +161,9 @@ def _largest_norms(bundle: HeadBundle, scales: TokenScales | None) -> np.ndarray
     if bundle.attn_in is None:
         return np.ones(bundle.W_Q.shape[:2])
     if scales is None:
-        norms = np.array(in_threads(lambda tokens: largest_norm(tokens, bundle.real), bundle.attn_in))
+        norms = np.array(
+            in_threads(lambda tokens: largest_norm(tokens, bundle.real), bundle.attn_in, doing="token norms")
+        )
         return np.tile(norms[:, None] ** 2, bundle.W_Q.shape[1])
     norms = np.linalg.norm(bundle.attn_in, axis=-1)[:, None]
     query, key = ((norms * side).max(axis=(2, 3), where=bundle.real, initial=0) for side in scales)

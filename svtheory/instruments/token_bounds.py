@@ -11,8 +11,9 @@ from jax import Array
 from svtheory.geometry.bounds import kantorovich_bound
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.labels import Labels
-from svtheory.instruments.moments import Moments, extremes, in_threads, resampled_extremes
+from svtheory.instruments.moments import Moments, extremes, resampled_extremes
 from svtheory.instruments.survey import PLACE
+from svtheory.instruments.threads import in_threads
 from svtheory.prediction.training_time import training_condition_number
 from svtheory.spectra.alignments import chance_alignment
 
@@ -53,7 +54,7 @@ def token_bounds(bundle: HeadBundle, moments: Moments, seed: int, resamples: int
         return np.concatenate([np.stack(found)[None], np.stack(resampled, axis=1)])
 
     by_layer = [jax.tree.map(lambda x, layer=layer: x[layer], moments) for layer in range(len(centred))]
-    everything = np.stack(in_threads(of_layer, bundle.attn_in, centred, by_layer), axis=1)
+    everything = np.stack(in_threads(of_layer, bundle.attn_in, centred, by_layer, doing="token bounds"), axis=1)
     data: dict[str, Any] = {}
     for (name, dims), x in zip(AXES.items(), _promised(jnp.asarray(everything, jnp.float32)), strict=True):
         data[name] = dims, np.asarray(x[0])

@@ -8,8 +8,8 @@ query and key, whose own norms are held likewise (T23):
     q = R_p t s E sum_c c + bias,    E = diag(gain_q) W_Q diag(gain) C,
 
 C the LayerNorm's centring, s and t the held scales. Norms behind attention and MLPs are held too. The norm's bias and
-the head's own, `W_Q beta + b_Q`, are the last component. Vectors are float64, but what
-heads took is mapped in the dtype of the weights, as in the pass.
+the head's own, `W_Q beta + b_Q`, are the last component. Biases that a model does not have are no components. Vectors
+are float64, but what heads took is mapped in the dtype of the weights, as in the pass.
 """
 
 from dataclasses import dataclass
@@ -63,6 +63,16 @@ class Record:
     mixed: np.ndarray
     hidden: np.ndarray | None
 
+    @property
+    def biases(self) -> tuple[bool, bool]:
+        """Whether attention adds a bias, of values, outputs or the norm behind, and whether the MLP does."""
+        w = self.weights
+        return _biased(w, "attention_post_norm", "b_V", "b_O"), _biased(w, "mlp_post_norm", "b_out")
+
+    def side_bias(self, side: str) -> bool:
+        """Whether heads read a bias on a side, of their own or of the norm before."""
+        return _biased(self.weights, "attention_norm", f"b_{SIDES[side]}")
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -87,10 +97,11 @@ class Recorded:
                 )
         return [made.get(theta) for theta in a.frequencies]
 
-    def labels(self, layer: int, position: int) -> Labels:
-        """What the components are that heads of a layer read at a position, in the order of `Reader.vectors`."""
-        mlps = self.layers[0].hidden is not None
-        return _labels(layer, position, self.architecture.heads, self.positions is not None, mlps)
+    def labels(self, layer: int, position: int, side: str) -> Labels:
+        """What the components are that a side of a layer's heads reads at a position, as `Reader.vectors` has them."""
+        learned, mlps = self.positions is not None, self.layers[0].hidden is not None
+        before, own = tuple(record.biases for record in self.layers[:layer]), self.layers[layer].side_bias(side)
+        return _labels(layer, position, self.architecture.heads, learned, mlps, before, own)
 
 
 def recorded(network: Network, bundle: HeadBundle) -> Recorded:
@@ -134,19 +145,25 @@ _rotated = jax.jit(Head.rotated)
 
 
 @lru_cache(maxsize=1024)
-def _labels(layer: int, position: int, heads: int, learned: bool, mlps: bool) -> Labels:
+def _labels(
+    layer: int, position: int, heads: int, learned: bool, mlps: bool, biases: tuple[tuple[bool, bool], ...], own: bool
+) -> Labels:
     rows = [(0, -1, -1, -1)] + [(1, -1, -1, -1)] * learned
-    for i in range(layer):
-        rows += [(2, i, h, j) for h in range(heads) for j in range(position + 1)] + [(3, i, -1, -1)]
-        rows += [(4, i, -1, -1), (5, i, -1, -1)] if mlps else []
-    return Labels(*np.array([*rows, (6, layer, -1, -1)]).T)
+    for i, (attention, mlp) in enumerate(biases):
+        rows += [(2, i, h, j) for h in range(heads) for j in range(position + 1)] + [(3, i, -1, -1)] * attention
+        rows += [(4, i, -1, -1)] * mlps + [(5, i, -1, -1)] * mlp
+    return Labels(*np.array(rows + [(6, layer, -1, -1)] * own).T)
+
+
+def _biased(w: dict[str, Any], norm: str, *names: str) -> bool:
+    return "bias" in w.get(norm, {}) or any(name in w for name in names)
 
 
 class Reader:
     """What one side of a head makes of components: linear maps into its queries or keys."""
 
     def __init__(self, found: Recorded, layer: int, head: int, side: str):
-        self._found, self._layer = found, layer
+        self._found, self._layer, self._biased = found, layer, found.layers[layer].side_bias(side)
         a, w, letter = found.architecture, found.layers[layer].weights, SIDES[side]
         own = head if letter == "Q" else head * a.key_heads // a.heads
         W, norm = w[f"W_{letter}"][own].astype(np.float64), w.get("attention_norm", {})
@@ -168,7 +185,7 @@ class Reader:
         stream += [] if found.positions is None else [self._E @ found.positions[position]]
         parts = [np.stack(stream), *(self._written(i, sequence, position) for i in range(self._layer))]
         t = self._norm_scale(sequence, position)
-        made = t * np.concatenate([s * np.concatenate(parts), self._constant[None]])
+        made = t * np.concatenate([s * np.concatenate(parts), *([self._constant[None]] if self._biased else [])])
         turn = found.turns[self._layer]
         return made if turn is None else made @ turn[position]
 
@@ -194,12 +211,14 @@ class Reader:
         behind = w.get("attention_post_norm")
         s = _scale(a, behind, found.mixed[sequence, position])
         rows = [s * (taken @ maps["heads"]).reshape(-1, len(self._E)).astype(np.float64)]
-        rows.append((s * maps["bias"] + self._shift(behind))[None])
+        attention, mlp = found.biases
+        rows += [(s * maps["bias"] + self._shift(behind))[None]] if attention else []
         if found.hidden is not None:
             made, bias = found.hidden[sequence, position].astype(np.float64), w.get("b_out", np.zeros(a.d_model))
             behind = w.get("mlp_post_norm")
             s = _scale(a, behind, made)
-            rows.append(np.stack([s * maps["mlp"] @ (made - bias), s * maps["mlp"] @ bias + self._shift(behind)]))
+            rows.append((s * maps["mlp"] @ (made - bias))[None])
+            rows += [(s * maps["mlp"] @ bias + self._shift(behind))[None]] if mlp else []
         return np.concatenate(rows)
 
     def _shift(self, norm: dict[str, Any] | None) -> Any:

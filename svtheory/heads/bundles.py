@@ -20,6 +20,8 @@ from svtheory.heads.weights import Head, Norm
 AXES = {"W_Q": 4, "W_K": 4, "b_Q": 3, "b_K": 3, "attn_in": 4}
 NAMED = (*AXES, "mask")
 REQUIRED = ("W_Q", "W_K")
+READING = ("sequences", "tokens_left_over")
+"""Metadata in which readers say how much they have read."""
 MODELS = Path(os.environ.get("SVTHEORY_REAL_MODELS", Path(__file__).parents[2] / "../shared/real_models"))
 
 
@@ -252,11 +254,16 @@ def load_heads(path: str | Path) -> HeadBundle:
 def read_bundle(source: str | Path, sequences: int | None = None) -> HeadBundle:
     """The bundle in this file, or of this name in the folder `$SVTHEORY_REAL_MODELS`, by default ../shared/real_models.
 
-    Of what its heads read the first `sequences` are kept; None keeps all. Raises InputError as `load_heads` does, for
+    Of what its heads read the first `sequences` are kept; None keeps all. What metadata in the file say of an earlier
+    reading, such as how many sequences that took, is left out. Raises InputError as `load_heads` does, for
     less than one sequence, and for sequences of a bundle without attn_in.
     """
     count = None if sequences is None else whole("sequences", sequences, 1)
-    return first_sequences(load_heads(bundle_file(source)), count)
+    found = load_heads(bundle_file(source))
+    if any(name in found.metadata for name in READING):
+        said = {name: text for name, text in found.metadata.items() if name not in READING}
+        found = replace(found, metadata=said)
+    return first_sequences(found, count)
 
 
 def first_sequences(bundle: HeadBundle, count: int | None) -> HeadBundle:

@@ -240,6 +240,6 @@ def draw(ax: Axes, here: xr.Dataset) -> None:
             edges = (x.ravel()[:, None] + np.array([-0.5, 0.5])[None, :]).ravel()
             ax.plot(edges, level, "--", color=COLOURS[i], linewidth=0.8 if many else 1.8, label=f"random heads, {side}")
     ax.axhline(float(here.isotropic_chance_of_a_head), color=GREY, linestyle=":", label="isotropic chance")
-    name_heads(ax, layers, heads)
+    name_heads(ax, range(layers), range(heads))
     ax.set(ylim=(0, 1.05))
     legend_below(ax, 2, fontsize=8.5)

@@ -52,11 +52,11 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.caused import VARIABLES, Asked, Settings, caused
 from svtheory.instruments.dictionaries import Place, dictionary, taken_for
-from svtheory.instruments.effects import NULLS
-from svtheory.instruments.labels import labelled
+from svtheory.instruments.effects import EFFECTS, NULLS
+from svtheory.instruments.labels import labelled, of_file
 from svtheory.instruments.moments import moments_of
 from svtheory.instruments.sources import SEQUENCES, Source
-from svtheory.instruments.survey import PLACE, by_head, counted, median_of, places
+from svtheory.instruments.survey import PLACE, by_head, check_room, chosen_heads, counted, median_of, places
 from svtheory.progress import track
 from svtheory.reports.plotting import COLOURS, legend_below, measured, name_heads, panels_or
 
@@ -133,9 +133,9 @@ def survey(
     features  directions of what heads read, (D,), by their numbers
 
     Raises InputError for a bundle without what is needed, that is not of the model, or whose tokens are all equal, and
-    for heads, keys or targets that are not there.
+    for heads, keys or targets that are not there, or more random directions than there is room for.
     """
-    heads = _chosen_heads(bundle, settings)
+    heads = chosen_heads("--heads", settings.heads, bundle)
     asked = _asked(bundle, model, settings, keys, targets, features or {})
     normed = bundle.scoring.query_key_norm != "none"
     moments = lru_cache(1)(lambda layer: None if normed else moments_of(bundle, layer))
@@ -149,7 +149,7 @@ def survey(
     chance = np.log(asked.model.architecture.vocabulary)
     results = results.assign(intact_loss=results.intact_loss.mean(), chance_loss=chance)  # of one model, whatever head
     said = {"side": settings.side, "ablation": settings.ablation, "at": settings.at}
-    return labelled(results.assign_attrs({**bundle.metadata, **said}), VARIABLES)
+    return labelled(results.assign_attrs({**of_file(bundle.metadata), **said}), VARIABLES)
 
 
 def _asked(
@@ -160,6 +160,7 @@ def _asked(
     if "tokens" not in bundle.others:
         raise InputError("bundle must hold tokens, those that its heads read, got one without")
     check_tokens(bundle)
+    _check_settings(settings, real, bundle.W_Q.shape, len(features))
     model = network(bundle) if model is None else model
     model.require_unembedding()
     a = model.architecture
@@ -171,6 +172,16 @@ def _asked(
         targets = _checked("targets", targets, real, len(model.outputs()["unembedding"]))
     keys = None if keys is None else _checked("keys", keys, real, real.shape[1])
     return Asked(bundle, model, settings, keys, targets, _directions(features, shape[-1]))
+
+
+def _check_settings(settings: Settings, real: np.ndarray, shape: tuple[int, ...], features: int) -> None:
+    """Raise InputError for a donor that is not there, and for more directions and samples than there is room for."""
+    if settings.ablation == "resample" and len(real) < 2:
+        raise InputError("--ablation resample must have another sequence to take from, got a single one")
+    directions = 2 + 2 * min(settings.modes, *shape[2:]) + features + 3 * settings.draws
+    check_room("--draws", f"residual streams of {directions} passes", directions * real.size * shape[-1])
+    samples = settings.resamples * directions * len(NULLS) * len(EFFECTS)
+    check_room("--resamples", f"effects of {directions} directions drawn again", samples)
 
 
 def _befores(model: Network, bundle: HeadBundle) -> Iterator[Array]:
@@ -188,14 +199,6 @@ def _of_all(bundle: HeadBundle, heads: list[tuple[int, int]], found: list[xr.Dat
     results = xr.concat(found, "place").assign_coords(index).unstack("place")
     every = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
     return results.reindex(every).transpose(*PLACE, "direction", "null", "sequence", "effect")
-
-
-def _chosen_heads(bundle: HeadBundle, settings: Settings) -> list[tuple[int, int]]:
-    """Layer and head of those that are edited, in order."""
-    every = [f"{layer}.{head}" for layer, head in np.ndindex(*bundle.W_Q.shape[:2])]
-    if strange := [name for name in settings.heads if name not in every]:
-        raise InputError(f"--heads must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
-    return [divmod(i, bundle.W_Q.shape[1]) for i, name in enumerate(every) if name in (settings.heads or every)]
 
 
 def _next_tokens(tokens: np.ndarray, real: np.ndarray, at: str) -> np.ndarray:
@@ -361,7 +364,7 @@ def _draw(ax: Axes, results: xr.Dataset, label: str) -> None:
         error = np.maximum([mean - low, high - mean], 0)
         measured(ax, x, mean, error, color=COLOURS[i], fmt="osDv^"[i], label=name, markersize=4)
     ax.axhline(0, color="black", linewidth=0.8)
-    name_heads(ax, layers, heads)
+    name_heads(ax, range(layers), range(heads))
     ax.set(ylabel=label, title=str(results.attrs.get("bundle", "heads")))
     legend_below(ax, 3, fontsize=8.5)
 

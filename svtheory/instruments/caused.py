@@ -48,7 +48,7 @@ class Settings(Options):
     """What is removed of which heads, what takes its place, and what effects are held against."""
 
     heads: tuple[str, ...] = ()
-    """Heads that are edited, as LAYER.HEAD; none: all."""
+    """Heads that are edited, each as LAYER.HEAD; none: all."""
     side: Literal["both", "query", "key"] = "both"
     """Side of a head that no longer reads a direction."""
     ablation: Literal["mean", "resample", "zero"] = "mean"
@@ -142,7 +142,7 @@ def _read(head: Head, tokens: Array, moments: Moments | None, real: Array) -> Re
 def removals_of(here: Read, asked: Asked, rng: np.random.Generator) -> list[Removal]:
     """All that is removed of a head, one after another, on the side asked for."""
     settings = asked.settings
-    own = [*of_modes(here.modes, here.raw, settings.modes), *of_features(asked.features)]
+    own = [*of_modes(here.modes, here.raw, min(settings.modes, len(here.raw.values))), *of_features(asked.features)]
     many = next(removal.query.probes.shape[1] for removal in own if removal.kind == "leading modes")
     every = [*own, *at_random(*here.roots, many, settings.draws, rng)]
     return [one_sided(removal, settings.side) for removal in every]

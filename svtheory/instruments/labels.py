@@ -26,6 +26,18 @@ SHARED: Labels = {
     "block": "first pair of the block of near-equal values that a pair is of",
 }
 
+OWN = ("left_out", "taken_for")
+"""Attributes in which instruments say something of a run."""
+
+
+def of_file(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a bundle's metadata say, but for what only an instrument says.
+
+    >>> of_file({"model": "small", "taken_for": "features of mine"})
+    {'model': 'small'}
+    """
+    return {name: text for name, text in metadata.items() if name not in OWN}
+
 
 def labelled(results: xr.Dataset, variables: Labels) -> xr.Dataset:
     """The dataset, its arrays and coordinates with `long_name` and `units` from `variables` or SHARED.

@@ -50,7 +50,7 @@ from svtheory.instruments.paged import (
     row,
 )
 from svtheory.instruments.sources import SEQUENCES, Source, first_sequences
-from svtheory.instruments.survey import by_head
+from svtheory.instruments.survey import by_head, chosen_heads
 from svtheory.reports.options import at_least
 from svtheory.reports.rendering import rendered
 from svtheory.reports.tables import shown
@@ -159,9 +159,8 @@ def survey(
     Raises InputError where not even spectra are found, for settings of positions that are none, and unknown heads.
     """
     positions(settings)
-    every, seed = [f"{layer}.{head}" for layer, head in np.ndindex(bundle.W_Q.shape[:2])], settings.seed
-    if strange := [name for name in settings.causes if name not in every]:
-        raise InputError(f"--causes must be among {every[0]} to {every[-1]}, as LAYER.HEAD, got {strange[0]!r}")
+    chosen_heads("--causes", settings.causes, bundle)
+    seed = settings.seed
     parts, without = {"spectra": _found("spectra", bundle, spectra.Settings(seed=seed))}, {}
     finds: dict[str, Callable[[], xr.Dataset]] = {
         "readout": lambda: _found("readout", bundle, readout.Settings(seed=seed), model, features=features),

@@ -234,7 +234,7 @@ def _draw_parts(ax: Axes, results: xr.Dataset) -> None:
         at = x + 0.14 * (i - (len(PARTS) - 1) / 2)
         measured(ax, at, here.part_mean, here.part_standard_error, color=COLOURS[i], label=str(part), markersize=4)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    name_heads(ax, 1, len(x))
+    name_heads(ax, [0], range(len(x)))
     names = [plain(results.attrs[name]) for name in ("bundle", "features") if name in results.attrs]
     ax.set_xticks(x, [f"{int(results.layer[0])}.{head}" for head in x], rotation=90 if len(x) > 8 else 0)
     ax.set(ylabel="mean part of the score", title=" with ".join(names) or "decisions")

@@ -47,11 +47,11 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.instruments.asking import span
 from svtheory.instruments.dictionaries import Place, dictionary, named, taken_for
-from svtheory.instruments.labels import SCORE, Labels, labelled
+from svtheory.instruments.labels import SCORE, Labels, labelled, of_file
 from svtheory.instruments.readout_figure import caption, figure
 from svtheory.instruments.sources import SEQUENCES, Source
 from svtheory.instruments.spelled import AROUND, marked, spelled, tokenizer_of
-from svtheory.instruments.survey import PLACE, by_head, median_of, places, read_inputs
+from svtheory.instruments.survey import PLACE, by_head, check_room, chosen_heads, median_of, places, read_inputs
 from svtheory.instruments.surveyed_modes import Wanted, surveyed
 from svtheory.reports.options import Options, at_least
 
@@ -73,6 +73,8 @@ __all__ = [
 
 SHOWN = 3
 """Contexts and tokens that a row names."""
+WORD = 16
+"""Numbers that the text of a token takes up, about."""
 NARROW = 1
 """Tokens on either side of a marked one in a terminal."""
 COLUMNS = {
@@ -100,7 +102,7 @@ VARIABLES: Labels = {
     "last_pair": "last singular pair of the mode, 0 of none",
     "variance_share": "share of the sum of squared values",
     "decision_share": "share of decisions that are another key without the mode's terms",
-    "decisions": ("queries that see another key", "decisions"),
+    "decisions": ("queries that see another key, -1 of a head that is not read", "decisions"),
     "probe": ("direction along which tokens have the mode's coordinate", "1 / length of a token"),
     "context_sequence": "sequence of a token that moves the mode, -1 of none",
     "context_position": "position of a token that moves the mode, -1 of none",
@@ -134,8 +136,10 @@ VARIABLES: Labels = {
 
 @dataclass(frozen=True)
 class Settings(Options):
-    """What is kept of each head."""
+    """Which heads are read, and what is kept of each."""
 
+    heads: tuple[str, ...] = ()
+    """Heads that are read, each as LAYER.HEAD; none: all."""
     modes: Annotated[int, at_least(1)] = 5
     """Modes of each head, or blocks of near-equal ones."""
     contexts: Annotated[int, at_least(1)] = 10
@@ -186,10 +190,13 @@ def survey(
 ) -> xr.Dataset:
     """Read the first modes of every head of a bundle that holds what its heads read, and what these write.
 
+    Of some heads alone, `settings.heads`, of which there are the layers and the heads, NaN or -1 where these meet in
+    one that is not read.
     `model` has the weights that heads write with, embeddings and unembedding; None is the bundle's own model where it
     holds all its weights (`checkpoints.network`), and these parts are left out where it does not. features (D, N),
     columns in what heads read, in any precision. The tokenizer is that of the model's folder where none is given.
-    Raises InputError for a bundle without attn_in or with a single position, and features of another width.
+    Raises InputError for a bundle without attn_in or with a single position, features of another width, heads that are
+    not there, and more that is kept than there is room for.
     """
     found, why = (model, "") if model is not None else _known(lambda: network(bundle))
     return _survey(bundle, found, why, settings, features, tokenizer)
@@ -216,13 +223,21 @@ def _survey(
         raise InputError(f"features must have {bundle.W_Q.shape[-1]} rows, as heads have inputs, got {features.shape}")
     read_inputs(bundle)
     asked = np.stack([_asked(bundle, side, getattr(settings, side)) for side in ("queries", "keys")])
-    wanted = Wanted(asked, settings.modes, settings.contexts, settings.nearest, settings.seed)
-    found = surveyed(bundle, model, features, wanted).assign_attrs(bundle.metadata)
-    found.attrs.pop("left_out", None)  # of the bundle's own
+    heads = chosen_heads("--heads", settings.heads, bundle)
+    wanted = Wanted(heads, asked, settings.modes, settings.contexts, settings.nearest, settings.seed)
+    _check_room(wanted, bundle.W_Q.shape)
+    found = surveyed(bundle, model, features, wanted).assign_attrs(of_file(bundle.metadata))
     if model is None:
         found.attrs["left_out"] = f"What heads write and embeddings are left out: {why}"
     found = spelled(found, bundle, tokenizer_of(model) if tokenizer is None else tokenizer)
     return labelled(found, VARIABLES)
+
+
+def _check_room(wanted: Wanted, shape: tuple[int, ...]) -> None:
+    """Raise InputError where there is no room for all ends of all modes, in each reading and on each side."""
+    ends = 8 * len(wanted.heads) * min(wanted.modes, *shape[2:])
+    check_room("--contexts", f"contexts at {ends} ends", 3 * ends * wanted.contexts)
+    check_room("--nearest", f"names at {ends} ends", WORD * ends * wanted.near)
 
 
 def _asked(bundle: HeadBundle, name: str, given: str | None) -> np.ndarray:
@@ -242,8 +257,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def brief(results: xr.Dataset) -> list[dict[str, Any]]:
     """The columns that answer, the heads whose first mode makes most decisions first."""
-    order = np.argsort(-results.decision_share.sel(reading="balanced", mode=1).values, axis=None, kind="stable")
     every = _rows(results, NARROW)
+    order = np.argsort([-row["of decisions"] for row in every], kind="stable")
     return by_head([every[i] for i in order], "of variance", "of decisions", "query", "key", "writes")
 
 
@@ -276,7 +291,7 @@ def _left_out(results: xr.Dataset) -> list[str]:
 def _rows(results: xr.Dataset, around: int) -> list[dict[str, Any]]:
     """Rows with so many tokens on either side of those that are marked."""
     first = results.drop_vars("probe").sel(reading="balanced", mode=1)
-    return [_row(results, head, around) for head in places(first, *PLACE)]
+    return [_row(results, head, around) for head in places(first, *PLACE) if int(head.decisions) >= 0]
 
 
 def _row(results: xr.Dataset, head: xr.Dataset, around: int) -> dict[str, Any]:
@@ -325,7 +340,8 @@ def _written(here: dict[str, np.ndarray], end: int) -> str:
 
 def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures of first modes."""
-    found: dict[str, Any] = {"heads": results.decisions.size, "decisions": int(results.decisions.sum())}
+    decisions = results.decisions.values[results.decisions.values >= 0]
+    found: dict[str, Any] = {"heads": decisions.size, "decisions": int(decisions.sum())}
     for reading in results.reading.values:
         here, of = results.sel(reading=reading, mode=1), "" if reading == "balanced" else f"{reading}_"
         for name in ("variance_share", "decision_share"):

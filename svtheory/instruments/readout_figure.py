@@ -41,7 +41,7 @@ def _draw_shares(ax: Axes, results: xr.Dataset) -> None:
             style = {"color": COLOURS[i], "markersize": 4, "markerfacecolor": face}
             ax.plot(x + 0.2 * (i - 0.5), y, "so"[i], label=said, **style)
     ax.plot([], [], "o", color=GREY, markerfacecolor="none", markersize=4, label="raw")
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
+    name_heads(ax, results.layer.values, results["head"].values)
     ax.set(
         ylim=(-0.03, 1.03), ylabel="share of the first mode", title=plain(results.attrs.get("bundle", "first modes"))
     )
@@ -57,6 +57,6 @@ def _draw_nearest(ax: Axes, results: xr.Dataset, kind: str) -> None:
         at, level = x + 0.2 * (i - 0.5), there[f"{kind}_chance"].values.ravel()
         ax.plot(at, level, "_", color=GREY, label=None if i else "chance")
         ax.plot(at, y, "so"[i], color=COLOURS[i], markersize=4, label=f"{side} pattern")
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
+    name_heads(ax, results.layer.values, results["head"].values)
     ax.set(ylim=(0, 1.05), ylabel=f"largest |cos| with {kind}s", title=f"nearest {kind}s")
     legend_below(ax, 3)

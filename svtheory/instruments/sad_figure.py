@@ -71,7 +71,7 @@ def _draw_sparseness(ax: Axes, results: xr.Dataset) -> None:
     known, size = sparser.found(flat).values, 2.5 if many else 5
     measured(ax, x, S, error, markerfacecolor="white", markersize=size, elinewidth=0.8, label="head")
     measured(ax, x[known], S[known], markersize=size)
-    name_heads(ax, results.sizes["layer"], results.sizes["head"])
+    name_heads(ax, results.layer.values, results["head"].values)
     ax.set(ylabel="mean sparseness S")
     ax.set_title(f"{results.reading.item()}: {int(known.sum())} of {len(x)} sparser than random heads")
     legend_below(ax, 2, fontsize=8.5)

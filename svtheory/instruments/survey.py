@@ -24,6 +24,8 @@ from svtheory.reports.tables import picked
 
 PLACE = ("layer", "head")
 EPSILON = float(np.finfo(np.float32).eps)
+LARGEST = 16
+"""GiB that options may ask for of one thing."""
 Axes = Mapping[str, tuple[str, ...]]
 
 
@@ -37,6 +39,23 @@ def read_inputs(bundle: HeadBundle) -> np.ndarray:
     if bundle.attn_in is None:
         raise InputError("bundle must hold attn_in, what its heads read, got one without")
     return bundle.attn_in
+
+
+def chosen_heads(option: str, names: Sequence[str], bundle: HeadBundle) -> list[tuple[int, int]]:
+    """Layer and head of those that are named, LAYER.HEAD, in order, of none all; raises InputError for strange ones."""
+    every = {f"{layer}.{head}": (layer, head) for layer, head in np.ndindex(*bundle.W_Q.shape[:2])}
+    named = [name for given in names for name in given.split(",")]
+    if strange := [name for name in named if name not in every]:
+        first, last = next(iter(every)), next(reversed(every))
+        raise InputError(f"{option} must be among {first} to {last}, as LAYER.HEAD, got {strange[0]!r}")
+    return [place for name, place in every.items() if name in (named or every)]
+
+
+def check_room(options: str, what: str, numbers: int) -> None:
+    """Raise InputError where `options` ask for more than LARGEST GiB of something, at 8 bytes a number."""
+    size = 8 * numbers / 2**30
+    if size > LARGEST:
+        raise InputError(f"{options} must ask for at most {LARGEST} GiB of {what}, got up to {size:.3g} GiB")
 
 
 def stacked_heads(bundle: HeadBundle) -> list[Head]:

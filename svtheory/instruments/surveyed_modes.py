@@ -1,9 +1,10 @@
-"""Surveyed modes: the first modes of every head of a bundle, with contexts, embeddings, features and what they write.
+"""Surveyed modes: the first modes of the heads of a bundle, with contexts, embeddings, features and what they write.
 
 A layer at a time, so that of a large model only the names of what is found are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import without_norms
 from svtheory.instruments import sparser
 from svtheory.instruments.head_modes import reader
-from svtheory.instruments.moments import layer_moments
+from svtheory.instruments.moments import Moments, in_threads, moments_of
 from svtheory.instruments.nearest import Found, Table, ends, nearest, orthonormal, table
 from svtheory.instruments.survey import PLACE, heads_of, over_layer, rounding
 from svtheory.instruments.weights_out import embedding_table, output_weights, unembedding_tables
@@ -37,6 +38,7 @@ Arrays = dict[str, tuple[tuple[str, ...], np.ndarray]]
 class Wanted(NamedTuple):
     """What is read, and how much of it is kept.
 
+    heads     layer and head of those that are read, in order
     asked     which tokens are read as queries and as keys, (2, sequences, positions)
     modes     blocks of values of each head
     contexts  tokens in context at each end of one
@@ -44,6 +46,7 @@ class Wanted(NamedTuple):
     seed      of the random directions
     """
 
+    heads: Sequence[tuple[int, int]]
     asked: np.ndarray
     modes: int
     contexts: int
@@ -65,40 +68,65 @@ class Beside(NamedTuple):
 
 
 def surveyed(bundle: HeadBundle, model: Network | None, features: np.ndarray | None, wanted: Wanted) -> xr.Dataset:
-    """The first modes of every head of a bundle that holds what its heads read; features (D, N), if any."""
+    """The first modes of those heads of a bundle that are wanted; features (D, N), if any.
+
+    Of layers and heads there are those that are read at all; what is not read is NaN, -1 or, of pairs, 0.
+    """
+    places = dict(zip(PLACE, (sorted(set(x)) for x in zip(*wanted.heads, strict=True)), strict=True))
     layers = list(_layers(bundle, model, features, wanted))
     data = {name: (dims, np.stack([layer[name][1] for layer in layers])) for name, (dims, _) in layers[0].items()}
-    found = xr.Dataset(data, dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True)))
+    found = xr.Dataset(data, places)
     modes = range(1, found.sizes["mode"] + 1)
     return found.assign_coords({"reading": list(READINGS), "mode": modes, "side": list(SIDES), "end": list(ENDS)})
 
 
 def _layers(bundle: HeadBundle, model: Network | None, features: np.ndarray | None, wanted: Wanted) -> Iterator[Arrays]:
-    """What is found of each layer, arrays without its axis."""
+    """What is found of each layer that is read, arrays without its axis."""
     read = sparser.tokens_read(bundle)
     bundle, scales = without_norms(bundle)
-    moments = None if scales is not None else _moments(bundle, wanted.asked)
-    layers, _, H, D = bundle.W_Q.shape
+    layers, columns = (sorted(set(x)) for x in zip(*wanted.heads, strict=True))
+    moments = [None] * len(layers) if scales is not None else _moments(bundle, wanted.asked, layers)
+    H, D = bundle.W_Q.shape[2:]
     positions = int(np.prod(read.shape[1:3]))
     normal = np.random.default_rng(wanted.seed).normal(size=(max(D, positions), DRAWS)).astype(np.float32)
     shared = sparser.real_tokens(bundle), jnp.asarray(wanted.asked), jnp.asarray(normal), rounding(bundle)
     given: dict[str, Table] = {} if features is None else {"feature": table(features.T)}
     beside = Beside(given, () if model is None else unembedding_tables(model), normal[:D])
-    for i in track(range(layers), "readout: layers"):
-        of_layer, of_scales = jax.tree.map(lambda x, i=i: x[i], ((read, moments), scales))
+    read_one = reader(min(wanted.modes, H, D))
+    for i, of_tokens in track(list(zip(layers, moments, strict=True)), "readout: layers"):
+        heads = [head for layer, head in wanted.heads if layer == i]
         output = None
         if model is not None:
             output, beside = _of_model(model, i, bundle.scoring.folded, beside)
-        read_one = reader(min(wanted.modes, H, D))
-        found = jax.device_get(over_layer(read_one, heads_of(bundle, i), of_layer, (of_scales, output), shared))
+        own = jax.tree.map(lambda x, i=i: x[i], scales), output
+        some, own = _those(heads, (heads_of(bundle, i), own))
+        found = jax.device_get(over_layer(read_one, some, (read[i], of_tokens), own, shared))
         made = _compared(found, wanted) | _near(found, beside, wanted.near, alike=scales is None)
-        yield made | (_written(found["output"], beside, wanted) if "output" in found else {})
+        made |= _written(found["output"], beside, wanted) if "output" in found else {}
+        yield {name: (dims, _placed(name, x, heads, columns)) for name, (dims, x) in made.items()}
 
 
-def _moments(bundle: HeadBundle, asked: np.ndarray) -> tuple[Any, Any]:
-    """The moments of queries and of keys, taken once where they are the same tokens."""
-    keys = layer_moments(bundle, asked[1])
-    return (keys if (asked[0] == asked[1]).all() else layer_moments(bundle, asked[0])), keys
+def _those(heads: list[int], of_layer: Any) -> Any:
+    """Of arrays with a first axis of a layer's heads those of some; all of them as they are."""
+    return jax.tree.map(lambda x: x if len(x) == len(heads) else x[np.array(heads)], of_layer)
+
+
+def _placed(name: str, x: np.ndarray, heads: list[int], columns: list[int]) -> np.ndarray:
+    """What is found of some heads of a layer, at their places among those that are read of any."""
+    if heads == columns:
+        return x
+    nothing = np.nan if x.dtype.kind == "f" else 0 if name.endswith("pair") else -1
+    found = np.full((len(columns), *x.shape[1:]), nothing, x.dtype)
+    found[[columns.index(head) for head in heads]] = x
+    return found
+
+
+def _moments(bundle: HeadBundle, asked: np.ndarray, layers: list[int]) -> list[tuple[Moments, Moments]]:
+    """Of each layer the moments of queries and of keys, taken once where they are the same tokens."""
+    keys = in_threads(partial(moments_of, bundle, where=asked[1]), layers)
+    alike = (asked[0] == asked[1]).all()
+    queries = keys if alike else in_threads(partial(moments_of, bundle, where=asked[0]), layers)
+    return list(zip(queries, keys, strict=True))
 
 
 def _of_model(model: Network, layer: int, folded: bool, beside: Beside) -> tuple[tuple[np.ndarray, np.ndarray], Beside]:

@@ -24,7 +24,7 @@ and dimension.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -42,12 +42,14 @@ from svtheory.instruments.decisions import PLACE, Asked, Decision, asked_for, gi
 from svtheory.instruments.labels import Labels, labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import by_head, places, read_inputs
-from svtheory.instruments.traced import READINGS, Part, Shown, head_readings, traced, writers
+from svtheory.instruments.traced import READINGS, Part, Shown, check_tables, head_readings, traced, writers
 from svtheory.reports.options import at_least
 from svtheory.reports.plotting import panels_or
 
 SHOWN = 3
 """Components of a side that a row names."""
+NOTHING = "nothing"
+"""What is named of a side where every component adds 0, as to the scores of a head of zeros."""
 SEQUENCES = 20
 """Of a text, or a bundle, where the command says nothing else."""
 
@@ -73,7 +75,7 @@ VARIABLES: Labels = {
     "depth": "1 of a decision that was asked for, else 1 more than that of the one it stands behind",
     "component": "component, 1 of the largest absolute contribution",
     "mode": "mode, a block of near-equal singular values, 1 of the largest",
-    "writer": "what wrote: embedding, position, a head (layer.head), an MLP, or all biases",
+    "writer": "what wrote: embedding, position, a head (layer.head), an MLP, or all biases, if there are any",
     "query_part": "component at the query, 0 the sum of all that are not shown",
     "key_part": "component at the key, 0 the sum of all that are not shown",
     "score": ("q^T k over the divisor, before a cap", UNIT),
@@ -92,7 +94,7 @@ VARIABLES: Labels = {
     "contribution_of_mode": ("a mode's part of what the component adds", UNIT),
     "remainder_of_mode": ("a mode's part of what all components add that are not shown", UNIT),
     "score_of_mode": ("a mode's part of the score", UNIT),
-    "contribution_of_writer": ("what all components of a writer add; NaN where it writes later", UNIT),
+    "contribution_of_writer": ("what all components of a writer add; NaN where it writes later or nothing", UNIT),
 }
 
 
@@ -103,7 +105,7 @@ class Settings(Asked):
     decisions: Annotated[int, at_least(1)] = 3
     """Decisions of a head, at most, one a sequence."""
     top: Annotated[int, at_least(1)] = 8
-    """Components shown, of either side."""
+    """Components shown, of either side; all where there are fewer."""
     depth: Annotated[int, at_least(1)] = 2
     """How deep decisions are followed: 1 is only those asked for."""
     branches: Annotated[int, at_least(1)] = 2
@@ -135,14 +137,17 @@ def survey(
 
     decisions (n, 5) are layer, head, sequence, query and key; without them, those that the settings ask for.
     Raises InputError for a bundle without tokens or what its heads read, a model that is not its own, and decisions
-    that are not there: out of range, of padding, or of a key that the query does not see.
+    that are not there: out of range, of padding, or of a key that the query does not see; and for more decisions and
+    components than there is room for.
     """
     check_traceable(bundle)
     asked = asked_for(bundle, settings) if decisions is None else given_decisions(bundle, decisions)
+    shown = _shown(bundle, settings, len(asked) if isinstance(asked, list) else _most(asked, settings.decisions))
     found = recorded(network(bundle) if model is None else model, bundle)
     roots = asked if isinstance(asked, list) else strongest(bundle, found, asked, settings.decisions)
+    there = max(len(found.labels(d.layer, d.at(side), side).kind) for d in roots for side in SIDES)
+    shown = replace(shown, top=min(shown.top, there))
     readings = head_readings(bundle)
-    shown = Shown(settings.top, settings.branches, settings.depth, settings.modes)
     every, depths, parts, child = traced(found, readings, roots, shown)
     results = _dataset(every, parts, writers(found)).assign_coords(depth=("decision", depths))
     results["child"] = ("decision", "side", "component"), child
@@ -163,6 +168,23 @@ def check_traceable(bundle: HeadBundle) -> None:
     check_tokens(bundle)
     if bundle.real.sum(axis=1).max() < 2:
         raise InputError("attn_in must hold at least 2 positions, or no query has keys to choose from, got 1")
+
+
+def _shown(bundle: HeadBundle, settings: Settings, roots: int) -> Shown:
+    """How much of each decision is kept, no more than there may be.
+
+    Raises InputError where the tables of `roots` decisions have no room.
+    """
+    layers, heads, *shape = bundle.W_Q.shape
+    top = min(settings.top, layers * (heads * bundle.real.shape[1] + 3) + 3)  # biases of all kinds among them
+    shown = Shown(top, settings.branches, min(settings.depth, layers), min(settings.modes, *shape))
+    check_tables(shown, roots)
+    return shown
+
+
+def _most(asked: dict[str, np.ndarray], count: int) -> int:
+    """How many decisions are asked for, at most: `count` of each head, one a sequence."""
+    return len(asked["layer"]) * len(asked["head"]) * min(count, len(asked["sequence"]))
 
 
 def _weights(found: Recorded, decisions: list[Decision]) -> list[float]:
@@ -236,7 +258,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     for side in SIDES:
         this = here.sel(side=side)
         some = places(this.isel(component=slice(SHOWN)), "component")
-        row[side] = "; ".join(_named(component) for component in some if called(component))
+        row[side] = "; ".join(_named(x) for x in some if float(x.contribution)) or NOTHING
         row[f"{side}, rest"] = float(this.contribution[SHOWN:].sum() + this.remainder)
     return {**row, "gap": float(here.gap)}
 
@@ -249,6 +271,12 @@ def called(component: xr.Dataset) -> str:
     return kind if kind in ("embedding", "position", "bias", "") else f"{kind} {layer}"
 
 
+def _first(roots: xr.Dataset, side: str) -> np.ndarray:
+    """The kind of the strongest component of each decision on a side, NOTHING where all of them are 0."""
+    first = roots.sel(side=side).isel(component=0)
+    return np.where(first.contribution.values != 0, first.kind.values, NOTHING)
+
+
 def _named(component: xr.Dataset) -> str:
     return f"{called(component)}: {float(component.contribution):.3g}"
 
@@ -258,8 +286,8 @@ def answers(results: xr.Dataset) -> list[str]:
     roots = _roots(results)
     said = []
     for side in SIDES:
-        kinds = roots.sel(side=side).isel(component=0).kind.values
-        counted = [(int((kinds == kind).sum()), kind) for kind in KINDS]
+        kinds = _first(roots, side)
+        counted = [(int((kinds == kind).sum()), kind) for kind in (*KINDS, NOTHING)]
         most = ", ".join(f"{kind} in {count}" for count, kind in sorted(counted, reverse=True) if count)
         said.append(f"The strongest component at the {side}'s position: {most} of {len(kinds)} decisions.")
     count, followed = results.sizes["decision"], results.sizes["decision"] - roots.sizes["decision"]
@@ -271,8 +299,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
     """Headline figures."""
     roots = _roots(results)
     total = np.abs(roots.contribution).sum("component") + np.abs(roots.remainder)
-    shown = np.abs(roots.contribution).sum("component") / total.where(total > 0)
-    first = roots.isel(component=0)
+    shown = xr.where(total > 0, np.abs(roots.contribution).sum("component") / total.where(total > 0), 1)
     return {
         "decisions": roots.sizes["decision"],
         "decisions_followed": results.sizes["decision"] - roots.sizes["decision"],
@@ -280,7 +307,7 @@ def summary(results: xr.Dataset) -> dict[str, Any]:
         "largest_gap": float(results.gap.max()),
         "weight_median": float(roots.weight.median()),
         **{f"{side}_shown_share_median": float(shown.sel(side=side).median()) for side in SIDES},
-        **{f"{side}_first_is_head": float((first.kind.sel(side=side) == "head").mean()) for side in SIDES},
+        **{f"{side}_first_is_head": float((_first(roots, side) == "head").mean()) for side in SIDES},
     }
 
 
@@ -307,7 +334,8 @@ def caption(results: xr.Dataset) -> str:
     """What to see in the figure."""
     return (
         "Whose writing the scores of each head's decisions are made of, at the query's position (left) and at the "
-        "key's: shares of absolute contributions, summed over sources, means over decisions. White: written later."
+        "key's: shares of absolute contributions, summed over sources, means over decisions. White: written later, "
+        "or of scores of 0."
     )
 
 

@@ -19,7 +19,7 @@ from svtheory.heads.rescaled import TokenScales, rescaled, without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.decisions import Decision
 from svtheory.instruments.moments import Moments, layer_moments, seen_by, seen_rescaled
-from svtheory.instruments.survey import over_heads, rounding
+from svtheory.instruments.survey import check_room, over_heads, rounding
 from svtheory.progress import track
 from svtheory.spectra.balanced import BalancedSpectrum, balanced
 from svtheory.spectra.blocks import block_labels
@@ -81,11 +81,13 @@ def _read(
 
 
 def writers(found: Recorded) -> list[str]:
-    """What may have written what a head reads: the embedding, the position, heads, MLPs, and all biases together."""
+    """What may have written what a head reads: embedding, position, heads, MLPs, and all biases together, if any."""
     a = found.architecture
     heads = [f"{i}.{h}" for i in range(a.layers) for h in range(a.heads)]
     mlps = [f"mlp {i}" for i in range(a.layers)] if found.layers[0].hidden is not None else []
-    return ["embedding", *(["position"] if found.positions is not None else []), *heads, *mlps, "biases"]
+    biased = any(any(of.biases) or any(map(of.side_bias, SIDES)) for of in found.layers)
+    learned = found.positions is not None
+    return ["embedding", *["position"] * learned, *heads, *mlps, *["biases"] * biased]
 
 
 def traced(
@@ -100,6 +102,7 @@ def traced(
     depths, parts, children = [1] * len(index), {}, {}
     fresh = list(index)
     for depth in range(1, shown.depth + 1):
+        check_tables(shown, len(index))
         parts.update(zip(*_parts(found, readings, fresh, shown), strict=True))
         asked = {} if depth == shown.depth else {d: _followed(d, parts[d], shown.branches) for d in fresh}
         children.update(asked)
@@ -113,11 +116,16 @@ def traced(
     return list(index), depths, [parts[d] for d in index], child
 
 
+def check_tables(shown: Shown, decisions: int) -> None:
+    """Raise InputError where tables of so many decisions have no room."""
+    check_room("--top, --branches and --depth", f"tables of decisions ({decisions})", decisions * (shown.top + 1) ** 2)
+
+
 def _followed(decision: Decision, part: Part, branches: int) -> dict[tuple[int, int], Decision]:
     """The decisions of the strongest components of either side that are heads, by side and component."""
     chosen = {}
     for i in range(len(SIDES)):
-        heads = [j for j, kind in enumerate(part.labels[i, :, 0]) if kind == HEAD]
+        heads = [j for j, kind in enumerate(part.labels[i, :, 0]) if kind == HEAD and part.contribution[i, j]]
         chosen |= {(i, j): _behind(decision, part, i, j) for j in heads[:branches]}
     return chosen
 
@@ -146,7 +154,7 @@ def _parts(
         factors = [here[f"{side}_factor"].values.astype(np.float64) for side in SIDES]
         blocks = np.stack([np.arange(shown.modes)[None] == block[:, None] for block in here.block.values])
         for decision in group:
-            labels = [found.labels(layer, decision.at(side)) for side in SIDES]
+            labels = [found.labels(layer, decision.at(side), side) for side in SIDES]
             vectors = [readers[side].vectors(decision.sequence, decision.at(side)) for side in SIDES]
             divisor = found.architecture.divisors[layer]
             parts.append(_part(labels, vectors, divisor, factors, blocks.astype(float), shown.top, names))

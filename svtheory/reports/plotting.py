@@ -1,5 +1,6 @@
 """One plot style: predictions are lines, measurements are points with error bars, colours survive colour blindness."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -99,19 +100,20 @@ def legend_below(ax: Axes, columns: int = 3, **style: Any) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, columnspacing=1.2, **style)
 
 
-def name_heads(ax: Axes, layers: int, heads: int) -> None:
-    """Heads 0, 1, ... along the x axis: by name, or where there are MANY, by layer, with lines between layers."""
-    if layers * heads > MANY:
-        ax.set_xticks(heads * (np.arange(layers) + 0.5) - 0.5, [str(layer) for layer in range(layers)])
-        for layer in range(1, layers):
-            ax.axvline(heads * layer - 0.5, color=GREY, linewidth=0.4, alpha=0.6)
+def name_heads(ax: Axes, layers: Sequence[int] | np.ndarray, heads: Sequence[int] | np.ndarray) -> None:
+    """The heads of layers along the x axis: by name, or where there are MANY, by layer, with lines between layers."""
+    number = len(layers) * len(heads)
+    if number > MANY:
+        ax.set_xticks(len(heads) * (np.arange(len(layers)) + 0.5) - 0.5, [str(layer) for layer in layers])
+        for i in range(1, len(layers)):
+            ax.axvline(len(heads) * i - 0.5, color=GREY, linewidth=0.4, alpha=0.6)
         ax.grid(visible=False, axis="x")
         ax.set_xlabel("heads by layer")
     else:
-        names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
+        names = [f"{layer}.{head}" for layer in layers for head in heads]
         ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 8 else 0, fontsize=8.5)
         ax.set_xlabel("layer.head")
-    ax.set_xlim(-0.8, layers * heads - 0.2)
+    ax.set_xlim(-0.8, number - 0.2)
 
 
 def rank_ticks(ax: Axes, highest: int) -> None:

@@ -40,7 +40,7 @@ def test_every_component_of_a_query_and_a_key():
     w, found = weights(normed=True), recorded(network(bundle), bundle)
     for letter, side, position in (("Q", "query", 4), ("K", "key", 2)):
         expected = naive_components(w, TOKENS[1], position)
-        labels = found.labels(LAYERS - 1, position)
+        labels = found.labels(LAYERS - 1, position, side)
         vectors = Reader(found, LAYERS - 1, 1, side).vectors(1, position)
         names = [(KINDS[kind], head, source) for kind, head, source in zip(*labels[:1], *labels[2:], strict=True)]
         assert names[:-1] == list(expected)
@@ -81,6 +81,9 @@ def test_scores_with_norms_of_queries_and_keys_and_behind_attention(tmp_path):
     """OLMo 2 holds the norm of all heads' queries, and those behind attention and MLP; none is before heads."""
     found = summed(tmp_path, "olmo2")
     assert set(np.unique(found.kind)) >= {"embedding", "head", "mlp"}
+    # it has no biases, and so no components of 0
+    assert not [kind for kind in np.unique(found.kind) if "bias" in kind]
+    assert "biases" not in found.writer
     assert (found.score > 0).any()
 
 

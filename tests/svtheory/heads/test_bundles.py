@@ -324,6 +324,8 @@ def test_the_first_sequences_of_a_bundle(tmp_path):
     whole = read_bundle(tmp_path / "a.safetensors", sequences=6)
     assert whole.attn_in.shape == TOKENS.shape
     assert "sequences" not in whole.metadata
+    save_heads(tmp_path / "cut.safetensors", found)  # which says what was read then
+    assert "sequences" not in read_bundle(tmp_path / "cut.safetensors").metadata
     for wrong in (0, 2.5):
         with pytest.raises(InputError, match=f"sequences must be .*, got {wrong}"):
             read_bundle(tmp_path / "a.safetensors", sequences=wrong)

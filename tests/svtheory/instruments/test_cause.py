@@ -30,13 +30,13 @@ FEATURE = RNG.normal(size=D)
 FEW = {"modes": 1, "draws": 2, "resamples": 100}
 
 
-def model_of(changed=None, layers=LAYERS):
+def model_of(changed=None, layers=LAYERS, tokens=TOKENS):
     """The bundle of a model whose weights are those above, but for those that are changed, and its first layers."""
     arrays = {name: x[:layers] if x.ndim == 4 else x for name, x in {**WEIGHTS, **(changed or {})}.items()}
     named = {name: arrays.pop(name) for name in ("W_Q", "W_K", "b_Q", "b_K") if name in arrays}
-    blank = np.zeros((layers, SEQUENCES, T, D), np.float32)
-    bundle = HeadBundle(**named, attn_in=blank, others=arrays | {"tokens": TOKENS}, metadata={"orientation": "out, in"})
-    read = [np.asarray(layer.attn_in) for layer in read_layers(AttentionOnly(bundle), TOKENS, attention=False)]
+    blank, said = np.zeros((layers, *tokens.shape, D), np.float32), {"orientation": "out, in", "taken_for": "no more"}
+    bundle = HeadBundle(**named, attn_in=blank, others=arrays | {"tokens": tokens}, metadata=said)
+    read = [np.asarray(layer.attn_in) for layer in read_layers(AttentionOnly(bundle), tokens, attention=False)]
     return dataclasses.replace(bundle, attn_in=np.stack(read))
 
 
@@ -279,12 +279,22 @@ def test_the_command(tmp_path):
     assert names[3] == "feature 2"
     assert {row["head"] for row in outcome.rows} == {"1.1"}
     assert "heads;" not in outcome.answers[0]  # of one there is no median
+    assert "no more" not in outcome.answers
     assert "The 3 features of --features known are taken for directions of what heads read." in outcome.answers
 
 
 WRONG = np.zeros((SEQUENCES, T), int)
 REFUSED = {
     "heads": (lambda: cause.survey(BUNDLE, settings=cause.Settings(heads=("2.0",))), "--heads must be .*got '2.0'"),
+    "alone": (
+        lambda: cause.survey(model_of(tokens=TOKENS[:1]), settings=cause.Settings(ablation="resample")),
+        "--ablation resample must have another sequence to take from, got a single one",
+    ),
+    "draws": (
+        lambda: cause.survey(BUNDLE, settings=cause.Settings(draws=10**8)),
+        "--draws must ask for at most 16 GiB",
+    ),
+    "resamples": (lambda: cause.survey(BUNDLE, settings=cause.Settings(resamples=10**8)), "--resamples must ask for"),
     "keys": (lambda: cause.survey(BUNDLE, keys=WRONG[:, 1:]), r"keys must be whole numbers \(12, 5\).*got int64"),
     "later": (lambda: cause.survey(BUNDLE, keys=WRONG + T), "keys must be below 5, got 5"),
     "targets": (lambda: cause.survey(BUNDLE, targets=WRONG - 1), "targets must be whole numbers"),

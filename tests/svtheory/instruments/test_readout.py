@@ -28,11 +28,11 @@ W_Q[0, 1] = W_K[0, 1] = np.linalg.qr(W_Q[0, 1].T)[0].T  # of three equal values
 SETTINGS = readout.Settings(modes=2, contexts=4, nearest=3)
 
 
-def planted(**changed):
+def planted(read=READ[None], **changed):
     weights = {"W_Q": W_Q, "W_K": W_K} | {name: changed.pop(name) for name in ("W_Q", "W_K") if name in changed}
     others = {"tokens": TOKENS, "W_E": EMBEDDING.T, "W_V": W_V, "W_O": W_O, "W_U": W_U} | changed
     said = {"source": "planted", "orientation": "out, in"}
-    return HeadBundle(**weights, attn_in=READ[None], mask=MASK, others=others, metadata=said)
+    return HeadBundle(**weights, attn_in=read, mask=MASK, others=others, metadata=said)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,41 @@ def test_tokens_at_some_positions(found):
         readout.survey(planted(), settings=readout.Settings(queries="30:"))
 
 
+def test_some_heads_alone():
+    """Of three layers those asked for, each with what a reading of all finds; nothing where there is none."""
+    layers = {name: np.concatenate([x, -x, x[:, ::-1]]) for name, x in (("W_Q", W_Q), ("W_V", W_V), ("W_O", W_O))}
+    bundle = planted(**layers, W_K=np.concatenate([W_K] * 3), read=np.stack([READ, READ[..., ::-1], 2 * READ]))
+    every, some = (
+        readout.survey(bundle, settings=dataclasses.replace(SETTINGS, heads=heads)) for heads in ((), ("0.1,2.0",))
+    )
+    assert [(row["layer"], row["head"]) for row in readout.rows(some)] == [(0, 1), (2, 0)]
+    assert some.layer.values.tolist() == [0, 2]
+    for layer, head in ((0, 1), (2, 0)):
+        asked, whole = (found.sel(layer=layer, head=head) for found in (some, every))
+        xr.testing.assert_allclose(asked, whole, rtol=1e-4)
+        assert {name: asked[name].dtype for name in asked} == {name: whole[name].dtype for name in whole}
+    nothing = some.sel(layer=0, head=0)
+    assert nothing.value.isnull().all()
+    assert (nothing.context_sequence == -1).all()
+    assert int(nothing.decisions) == -1
+    assert readout.summary(some)["heads"] == 2
+    axis = readout.figure(some).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.0", "0.1", "2.0", "2.1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"heads": ("0.0", "0.2")}, r"--heads must be among 0.0 to 0.1, as LAYER.HEAD, got '0.2'"),
+        ({"contexts": 10**8}, r"--contexts must ask for at most 16 GiB of contexts at 48 ends, got up to 107 GiB"),
+        ({"nearest": 10**8}, r"--nearest must ask for at most 16 GiB"),
+    ],
+)
+def test_what_there_is_no_room_for_is_one_sentence(asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        readout.survey(planted(), settings=readout.Settings(**asked))
+
+
 def test_text_stands_beside_tokens(found):
     words = {f"w{i}": i for i in range(V)}
     spelled = readout.survey(planted(), settings=SETTINGS, tokenizer=Tokenizer(models.WordLevel(words, unk_token="w0")))
@@ -241,7 +276,8 @@ def test_many_directions_are_held_against_all_rows():
 
 def test_heads_of_zeros_have_no_modes_and_a_bundle_does_not_say_what_is_left_out():
     bundle = planted(W_Q=np.zeros_like(W_Q))
-    bundle = dataclasses.replace(bundle, metadata={**bundle.metadata, "left_out": "everything"})
+    said = {"left_out": "everything", "taken_for": "The features are the file's."}
+    bundle = dataclasses.replace(bundle, metadata={**bundle.metadata, **said})
     assert readout.answers(readout.survey(bundle)) == ["None of the 2 heads has a mode: all are numerically zero."]
 
 

@@ -1,5 +1,6 @@
 """Traces of a model of weights written by hand, so that what wrote each feature is known, and of a public one."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from svtheory import HeadBundle, read_bundle, save_heads
 from svtheory.checkpoints import forward, network
 from svtheory.checks import InputError
 from svtheory.heads.bundles import MODELS
-from svtheory.instruments import trace
+from svtheory.instruments import survey, trace
 from svtheory.instruments.command import run
 
 V, N = 5, 6  # symbols and positions
@@ -82,6 +83,36 @@ def test_everything_sums_to_the_score(found):
     assert (abs(of_modes - found.score_of_mode) <= 1e-5 * scale).all()
     np.testing.assert_allclose(found.table.isel(query_part=0).sum("key_part"), found.contribution[:, 0, 0], rtol=1e-6)
     assert float(found.gap.max()) <= 1e-5
+
+
+def test_as_many_components_and_modes_as_there_are(found):
+    settings = trace.Settings(top=10**6, modes=10**6, branches=10**6, depth=10**6)
+    every = trace.survey(induction(), settings=settings, decisions=[[1, 0, 0, N - 1, RIGHT[0]]])
+    assert every.sizes["component"] == 2 + N  # embedding, position and the head from each source; there are no biases
+    assert every.components.isel(decision=0).values.tolist() == [2 + N, 2 + RIGHT[0] + 1]
+    assert not every.remainder.any()
+    assert every.sizes["mode"] == H
+    assert every.writer.values.tolist() == ["embedding", "position", "0.0", "1.0"]
+    named = every.sel(decision=0, side="key").contribution
+    np.testing.assert_allclose(named[:3], found.sel(decision=0, side="key").contribution[:3])
+
+
+def test_a_head_of_zeros_has_nothing(tmp_path):
+    bundle = induction()
+    W_Q = np.stack([bundle.W_Q[0], 0 * bundle.W_Q[1]])
+    silent = trace.survey(dataclasses.replace(bundle, W_Q=W_Q), settings=trace.Settings(layer=1))
+    assert len(silent.decision) == len(SEQUENCES)  # no decision stands behind these
+    assert {row[side] for row in trace.rows(silent) for side in ("query", "key")} == {"nothing"}
+    assert trace.answers(silent)[0] == "The strongest component at the query's position: nothing in 3 of 3 decisions."
+    assert np.isfinite(list(trace.summary(silent).values())).all()
+
+
+def test_tables_that_there_is_no_room_for(monkeypatch):
+    """A table has a row and a column more than the 2 (6 + 3) + 3 components that there may be in this model."""
+    monkeypatch.setattr(survey, "LARGEST", 1e-6)
+    sentence = r"--depth must ask for at most 1e-06 GiB of tables of decisions \(1\), got up to 3.61e-06 GiB"
+    with pytest.raises(InputError, match=sentence):
+        trace.survey(induction(), settings=trace.Settings(top=10**6), decisions=[[1, 0, 0, 5, 2]])
 
 
 def test_the_strongest_decisions_leave_out_the_first_position():

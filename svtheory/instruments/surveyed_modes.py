@@ -18,9 +18,10 @@ from svtheory.heads.read_together import READINGS
 from svtheory.heads.rescaled import without_norms
 from svtheory.instruments import sparser
 from svtheory.instruments.head_modes import reader
-from svtheory.instruments.moments import Moments, in_threads, moments_of
+from svtheory.instruments.moments import Moments, moments_of
 from svtheory.instruments.nearest import Found, Table, ends, nearest, orthonormal, table
 from svtheory.instruments.survey import PLACE, heads_of, over_layer, rounding
+from svtheory.instruments.threads import in_threads
 from svtheory.instruments.weights_out import embedding_table, output_weights, unembedding_tables
 from svtheory.progress import track
 
@@ -123,9 +124,9 @@ def _placed(name: str, x: np.ndarray, heads: list[int], columns: list[int]) -> n
 
 def _moments(bundle: HeadBundle, asked: np.ndarray, layers: list[int]) -> list[tuple[Moments, Moments]]:
     """Of each layer the moments of queries and of keys, taken once where they are the same tokens."""
-    keys = in_threads(partial(moments_of, bundle, where=asked[1]), layers)
+    keys = in_threads(partial(moments_of, bundle, where=asked[1]), layers, doing="token moments")
     alike = (asked[0] == asked[1]).all()
-    queries = keys if alike else in_threads(partial(moments_of, bundle, where=asked[0]), layers)
+    queries = keys if alike else in_threads(partial(moments_of, bundle, where=asked[0]), layers, doing="token moments")
     return list(zip(queries, keys, strict=True))
 
 

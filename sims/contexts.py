@@ -3,10 +3,11 @@
 Of every trained head that does a match (mean weight on the right key at least 0.9) `svtheory readout` finds the first
 balanced modes (T22), those that carry 5 % of the variance of scores, and the 20 tokens in context at both ends of each,
 on either side. What a mode is about is said before, from weights and embeddings alone: candidates are the embedding of
-every symbol, the vector of every position with the mean of the symbols that stand there, and what the heads of earlier
-layers write of these, `W_O W_V x`, kind by kind, of the kinds that a tenth of the tokens on that side have. The value
-of a candidate is the mode's probe along it, less the mean of its kind. The kind of the largest value at an end is the
-mode's there, and all its members of at least 0.8 of that value are named: a set, where values are nearly equal.
+every symbol, the vector of every position with the mean of what stands there (symbols, and what heads of earlier layers
+write there), and what these heads write of symbols and positions, `W_O W_V x`, kind by kind, of the kinds that a tenth
+of the tokens on that side have, and of values that one of them has. The value of a candidate is the mode's probe along
+it, less the mean of its kind. All of at least 0.8 of the largest value at an end are named: a set, where values are
+nearly equal.
 
 A context holds a member if its token has that symbol or position, or if the position that the earlier head attends
 most from there has it. Beside the share that does stands chance, the same share of all tokens that stand at that side.
@@ -122,14 +123,15 @@ def kinds_of(read: HeadBundle, seen: Run, sampled: Batch, layer: int) -> list[Ki
     length, number = sampled.tokens.shape[1:]
     shares = [(kind.directions.mean(axis=1), (kind.values >= 0).mean(axis=0)) for kind in made]
     stands = weights["W_pos"] + sum(np.outer(mean, share) for mean, share in shares)
-    made.append(Kind("position", stands, np.tile(np.arange(length), (number, 1))))
-    itself = list(made)
+    itself = [*made, Kind("position", stands, np.tile(np.arange(length), (number, 1)))]
+    carried = stands.copy()
     for head in (head for head in seen.heads if head.layer < layer):
         writes = weights["W_O"][head.layer, head.index] @ weights["W_V"][head.layer, head.index]
         most = head.pattern.argmax(axis=1).T  # the key that every query attends most, (sequences, positions)
+        carried += (writes @ stands)[:, most].mean(axis=1)
         for name, x, values in itself:
             made.append(Kind(f"{name}, by {head.name}", writes @ x, np.take_along_axis(values, most, axis=1)))
-    return made
+    return [*made, itself[-1]._replace(directions=carried)]
 
 
 def symbols_of(sampled: Batch, feature: str) -> np.ndarray | None:
@@ -151,28 +153,33 @@ def _head(head: TrainedHead, found: xr.Dataset, kinds: list[Kind], last: bool) -
         side, end = str(here.side.values), str(here.end.values)
         stands = slice(None) if not last else slice(-1, None) if side == "query" else slice(None, -1)
         some = [kind for kind in kinds if (kind.values[:, stands] >= 0).mean() >= COMMON]
-        named = _named(some, here.probe.values * (1 if end == "top" else -1))
+        named = _named(some, here.probe.values * (1 if end == "top" else -1), stands)
         at = here.context_sequence.values, here.context_position.values
         block = int(here.last_pair > here.first_pair)
-        yield {**about, "side": side, "mode": int(here.mode), "end": end, "block": block, **_held(*named, at, stands)}
+        yield {**about, "side": side, "mode": int(here.mode), "end": end, "block": block, **_held(named, at, stands)}
     for here in places(found.isel(mode=found.ov_variance_share.values >= CARRIED), "mode", "end") if last else ():
         end, block = str(here.end.values), int(here.ov_last_pair > here.ov_first_pair)
         yield {**about, "side": "written", "mode": int(here.mode), "end": end, "block": block, **_copied(here, head)}
 
 
-def _named(kinds: list[Kind], probe: np.ndarray) -> tuple[Kind, np.ndarray]:
-    """The kind of which a value moves most along a probe (D,), and the values of it that are named."""
-    along = [probe @ (kind.directions - kind.directions.mean(axis=1, keepdims=True)) for kind in kinds]
-    k = int(np.argmax([x.max() for x in along]))
-    return kinds[k], np.flatnonzero(along[k] >= NAMED * along[k].max())
+def _named(kinds: list[Kind], probe: np.ndarray, stands: slice) -> list[tuple[Kind, np.ndarray]]:
+    """The values that move most along a probe (D,), those that stand there, by kind; the kind of the largest first."""
+    along = []
+    for kind in kinds:
+        there = np.isin(np.arange(kind.directions.shape[1]), kind.values[:, stands])
+        x = probe @ kind.directions
+        along.append(np.where(there, x - x[there].mean(), -np.inf))
+    largest = [x.max() for x in along]
+    order = [k for k in np.argsort(largest)[::-1] if largest[k] >= NAMED * max(largest)]
+    return [(kinds[k], np.flatnonzero(along[k] >= NAMED * max(largest))) for k in order]
 
 
-def _held(kind: Kind, named: np.ndarray, at: tuple[np.ndarray, np.ndarray], stands: slice) -> dict[str, Any]:
+def _held(named: list[tuple[Kind, np.ndarray]], at: tuple[np.ndarray, np.ndarray], stands: slice) -> dict[str, Any]:
     """Which contexts hold what is named, and chance, of all tokens that stand there."""
-    holds = _among(kind.values, named)
+    holds = np.any([_among(kind.values, values) for kind, values in named], axis=0)
     return {
-        "kind": kind.name,
-        "named": len(named),
+        "kind": " or ".join(kind.name for kind, _ in named),
+        "named": sum(len(values) for _, values in named),
         "held": holds[at].mean(),
         "chance": holds[:, stands].mean(),
     }

@@ -62,13 +62,26 @@ def test_contexts_hold_what_planted_heads_are_named_for(outcome):
 def test_other_names_are_held_as_often_as_by_chance(outcome):
     """What is named must be what contexts hold: of names that are permuted few or none do."""
     kind = contexts.Kind("colour", np.eye(4), np.arange(4)[None].repeat(3, axis=0))
-    probe = np.array([1.0, 0.9, 0.2, -2])
-    same, named = contexts._named([kind, kind._replace(name="less", directions=0.5 * np.eye(4))], probe)
+    probe, every = np.array([1.0, 0.9, 0.2, -2]), slice(None)
+    less = kind._replace(name="less", directions=0.5 * np.eye(4))
+    ((same, named),) = contexts._named([less, kind], probe, every)
     assert (same.name, named.tolist()) == ("colour", [0, 1])
     at = np.array([0, 1, 2, 2]), np.array([0, 0, 1, 3])
-    assert contexts._held(kind, named, at, slice(None)) == {"kind": "colour", "named": 2, "held": 0.75, "chance": 0.5}
-    assert contexts._held(kind, np.array([2]), at, slice(-2, None))["held"] == 0
-    assert contexts._held(kind, np.array([2]), at, slice(-2, None))["chance"] == 0.5
+    held = {"kind": "colour", "named": 2, "held": 0.75, "chance": 0.5}
+    assert contexts._held([(kind, named)], at, every) == held
+    assert contexts._held([(kind, np.array([2]))], at, slice(-2, None))["held"] == 0
+    assert contexts._held([(kind, np.array([2]))], at, slice(-2, None))["chance"] == 0.5
+
+
+def test_values_that_nothing_has_are_not_named_and_those_of_two_kinds_may_be():
+    kind = contexts.Kind("colour", np.eye(4), np.array([[1, 2, 3, 3]]))
+    near = contexts.Kind("shape", 0.9 * np.eye(4), np.array([[-1, -1, 0, 1]]))
+    probe = np.array([3.0, 1, 0, -1])
+    assert [(k.name, v.tolist()) for k, v in contexts._named([kind], probe, slice(None))] == [("colour", [1])]
+    found = contexts._named([near, kind], probe, slice(None))
+    assert [(k.name, v.tolist()) for k, v in found] == [("colour", [1]), ("shape", [0])]
+    held = contexts._held(found, (np.zeros(4, int), np.arange(4)), slice(None))
+    assert held == {"kind": "colour or shape", "named": 2, "held": 0.5, "chance": 0.5}
 
 
 @pytest.mark.slow

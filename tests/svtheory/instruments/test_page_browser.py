@@ -307,7 +307,7 @@ def test_the_page_of_a_trained_model(browser, tmp_path):
     with opened(browser, written(tree, tmp_path)) as tab:
         sorts(tab, tree)
         follows(tab, tree, "1.0", ((7, 3), (4, 4), (6, 0)))
-        assert tab.locator("#cause tbody tr").count() == len(
+        assert tab.locator("#cause > .wide tbody tr").count() == len(
             page.INSTRUMENTS["cause"].rows(tree["cause"].isel(layer=[1]))
         )
         traces(tab, tree)

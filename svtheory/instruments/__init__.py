@@ -24,16 +24,16 @@ import lazy_loader
 
 INSTRUMENTS = (
     "spectra",
+    "readout",
+    "trace",
+    "cause",
+    "page",
     "sad",
     "explain",
     "align",
     "pairs",
     "conditions",
     "emergence",
-    "readout",
-    "trace",
-    "cause",
-    "page",
 )
 """The instruments, in the order in which a head is got to know."""
 

@@ -23,6 +23,7 @@ VARIABLES: Labels = {
     "attention": "weight of a key in a query's attention; NaN of padding",
     "mask": "whether a position holds a token",
     "token": "token at a position, by its number",
+    "window": ("how many keys a query sees, its own position among them, by layer", "positions"),
     "length": ("tokens of each sequence, of those too that are not drawn", "tokens"),
 }
 
@@ -30,8 +31,8 @@ VARIABLES: Labels = {
 def survey(bundle: HeadBundle, sequences: int) -> xr.Dataset:
     """`attention` (layer, head, sequence, query, key) in the first sequences, of their first POSITIONS.
 
-    Of queries that are padding it is NaN. `token` (sequence, position, ...) are their tokens, where the bundle has
-    them. Raises InputError for a bundle without attn_in.
+    Of queries that are padding it is NaN. `window` (layer) is how many keys a query sees, and `token` (sequence,
+    position, ...) are the tokens, where the bundle has them. Raises InputError for a bundle without attn_in.
     """
     read = read_inputs(bundle)[:, :sequences, :POSITIONS]
     plain, scales = without_norms(bundle)
@@ -42,6 +43,7 @@ def survey(bundle: HeadBundle, sequences: int) -> xr.Dataset:
     real = bundle.real[: shape[0], : shape[1]]
     found["attention"] = found.attention.where(xr.DataArray(real, dims=("sequence", "query")))
     found["mask"] = ("sequence", "position"), real
+    found["window"] = "layer", [window or bundle.real.shape[1] for window in bundle.scoring.windows]
     found["length"] = "row", bundle.real.sum(axis=1)
     tokens: Any = bundle.others.get("tokens")
     if tokens is not None and tokens.shape[:2] == bundle.real.shape:

@@ -64,13 +64,13 @@ SHOWN = ("mode 1", "raw vector 1", "leading modes")
 COLUMNS = {
     "direction": "What is removed: balanced modes, singular vectors, modes that carry 90 % of the score's variance, "
     "features.",
-    "intact": "Mean weight of the intact head on the key that it attends most.",
-    "variance": "Share of the score's variance, over independent tokens, that is gone when the direction reads 0.",
+    "attention, intact": "Mean weight of the intact head on the key that it attends most.",
+    "of variance": "Share of the score's variance, over independent tokens, that is gone when the direction reads 0.",
     "attention lost": "Mean weight lost by that key, with its 95 % interval.",
     "x same variance": "The same over what random directions of the same variance take, with its 95 % interval.",
     "x isotropic": "The same over isotropic random directions.",
     "loss gained": "Mean loss gained on next tokens, in nats, with its 95 % interval.",
-    "intact loss": "The same of the intact model; unless it is below log(vocabulary), loss says little.",
+    "loss, intact": "Mean loss of the intact model; unless it is below log(vocabulary), loss says little.",
 }
 
 
@@ -244,12 +244,12 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     return {
         **{name: here[name].item() for name in PLACE},
         "direction": _called(here),
-        "intact": float(here.intact),
-        "variance": float(here.removed_variance),
+        "attention, intact": float(here.intact),
+        "of variance": float(here.removed_variance),
         "attention lost": _interval(attention, "effect_mean", "effect"),
         **{f"x {null}": _interval(attention.sel(null=null), "ratio", "ratio") for null in NULLS},
         "loss gained": _interval(loss, "effect_mean", "effect"),
-        "intact loss": float(here.intact_loss),
+        "loss, intact": float(here.intact_loss),
     }
 
 
@@ -289,6 +289,17 @@ def answers(results: xr.Dataset) -> list[str]:
         caveat(results) or _of_loss(found),
         *(results.attrs[name] for name in ("taken_for",) if name in results.attrs),
     ]
+
+
+def sentence(here: xr.Dataset) -> str:
+    """What removing its first mode does to one head that was edited."""
+    first = here.sel(direction="mode 1", effect="attention")
+    against = first.sel(null="same variance")
+    times = f": {_interval(against, 'ratio', 'ratio')} times what a random direction of the same variance takes"
+    return (
+        f"Without its first balanced mode it pays {_interval(first, 'effect_mean', 'effect')} less attention to its "
+        f"key, of {float(here.intact):.2g}{times if against.ratio.notnull() else ''}."
+    )
 
 
 def caveat(results: xr.Dataset) -> str:

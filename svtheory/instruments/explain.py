@@ -93,26 +93,26 @@ COLUMNS = {
     "hypothesis": "Of those asked the one that explains the head best: what a query attends to. "
     + "; ".join(f'"{name}": {asked}' for name, asked in ASKED.items())
     + ".",
-    "grade": "Explained, partly or unexplained: how much of the logits' variance the hypothesis leaves accounted for, "
-    "beyond chance and ahead of every rival; see below.",
+    "grade": "Explained: at least 3/4 of the logits' variance accounted for, at the interval's lower end, p at most "
+    "0.01, and a margin of at least 0.2. Partly: at least 1/4, p at most 0.01, ahead of every rival. Else unexplained.",
     "functional cosine": "Correlation of predicted and measured logits over independent draws of query and key, with "
     "its 95 % interval, over samples drawn again; said so where that does not hold it, as fewer samples are different.",
     "margin": "Lead of that cosine over the best rival.",
-    "over": "That rival: permuted templates, or another hypothesis.",
+    "best rival": "What comes nearest after it: permuted templates, or another hypothesis.",
     "p": "Share of random heads that the hypothesis explains as well, times the number of hypotheses, adjusted for all "
     "heads. With ≤, draws ended once verdicts were settled: it may be less.",
     "random, highest": "The best functional cosine of the first 99 random heads.",
-    "member": "Of a family of hypotheses the one that fits best, by its parameter, such as the length over which a "
-    "preference for nearer numbers falls; 0 where there is only one.",
+    "best parameter": "Of a hypothesis that is a family the parameter that fits best, such as the length over which a "
+    "preference for nearer numbers falls.",
     "training time": "Fitted, in units of 1 / (learning rate x mean eigenvalues of both input moments).",
-    "not visited": "Share of the weights' square in directions that no sample exercises.",
+    "weights unread": "Share of the weights' square in directions that no token has anything along.",
     "modes": "The fewest modes of the head as its data see it, 1 the largest, that carry 90 % of the variance of its "
     "scores, and what they carry; how much of them lies in the span that the hypothesis predicts, of queries and of "
     "keys, from 0 to 1, beside random vectors. Of heads that are explained, if only partly, or nearest to it.",
     "raw vectors": "The same of the singular pairs of Omega itself; their terms' variances need not add up.",
-    "contrast": "Functional cosine with what is left of the head in the few leading directions of its own space that "
-    "contrastive covariance, the published baseline, finds, how many these are, and the 97.5th percentile of as many "
-    "random ones.",
+    "contrastive covariance": "Functional cosine with what is left of the head in the few leading directions of its "
+    "own space that contrastive covariance, the published baseline, finds, how many these are, and the 97.5th "
+    "percentile of as many random ones.",
 }
 MENTIONED = 8  # heads that a sentence is said of, at most
 
@@ -261,15 +261,15 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
         "grade": here.grade.item(),
         "functional cosine": _with_interval(here.functional_cosine.where(here.asked), here.lowest, here.highest),
         "margin": _with_interval(here.margin, here.margin_lowest, here.margin_highest),
-        "over": here.nearest_rival.item(),
+        "best rival": here.nearest_rival.item(),
         "p": _p(here),
         "random, highest": float(here.null.max()),
-        "member": _with_interval(here.member, here.first_member, here.last_member),
+        "best parameter": _with_interval(here.member, here.first_member, here.last_member),
         "training time": _time(here),
-        "not visited": f"{float(here.unvisited):.1%}",
+        "weights unread": f"{float(here.unvisited):.1%}",
         "modes": carried.short(here, "balanced"),
         "raw vectors": carried.short(here, "raw"),
-        "contrast": f"{cosine:.2f} of {int(here.contrast_size)} (chance to {chance:.2f})",
+        "contrastive covariance": f"{cosine:.2f} of {int(here.contrast_size)} (chance to {chance:.2f})",
     }
 
 

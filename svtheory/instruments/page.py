@@ -48,12 +48,12 @@ from svtheory.instruments.paged import (
     plain_page,
     read_on,
     row,
+    short,
 )
 from svtheory.instruments.sources import SEQUENCES, Source, first_sequences
 from svtheory.instruments.survey import by_head, chosen_heads
 from svtheory.reports.options import at_least
 from svtheory.reports.rendering import rendered
-from svtheory.reports.tables import shown
 
 __all__ = [
     "COLUMNS",
@@ -300,7 +300,7 @@ def html(results: xr.DataTree, command: str = "") -> str:
         rows=by_head(rows(results)),
         made=[line for line in str(results.attrs.get("made", "")).splitlines() if line],
         calls=[str(part.attrs["call"]) for part in parts_of(results).values()],
-        shown=shown,
+        short=short,
         columns=COLUMNS,
         command=command,
     )

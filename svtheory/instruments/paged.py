@@ -11,7 +11,7 @@ from svtheory.heads.random_heads import NULLS
 from svtheory.instruments import cause, drawn, explain, readout, sad, sparser, spectra, trace
 from svtheory.instruments.grades import best, sentence
 from svtheory.instruments.survey import PLACE, called
-from svtheory.reports.tables import shown
+from svtheory.reports.tables import picked, shown
 
 INSTRUMENTS: Mapping[str, ModuleType] = {
     "spectra": spectra,
@@ -22,10 +22,16 @@ INSTRUMENTS: Mapping[str, ModuleType] = {
     "cause": cause,
 }
 """The instruments that a page shows."""
-ANSWERING = ("spectra", "sad", "explain", "cause")
+ANSWERING = ("explain", "cause", "sad", "spectra")
 """Those whose answers it opens with."""
 TABLES = ("spectra", "sad", "explain", "cause")
 """Those whose rows stand in the view of a head."""
+FOREMOST: Mapping[str, tuple[str, ...]] = {
+    "explain": ("hypothesis", "grade", "functional cosine", "margin", "best rival", "p"),
+    "cause": ("direction", "attention, intact", "attention lost", "x same variance", "x isotropic", "loss gained"),
+}
+"""Columns of a table that stand open; the others are folded."""
+BALANCED = "balanced: "
 COLUMNS = {
     "verdict": "Sparser than random heads of its spectrum, of low rank only, or neither (sad).",
     "hypothesis": "Of those asked the one that explains the head best (explain).",
@@ -69,7 +75,7 @@ def row(here: Parts) -> dict[str, Any]:
         found |= {"hypothesis": held.hypothesis.item(), "grade": held.grade.item()}
         found["cosine"] = float(held.functional_cosine)
     for reading in of["spectra"].reading.values:
-        called, spectrum = "" if reading == "raw" else f"{reading}: ", of["spectra"].sel(reading=reading)
+        called, spectrum = "" if reading == "raw" else BALANCED, of["spectra"].sel(reading=reading)
         values = spectrum.singular_value.values
         found[f"{called}modes for 90 %"] = drawn.modes_for(drawn.SHARE, values)
         if "sad" in of:
@@ -78,6 +84,15 @@ def row(here: Parts) -> dict[str, Any]:
             found[f"{called}chance S"] = float(tests.null_mean.sel(null=list(NULLS)).min())
         found[f"{called}first gap"] = float(spectrum.gap[0]) / float(values[0]) if values[0] else np.nan
     return found
+
+
+def short(value: float) -> str:
+    """A number in the table of all heads, to 3 digits.
+
+    >>> short(0.12345), short(12), short(float("nan"))
+    ('0.123', '12', '-')
+    """
+    return f"{value:.3g}" if np.isfinite(value) else "-"
 
 
 def plain_page(results: xr.DataTree) -> dict[str, Any]:
@@ -89,7 +104,7 @@ def plain_page(results: xr.DataTree) -> dict[str, Any]:
         "without": _said(results, "without_"),
         "asked": _said(results, "asked_"),
         "caveats": {"cause": cause.caveat(parts["cause"])} if "cause" in parts else {},
-        "columns": {name: module.COLUMNS for name, module in INSTRUMENTS.items() if name in parts},
+        "columns": {name: INSTRUMENTS[name].COLUMNS for name in TABLES if name in parts},
         "text": "readout" in parts and "piece" in parts["readout"],
         "sequences": _sequences(parts),
         "decisions": list(drawn.decisions(parts["trace"])) if "trace" in parts else [],
@@ -126,21 +141,47 @@ def _sequences(parts: Parts) -> list[list[str]]:
 def _head(here: Parts) -> dict[str, Any]:
     """One head: what is said of it, what is drawn, and the tables of instruments."""
     of = {name: part.squeeze(PLACE) for name, part in here.items() if set(PLACE) <= set(part.dims)}
-    found: dict[str, Any] = {"verdicts": list(_verdicts(here)), "spectrum": drawn.spectrum(of["spectra"])}
-    found["tables"] = {
-        name: [{key: shown(x) for key, x in line.items() if key not in (*PLACE, "head")} for line in rows]
-        for name, rows in ((name, INSTRUMENTS[name].rows(here[name])) for name in TABLES if name in here)
-    }
+    found: dict[str, Any] = {"verdicts": list(_verdicts(of)), "spectrum": drawn.spectrum(of["spectra"])}
+    found["tables"] = {name: _table(name, INSTRUMENTS[name].rows(here[name])) for name in TABLES if name in here}
     if "attention" in of:
-        found["attention"] = drawn.weights(of["attention"])
+        found |= {"attention": drawn.weights(of["attention"]), "window": int(of["attention"]["window"])}
     if "readout" in of:
         found |= {"modes": drawn.modes(of["readout"]), "written": drawn.written(of["readout"])}
     return found
 
 
-def _verdicts(here: Parts) -> Iterator[str]:
-    """What is said of a head in sentences."""
-    if "sad" in here:
-        yield f"It is {here['sad'].verdict.item()}."
-    if "explain" in here:
-        yield f"It is {sentence(best(here['explain']).squeeze(PLACE))}."
+def _table(name: str, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """A head's rows of an instrument, as text: the columns that stand open, and those that are folded."""
+    lines = [{key: shown(x) for key, x in row.items() if key not in (*PLACE, "head", "verdict")} for row in rows]
+    if name in FOREMOST:
+        return {"open": picked(lines, *FOREMOST[name]), "folded": picked(lines, *_folded(name, lines))}
+    return _by_reading(lines[0]) if name == "sad" else {"open": [], "folded": lines}
+
+
+def _by_reading(line: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    """One row as a row for each reading; what is of neither is folded."""
+    twice = [key.removeprefix(BALANCED) for key in line if key.startswith(BALANCED)]
+    both = {"raw": "", "balanced": BALANCED}
+    rest = [key for key in line if key.removeprefix(BALANCED) not in twice]
+    rows = [{"reading": reading, **{key: line[of + key] for key in twice}} for reading, of in both.items()]
+    return {"open": rows, "folded": picked([line], *rest)}
+
+
+def _folded(name: str, lines: list[dict[str, str]]) -> list[str]:
+    """The columns that are folded, after the first, which says what a row is of."""
+    first, *others = lines[0] if lines else FOREMOST[name]
+    return [first, *(key for key in others if key not in FOREMOST[name])]
+
+
+def _verdicts(of: Parts) -> Iterator[str]:
+    """What is said of a head in sentences: what explains it, what it does, what it writes and reads, how it is made."""
+    if "explain" in of:
+        yield f"It is {sentence(best(of['explain']))}."
+    if "cause" in of and of["cause"].intact.notnull():
+        yield cause.sentence(of["cause"])
+    if "readout" in of and "ov_written_token" in of["readout"]:
+        yield readout.writes(of["readout"])
+    if "readout" in of:
+        yield readout.carries(of["readout"])
+    if "sad" in of:
+        yield f"It is {of['sad'].verdict.item()}."

@@ -284,6 +284,29 @@ def answers(results: xr.Dataset) -> list[str]:
     return said + _left_out(results)
 
 
+def carries(here: xr.Dataset) -> str:
+    """What the first balanced mode of one head carries."""
+    first = here.sel(reading="balanced", mode=1)
+    if first.value.isnull():
+        return "It has no mode: it is numerically zero."
+    return (
+        f"Its first balanced mode carries {float(first.variance_share):.0%} of the variance of scores; "
+        f"{float(first.decision_share):.0%} of decisions are another key without it."
+    )
+
+
+def writes(here: xr.Dataset) -> str:
+    """The tokens whose logits the first axis of what one head writes raises most, of those above chance."""
+    first = here.sel(mode=1, end="top").transpose("question", "near", ...)
+    if first.ov_value.isnull():
+        return "It writes nothing."
+    names = first["ov_written_piece" if "ov_written_piece" in first else "ov_written_token"].values
+    above = first.ov_logit.values > first.ov_logit_chance.values[:, None]
+    axis = f"The first axis of what it writes, {float(first.ov_variance_share):.0%} of the variance, raises"
+    each = [", ".join(f'"{name}"' for name in x[k][:SHOWN]) for x, k in zip(names, above, strict=True) if k.any()]
+    return f"{axis} the logits of {'; '.join(each)} most." if each else f"{axis} no token's logit above chance."
+
+
 def _left_out(results: xr.Dataset) -> list[str]:
     return [results.attrs["left_out"]] if "left_out" in results.attrs else []
 

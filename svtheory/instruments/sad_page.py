@@ -34,12 +34,13 @@ COLUMNS = {
     "independent rotations": "Mean S where U and V are turned apart, the paper's control: a diagnostic.",
     "Gaussian tokens": "Mean S with tokens of the same second moments: a diagnostic.",
     "named": "How many singular pairs have a gap above rounding (T14).",
-    "sad2024": "Median number of terms of the score, the largest first, whose sum is above the score; in brackets how "
-    "often a rule is undefined.",
-    "acc2025, query": "The same of terms of the relative attention, until their sum reaches it; biases on the query's "
-    "side.",
-    "acc2025, key": "The same with biases on the key's side.",
-    "accpp2026": "Median number of vectors taken out of all scores until attention falls to 2.5 times an even share.",
+    "vectors needed (sad2024)": "By the published rule of that name (heads.count_vectors): the median number of terms "
+    "of the score, the largest first, whose sum is above the score; in brackets how often the rule is undefined.",
+    "vectors needed (acc2025, query)": "By another: of terms of the relative attention, until their sum reaches it; "
+    "biases on the query's side.",
+    "vectors needed (acc2025, key)": "The same with biases on the key's side.",
+    "vectors needed (accpp2026)": "By a third: vectors taken out of all scores until attention falls to 2.5 times an "
+    "even share.",
 }
 
 
@@ -111,7 +112,7 @@ def _row(here: xr.Dataset) -> dict[str, Any]:
     row["named"] = f"{int(raw.named.sum())}/{raw.named.size}"
     for rule in PUBLISHED:
         there = raw.sel(rule=rule)
-        row[rule] = f"{quartiles(there['count'])[1]:g} ({float(undefined(there).mean()):.0%})"
+        row[f"vectors needed ({rule})"] = f"{quartiles(there['count'])[1]:g} ({float(undefined(there).mean()):.0%})"
     return row
 
 

@@ -77,10 +77,25 @@ function table(rows, label) {
       h("tbody", {}, rows.map(line))));
 }
 
-function facts(row, told) {
-  const about = (name) => told[name] ?? told[name.split(": ").pop()];
+const folded = (title, ...content) => h("details", {}, h("summary", {}, title), content);
+
+// what an instrument says of a head: columns that stand open, others folded, and what all of them say
+function told(id, name, label) {
+  const { open, folded: more } = page.heads[name].tables[id] ?? { open: [], folded: [] };
+  const columns = page.columns[id] ?? {};
+  const said = (names) => h("dl", {}, names.filter((column) => columns[column]).map((column) =>
+    [h("dt", {}, column), h("dd", {}, columns[column])]));
+  const single = !open.length || open[0].reading;
+  return [table(open, label),
+    open.length > 0 && folded("What the columns say", said(Object.keys(open[0]))),
+    single ? more.length > 0 && folded(open.length ? "More numbers" : "In numbers", facts(more[0], columns))
+      : folded("More columns", table(more, `${label}, more`), said(Object.keys(more[0]).slice(1)))];
+}
+
+function facts(row, columns) {
+  const about = (name) => columns[name] ?? columns[name.split(": ").pop()];
   return h("dl", { class: "facts" }, Object.entries(row).map(([name, value]) =>
-    [h("dt", { title: about(name) }, name), h("dd", { title: about(name) }, value)]));
+    [h("dt", {}, name), h("dd", {}, h("b", {}, value), about(name) && h("span", { class: "number" }, ` ${about(name)}`))]));
 }
 
 // moves a cursor with a pointer or the arrow keys: `at(event)` is where a pointer is, `step(dx, dy)` where keys lead
@@ -102,7 +117,7 @@ function spectrum(name) {
   return part("spectra", "Spectrum", name, h("div", { class: "beside" }, panels),
     h("p", { class: "note" }, "Values over the largest; hollow points cannot be named (T14). Line: Gaussian factors of this shape. ",
       "Dashed: how many hold 90 % of the sum of squares."),
-    h("details", {}, h("summary", {}, "In numbers"), facts(page.heads[name].tables.spectra[0], page.columns.spectra)));
+    told("spectra", name, "spectrum in numbers"));
 }
 
 function panel(reading, here) {
@@ -285,13 +300,21 @@ function trace(name, decision) {
   const links = own.map((d) => h("a", { href: `#${address(d)}`, "aria-current": d === chosen ? "true" : null },
     `${d.sequence}: ${d.query} → ${d.key}`));
   const [layer, head] = name.split(".");
-  const [, query, key] = decision ?? [];
-  const content = chosen ? tracedView(chosen) : key > query ? h("p", {}, `Query ${query} does not see key ${key}, which comes later.`)
-    : decision ? h("p", {}, "This decision was not traced; ",
-    h("code", {}, `trace.survey(bundle, decisions=[[${[layer, head, ...decision].join(", ")}]])`), " does.")
-    : h("p", {}, "Choose a decision, above or here.");
+  const content = chosen ? tracedView(chosen) : !decision ? h("p", {}, "Choose a decision, above or here.")
+    : h("p", {}, unseen(name, ...decision) ?? ["This decision was not traced; ",
+      h("code", {}, `trace.survey(bundle, decisions=[[${[layer, head, ...decision].join(", ")}]])`), " does."]);
   return part("trace", "Trace of a decision", name, content,
     links.length > 0 && h("p", { class: "links" }, "Traced of this head, sequence: query → key. ", links));
+}
+
+// why there is no such decision, if there is none
+function unseen(name, sequence, query, key) {
+  const length = page.sequences[sequence]?.length;
+  const { window } = page.heads[name];
+  if (length === undefined) return `There is no sequence ${sequence}.`;
+  if (Math.max(query, key) >= length) return `Sequence ${sequence} has no position ${Math.max(query, key)}.`;
+  if (key > query) return `Query ${query} does not see key ${key}, which comes later.`;
+  return query - key >= window ? `Query ${query} does not see key ${key}, which lies outside its window of ${window} positions.` : null;
 }
 
 function tracedView(d) {
@@ -306,7 +329,7 @@ function tracedView(d) {
 
 function componentsOf(d, side, found, size) {
   const line = (label, value) => h("tr", {}, h("th", { scope: "row", class: "text" }, label),
-    h("td", {}, number(value)), h("td", { class: "text" }, bar(value / size)));
+    h("td", {}, number(value)), h("td", { class: "text" }, bar(size && value / size)));
   const rest = found.count - found.components.length;
   return h("div", {}, h("h3", {}, `Read at the ${side}, position ${d[side]}`), h("div", { class: "wide" }, h("table", {},
     h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "text" }, "written by"), h("th", { scope: "col" }, "to the score"), h("th"))),
@@ -351,7 +374,6 @@ function byMode(d) {
 
 function headView(name, decision) {
   const head = page.heads[name];
-  const rows = (id) => head.tables[id] ?? [];
   return [
     h("h1", { tabindex: -1 }, `Head ${name}`),
     head.verdicts.map((verdict) => h("p", { class: "answer" }, verdict)),
@@ -360,9 +382,9 @@ function headView(name, decision) {
     attention(name, decision),
     trace(name, decision),
     written(name),
-    part("cause", "What it causes", name, table(rows("cause"), "effects of removing directions")),
-    part("explain", "Hypotheses", name, table(rows("explain"), "hypotheses")),
-    part("sad", "Sparseness", name, rows("sad").length ? facts(rows("sad")[0], page.columns.sad) : null),
+    part("cause", "What it causes", name, told("cause", name, "effects of removing directions")),
+    part("explain", "Hypotheses", name, told("explain", name, "hypotheses")),
+    part("sad", "Sparseness", name, told("sad", name, "sparseness")),
   ].flat();
 }
 

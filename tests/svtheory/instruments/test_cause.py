@@ -193,6 +193,11 @@ def test_heads_that_do_nothing():
         assert (silent[f"effect_{part}"].sel(effect=told) == 0).all()
         assert (deaf[f"effect_{part}"] == 0).all()
     assert deaf.ratio.isnull().all()
+    assert cause.sentence(deaf) == (
+        f"Without its first balanced mode it pays 0 (0 to 0) less attention to its key, of {float(deaf.intact):.2g}."
+    )
+    lost = other.effect_mean.sel(direction="mode 1", effect="attention")
+    assert f"pays {float(lost):.3g} (" in cause.sentence(other)
     for head in (silent, other):
         assert (head.effect_mean.sel(effect="variation") > 0).all()
     assert (np.abs(other.effect_mean.sel(effect=told)) > 0).all()
@@ -214,7 +219,7 @@ def test_what_the_model_does_not_predict_makes_no_headline_of_the_loss():
     assert said in cause.caption(unknown)
     assert "leading_loss_gained_highest" not in cause.summary(unknown)
     assert "loss gained" not in cause.brief(unknown)[0]
-    assert cause.rows(unknown)[0]["intact loss"] == float(unknown.intact_loss)
+    assert cause.rows(unknown)[0]["loss, intact"] == float(unknown.intact_loss)
     lowered = known.assign(effect_mean=-np.abs(known.effect_mean))
     assert cause.answers(lowered)[-1].startswith("No such removal raises the loss")
 

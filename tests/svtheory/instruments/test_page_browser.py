@@ -169,6 +169,21 @@ def traces(tab, tree):
     assert f"key {int(child['key'])} " in tab.locator("#trace .answer").inner_text()
 
 
+def test_a_head_begins_with_sentences_and_columns_say_what_they_are(browser, made, tree):
+    """Words of what is left of each part, spectra's numbers with what they say; all of it can be opened by keys."""
+    here = tree["readout"].to_dataset().sel(layer=0, head=1)
+    with opened(browser, made, "#0.1") as tab:
+        assert tab.locator("#head > .answer").all_inner_texts() == [
+            readout.writes(here).replace("\n", " "),
+            readout.carries(here),
+        ]
+        fold = tab.locator("#spectra summary")
+        fold.press("Enter")
+        numbers = tab.locator("#spectra dl.facts")
+        assert numbers.is_visible()
+        assert spectra.COLUMNS["effective rank"] in numbers.inner_text()
+
+
 def test_it_sorts_opens_and_follows(browser, made, tree):
     with opened(browser, made) as tab:
         sorts(tab, tree)
@@ -224,11 +239,30 @@ def test_what_does_not_pass_chance_is_grey(browser, made, tree):
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("0/abc/1", "Choose a decision"), ("0/1/1.5", "Choose a decision"), ("0/2/4", "Query 2 does not see key 4")],
+    [
+        ("0/abc/1", "Choose a decision"),
+        ("0/1/1.5", "Choose a decision"),
+        ("0/2/4", "Query 2 does not see key 4"),
+        ("0/9/1", "Sequence 0 has no position 9"),
+        ("7/1/0", "There is no sequence 7"),
+    ],
 )
 def test_addresses_of_no_decision(browser, made, place, said):
     with opened(browser, made, f"#0.0/{place}") as tab:
         assert said in tab.inner_text("#trace")
+
+
+def test_no_trace_is_advised_of_a_key_outside_the_window(browser, tree, tmp_path):
+    """Where a layer's queries see two keys, of decisions that are not traced."""
+    parts = {name: tree[name].to_dataset() for name in tree.children}
+    found, window = parts["trace"], ("layer", [2, T])
+    parts["attention"] = parts["attention"].assign(window=window)
+    traced = {tuple(map(int, x)) for x in zip(*(found[name].values for name in trace.PLACE), strict=True)}
+    path = written(xr.DataTree.from_dict(parts), tmp_path)
+    for layer, said in enumerate(("lies outside its window of 2 positions", f"trace.survey(bundle, decisions=[[{1}")):
+        query, key = next((q, k) for q in range(T) for k in range(q - 1) if (layer, 0, 0, q, k) not in traced)
+        with opened(browser, path, f"#{layer}.0/0/{query}/{key}") as tab:
+            assert said in tab.inner_text("#trace")
 
 
 def test_without_tokens_positions_are_named(browser, tree, tmp_path):
@@ -254,6 +288,8 @@ def test_themes_and_a_narrow_window(browser, made, scheme):
         for place in ("", "#1.2", "#1.2/0/3/1"):
             tab.goto(made.as_uri() + place)
             assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        whole = "[...document.querySelectorAll('.ids .token')].every((x) => x.getClientRects().length === 1)"
+        assert tab.evaluate(whole)  # no token is broken over two lines
         tab.emulate_media(media="print")
         assert tab.evaluate(colour) == paper["light"]
 
@@ -271,7 +307,7 @@ def test_the_page_of_a_trained_model(browser, tmp_path):
     with opened(browser, written(tree, tmp_path)) as tab:
         sorts(tab, tree)
         follows(tab, tree, "1.0", ((7, 3), (4, 4), (6, 0)))
-        assert tab.locator("#cause tbody tr").count() == len(
+        assert tab.locator("#cause > .wide tbody tr").count() == len(
             page.INSTRUMENTS["cause"].rows(tree["cause"].isel(layer=[1]))
         )
         traces(tab, tree)

@@ -11,7 +11,7 @@ import xarray as xr
 import svtheory
 from svtheory import HeadBundle, save_heads
 from svtheory.checks import InputError
-from svtheory.instruments import attended, drawn, page, sources
+from svtheory.instruments import attended, drawn, page, paged, sources
 from svtheory.instruments.command import run as command
 from svtheory.instruments.paged import INSTRUMENTS, heads_of, parts_of
 
@@ -94,6 +94,11 @@ def test_the_page_says_what_was_read_and_where_hypotheses_ask(weights_alone):
     assert data_of(text)["asked"] == {"explain": where}
 
 
+def test_columns_that_stand_open_are_those_of_the_instrument():
+    for name, columns in paged.FOREMOST.items():
+        assert set(columns) < set(INSTRUMENTS[name].COLUMNS)
+
+
 def test_attention_is_the_heads_own_where_there_are_tokens():
     bundle = heads()
     found = attended.survey(bundle, 2)
@@ -137,6 +142,13 @@ def test_every_part_is_found_by_the_call_beside_it():
         call = part.attrs.pop("call")
         xr.testing.assert_identical(eval(call, names), part)
         assert call in html.unescape(page.html(tree)), name
+    shown = data_of(page.html(tree))["heads"]["0.0"]
+    assert shown["verdicts"][0].startswith("It is ")
+    raw, balanced = shown["tables"]["sad"]["open"]
+    assert [raw["reading"], balanced["reading"]] == ["raw", "balanced"]
+    assert "vectors needed (sad2024)" in shown["tables"]["sad"]["folded"][0]
+    opened, folded = (shown["tables"]["explain"][name][0] for name in ("open", "folded"))
+    assert {*opened, *folded} == {*INSTRUMENTS["explain"].COLUMNS}
     for row, here in zip(page.rows(tree), heads_of(parts_of(tree)), strict=True):
         tested = here["sad"].squeeze()
         assert row["balanced: S"] == pytest.approx(float(tested.sparseness.sel(reading="balanced").mean()))

@@ -141,6 +141,17 @@ def test_what_a_head_writes(found):
         np.testing.assert_allclose(top.ov_embedding_cosine, np.sort(near)[::-1][:3], atol=1e-4)
 
 
+def test_what_is_said_of_a_head(found):
+    here = found.sel(layer=0, head=0)
+    first = here.sel(mode=1, end="top", question=0)
+    above = first.ov_written_token.values[first.ov_logit.values > float(first.ov_logit_chance)]
+    assert readout.writes(here).endswith("the logits of " + ", ".join(f'"{token}"' for token in above) + " most.")
+    below = here.assign(ov_logit_chance=np.inf * here.ov_logit_chance)
+    assert readout.writes(below).endswith("% of the variance, raises no token's logit above chance.")
+    share = here.decision_share.sel(reading="balanced", mode=1)
+    assert readout.carries(here).endswith(f"{float(share):.0%} of decisions are another key without it.")
+
+
 def test_equal_values_are_read_as_one(found):
     here = found.sel(layer=0, head=1, reading="raw")
     assert here.first_pair.values.tolist() == [1, 0]

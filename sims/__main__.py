@@ -2,10 +2,12 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from svtheory.instruments import first_line
+from svtheory.stopping import at_once
 
 # readings of other people's heads have become instruments
 MOVED = {"heads": "spectra", "sad": "sad", "explain": "explain", "align": "align", "conditions": "conditions"}
@@ -19,31 +21,37 @@ def experiments() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """List the experiments, or run the one that the first argument names with the arguments after it."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    known = experiments()
-    if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, known), default=0)
-        print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
-        print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
-        print(f"\n  {'all':{width}}  {first_line(Path(__file__).parent / 'lab' / 'gallery.py')}")
-        return
-    # these load jax, which a list of experiments does without
-    from sims.engines.devices import every_core
-    from sims.lab import gallery
+    with at_once():
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        known = experiments()
+        if not arguments or arguments[0] in ("-h", "--help"):
+            _list(known)
+            return
+        run = _loaded(arguments[0], known, every_core=argv is None)
+    run(arguments[1:])
+
+
+def _list(known: Mapping[str, str]) -> None:
+    width = max(map(len, known), default=0)
+    print("usage: python -m sims NAME [--scale quick|paper|full] [--seed N] [--out DIR] [options]\n")
+    print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
+    print(f"\n  {'all':{width}}  {first_line(Path(__file__).parent / 'lab' / 'gallery.py')}")
+
+
+def _loaded(name: str, known: Mapping[str, str], every_core: bool) -> Callable[[Sequence[str]], Any]:
+    """The `main` of an experiment; this loads jax, which a list of experiments does without."""
+    from sims.engines import devices
     from svtheory.checks import InputError
     from svtheory.reports.command import sentence_errors
 
-    if argv is None:
-        every_core()
-    if arguments[0] == "all":
-        gallery.main(arguments[1:])
-        return
+    if every_core:
+        devices.every_core()
     with sentence_errors():
-        if arguments[0] in MOVED:
-            raise InputError(f"{arguments[0]} is an instrument: svtheory {MOVED[arguments[0]]} SOURCE")
-        if arguments[0] not in known:
-            raise InputError(f"the experiment must be one of {', '.join(known)} or all, got {arguments[0]!r}")
-    importlib.import_module(f"sims.{arguments[0]}").main(arguments[1:])
+        if name in MOVED:
+            raise InputError(f"{name} is an instrument: svtheory {MOVED[name]} SOURCE")
+        if name not in (*known, "all"):
+            raise InputError(f"the experiment must be one of {', '.join(known)} or all, got {name!r}")
+    return importlib.import_module("sims.lab.gallery" if name == "all" else f"sims.{name}").main
 
 
 if __name__ == "__main__":

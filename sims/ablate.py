@@ -42,6 +42,8 @@ SIGNIFICANT = 1e-3  # predicted singular values above this share of the first sp
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8", "random sequences", "resamples members 8")
+
     sequences: Annotated[int, at_least(64)] = 512
     """Sequences on which heads are read and run."""
     random: Annotated[int, at_least(1)] = 8

@@ -58,6 +58,8 @@ PAPER = (0.3, 1.7)  # |E_X|_2 / alpha of the dictionaries that the paper measure
 class Config(Frames):
     """Size of the sweep."""
 
+    ARRAYS = (*Frames.ARRAYS, "conditions frames n_features n_features", "conditions frames dim n_features")
+
     dim: Annotated[int, at_least(4)] = 10
     """Dimension D."""
     largest: Annotated[float, above(1)] = 1000.0

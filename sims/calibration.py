@@ -56,6 +56,8 @@ ROUND = 25  # repetitions between two looks at the progress bar
 class Config(Options):
     """Size of the table."""
 
+    ARRAYS = ("contexts 12 12", "repetitions 100")
+
     repetitions: Annotated[int, at_least(20)] = 40
     """Heads of each kind."""
     draws: Annotated[int, at_least(99)] = 99

@@ -49,6 +49,8 @@ PROBABILITY, N_KEYS = 0.2, 8
 class Config(Precise):
     """Size of the experiment."""
 
+    ARRAYS = ("square_seeds copies copies 13 13", "softmax_seeds contexts copies 9")
+
     copies: Annotated[int, at_least(1)] = 1
     """Copies c of the block of features: D = 9 c, 6 c pairs, head dimension H = 3 c."""
     square_seeds: Annotated[int, at_least(2)] = 5

@@ -50,6 +50,8 @@ LEAST = {"isotropic": 10, "same variance": 1}
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8", "random sequences", "resamples members 8")
+
     sequences: Annotated[int, at_least(64)] = 256
     """Sequences on which models are run."""
     random: Annotated[int, at_least(2)] = 16

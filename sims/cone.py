@@ -51,6 +51,8 @@ LOGIT = 0.5  # standard deviation of the logits asked for, over keys
 class Config(Frames):
     """Size of the sweep."""
 
+    ARRAYS = (*Frames.ARRAYS, "frames n_features n_features", "frames dim n_features", "frames contexts dim")
+
     means: Annotated[tuple[float, ...], at_least(0)] = (0.0, 0.5, 1.0, 2.0)
     """Means of the activations, over their standard deviation."""
     frames: Annotated[int, at_least(2)] = 3

@@ -50,6 +50,8 @@ HELD = 0.9
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8")
+
     tasks: tuple[str, ...] = ("attributes", "recall")
     """Tasks to train on."""
     sequences: Annotated[int, at_least(64)] = 512

@@ -69,6 +69,8 @@ CURVE = 1024  # queries and contexts from which the closed form of the drift is 
 class Config(Precise):
     """Size of the ledger."""
 
+    ARRAYS = ("square_seeds 100", "softmax_seeds contexts 10")
+
     square_seeds: Annotated[int, at_least(1)] = 3
     """Random heads for each value of a knob, squared objective."""
     softmax_seeds: Annotated[int, at_least(1)] = 3

@@ -51,6 +51,8 @@ PHASE_COLOURS = (COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[5])  # in the order
 class Config(Precise):
     """Size of the plane."""
 
+    ARRAYS = ("couplings starts dim dim crowding",)
+
     dim: Annotated[int, at_least(4)] = 6
     """Dimension D."""
     crowding: Annotated[tuple[float, ...], between(1, MULTIPLE)] = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)

@@ -83,6 +83,8 @@ KNOBS = {
 class Config(Precise):
     """Size of the sweep."""
 
+    ARRAYS = ("frames dim dim crowds crowds", "frames contexts dim")
+
     dim: Annotated[int, at_least(4)] = 10
     """Dimension D."""
     conditions: Annotated[tuple[float, ...], at_least(1)] = (1.0, 10.0, 100.0)

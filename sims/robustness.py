@@ -47,6 +47,15 @@ AXES = {
 class Config(ToyConfig):
     """Options of the experiment; each knob's values are run at the common setting of the others."""
 
+    ARRAYS = (
+        *ToyConfig.ARRAYS,
+        "members features features",
+        "members dim features",
+        "members head_dims dim",
+        "batch n_keys features",
+        "batch contexts n_features",
+    )
+
     strength: Annotated[float, above(0)] = 20.0
     """Target logit of the matched pair."""
     couplings: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)

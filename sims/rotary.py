@@ -53,6 +53,13 @@ ROWS = 4  # head dimension of the heads whose capacity is measured
 class Config(Frames):
     """Size of the experiment."""
 
+    ARRAYS = (
+        *Frames.ARRAYS,
+        "frames n_offsets n_features n_features",
+        "frames dim n_features",
+        "turns starts n_offsets 64",
+    )
+
     frequencies: Annotated[tuple[float, ...], FINITE] = (1.0, 0.6, 0.3, 0.1)
     """Radians a position of the single-pair heads' planes."""
     n_offsets: Annotated[int, at_least(2)] = 16

@@ -61,6 +61,13 @@ DIAGNOSTICS = ("common", "independent")
 class Config(ToyConfig):
     """Options of the experiment."""
 
+    ARRAYS = (
+        *ToyConfig.ARRAYS,
+        "snapshots members dim n_features",
+        "decisions n_keys n_features",
+        "decisions n_keys dim",
+    )
+
     pairs: Annotated[int, at_least(1)] = 20
     """Matched pairs."""
     strength: Annotated[float, above(0)] = 20.0

@@ -36,6 +36,8 @@ HEADS = 4  # of each layer
 class Config(Options):
     """Options of the experiment."""
 
+    ARRAYS = ("sequences 64 8",)
+
     sequences: Annotated[int, at_least(2)] = 24
     """Sequences read."""
     draws: Annotated[int, at_least(19)] = 999

@@ -61,6 +61,14 @@ ERRORS = 3
 class Config(Precise):
     """Size of the sweep."""
 
+    ARRAYS = (
+        "frames heads dim dim contexts",
+        "frames heads limit dim",
+        "dim dim dim dim",
+        "samples dim",
+        "noisy_heads noisy_contexts",
+    )
+
     dim: Annotated[int, at_least(2)] = 6
     """Dimension D; there are 2 D features."""
     probability: Annotated[float, PROBABILITY] = 0.3

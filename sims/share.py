@@ -41,6 +41,8 @@ LEARNED, TOLERANCE = 0.99, 0.05
 class Config(Options):
     """Options of the experiment."""
 
+    ARRAYS = ("members 100 4096", "heads 4096 100", "sequences 64 8")
+
     heads: Annotated[tuple[int, ...], at_least(1)] = (2, 4)
     """Numbers of heads, one ensemble each; there are four matches."""
     members: Annotated[int, at_least(2)] = 2

@@ -85,6 +85,8 @@ SHOWN = 3  # vectors in the figure
 class Config(Precise):
     """Size of the experiment."""
 
+    ARRAYS = ("seeds 1000", "transformers 100 4096", "sequences 64 8")
+
     seeds: Annotated[int, at_least(2)] = 4
     """Heads of each template, frame, objective and strength."""
     strengths: Annotated[tuple[float, ...], above(0)] = (0.1, 30.0)

@@ -47,6 +47,8 @@ VARIANTS = {
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8")
+
     variants: tuple[str, ...] = ("plain",)
     """Of "plain" (learned positions), "rotary", "normalised" (with biases); the last two on `attributes` alone."""
     sequences: Annotated[int, at_least(64)] = 512

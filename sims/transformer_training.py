@@ -44,6 +44,8 @@ LEARNED, EXPLAINS, LEVEL, SPARSE = 0.99, 0.5, 0.05, 0.8
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8")
+
     sequences: Annotated[int, at_least(64)] = 256
     """Sequences on which heads are read."""
     draws: Annotated[int, at_least(19)] = 199

@@ -47,6 +47,8 @@ STRENGTH, N_KEYS = 1.0, 8
 class Config(Frames):
     """Size of the sweep."""
 
+    ARRAYS = (*Frames.ARRAYS, "frames n_features n_features", "frames dim n_features", "frames contexts dim")
+
     conditions: Annotated[tuple[float, ...], at_least(1)] = (1.0, 10.0, 100.0)
     """Condition numbers of the frames."""
     frames: Annotated[int, at_least(2)] = 3

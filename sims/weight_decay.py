@@ -64,6 +64,8 @@ TURN = 0.005
 class Config(Precise):
     """Size of the sweep."""
 
+    ARRAYS = ("decays seeds dim dim", "decays seeds narrow dim")
+
     dim: Annotated[int, at_least(len(STRENGTHS))] = 8
     """Dimension D; there are N = 2 D features."""
     narrow: Annotated[int, at_least(1)] = 2

@@ -46,6 +46,8 @@ FIRST, EXACT = 0.95, 1e-4
 class Config(TransformerOptions):
     """Options of the experiment."""
 
+    ARRAYS = (*TransformerOptions.ARRAYS, "sequences 64 8")
+
     tasks: tuple[str, ...] = tuple(MATCHES)
     """Of recall and induction."""
     sequences: Annotated[int, at_least(64)] = 128

@@ -12,9 +12,17 @@ from sims.lab.gallery import Config as Gallery
 from svtheory.checks import InputError
 from svtheory.instruments import INSTRUMENTS
 from svtheory.instruments.command import run
+from svtheory.reports.memory import check_arrays
+from svtheory.reports.options import LARGEST
 
 # what no option of the kind may be; the largest are asked for by slips of the keyboard, and must not be allocated
 BAD = {int: (99_999_999_999, 10**30, 1.5, np.nan, True, "x"), float: (np.nan, np.inf, -np.inf, "x")}
+
+
+# of an experiment as many as may be only take longer
+TIME = {"steps", "square_steps", "softmax_steps", "training", "draws", "snapshots", "noisy_heads"}
+TIME |= {"modes", "contexts of contexts"}  # no more are read than there are
+MACHINE = 4e9  # bytes
 
 
 def configs():
@@ -54,6 +62,16 @@ def test_bad_numbers_are_refused_in_one_sentence(name):
                 replace(CONFIGS[name], **{option: (value,) if several else value})
 
 
+@pytest.mark.parametrize("name", [*experiments()])
+def test_sizes_that_no_machine_has_memory_for_are_refused(name):
+    check_arrays(CONFIGS[name], MACHINE)
+    for option, kind, several in numbers(CONFIGS[name]):
+        if kind is float or {option, f"{option} of {name}"} & {"seed", *TIME}:
+            continue
+        with pytest.raises(InputError, match=r"^--[^\n]+ must be [^\n]+ got [^\n]+$"):
+            check_arrays(replace(CONFIGS[name], **{option: (LARGEST,) if several else LARGEST}), MACHINE)
+
+
 def test_most_options_are_among_them():
     assert sum(len(list(numbers(config))) for config in CONFIGS.values()) > 150
 
@@ -70,6 +88,11 @@ def test_most_options_are_among_them():
         ),
         ("cone --coordinator nonsense", "--coordinator must be an address HOST:PORT, got 'nonsense'"),
         ("cone --coordinator a:b:1", "--coordinator must be an address HOST:PORT, got 'a:b:1'"),
+        # what they ask for is larger than any memory
+        ("phase --dim 90000000", "--couplings x --starts x --dim x --dim x --crowding must be at most "),
+        ("robustness --features 90000000", "--members x --features x --features must be at most "),
+        ("relu_phase --dims 9999999 --tokens 90000000", "--couplings x --starts x --dims x --dims must be at most "),
+        ("relu_phase --tokens 100000000 --dims 9999", "--tokens x --dims x 6 must be at most "),
         (
             "spectra x --resamples 1000000000000",
             "--resamples must be a whole number of at least 2 and at most 100000000, got 1000000000000",
@@ -81,5 +104,7 @@ def test_commands_refuse_before_they_begin(line, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(name, arguments) if name in INSTRUMENTS else importlib.import_module(f"sims.{name}").main(arguments)
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: {sentence}\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {sentence}") if sentence.endswith(" ") else said == f"error: {sentence}\n"
+    assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

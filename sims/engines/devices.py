@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svtheory.checks import InputError, whole
+from svtheory.reports import memory
 
 MEMBERS = PartitionSpec("members")
 ADDRESS = r"([^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}"
@@ -79,14 +80,12 @@ def max_bytes() -> float:
     return 1e9 * _used.get().max_memory
 
 
-def check_memory(needed: float, over: Mesh) -> None:
+def check_memory(needed: float, over: Mesh, what: str = "training", remedy: str = "--max-memory makes waves") -> None:
     """Raise InputError where CPU devices are to take more bytes each than there are: an allocation would not say so."""
-    found = Path("/proc/meminfo").read_text() if os.path.exists("/proc/meminfo") else ""
-    there = re.search(r"MemAvailable:\s+(\d+) kB", found)
-    if there and over.devices.flat[0].platform == "cpu" and needed * over.size > 1024 * int(there[1]):
-        free = int(there[1]) * 1.024e-6 / over.size
-        got = f"{needed / 1e9:.3g} GB; --max-memory makes waves"
-        raise InputError(f"training must fit into {free:.3g} GB of memory a device, got {got}")
+    free = memory.available() / over.size
+    if over.devices.flat[0].platform == "cpu" and needed > free:
+        got = f"{needed / 1e9:.3g} GB; {remedy}"
+        raise InputError(f"{what} must fit into {free / 1e9:.3g} GB of memory a device, got {got}")
 
 
 def samples_at_once() -> int | None:
@@ -151,7 +150,10 @@ def each(function: Callable[..., Any], *stacked: Any) -> Any:
     cores = Mesh(np.array(_host()[:size]), ("members",))
     of_core = partial(jax.lax.map, lambda one: function(*one))
     run = jax.shard_map(of_core, mesh=cores, in_specs=MEMBERS, out_specs=MEMBERS, check_vma=False)
-    return first_of(jax.tree.map(np.asarray, jax.jit(run)(spread(stacked, cores))), size)
+    placed = spread(stacked, cores)
+    program = jax.jit(run).lower(placed).compile()
+    check_memory(bytes_of(program), cores, "what is read of each member", "ask for smaller sizes")
+    return first_of(jax.tree.map(np.asarray, program(placed)), size)
 
 
 def _host() -> list[Any]:

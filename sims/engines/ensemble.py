@@ -28,6 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sims.engines import devices
 from svtheory.checks import InputError, whole
 from svtheory.progress import logged
+from svtheory.reports import memory
 from svtheory.reports.runs import REMEDY, atomic
 
 Member = TypeVar("Member")
@@ -138,7 +139,14 @@ class _History:
         records = -(-program.steps // program.every)
         self.every, self.members = program.every, members
         self.step = np.minimum(program.every * np.arange(1, records + 1), program.steps)
-        self.arrays = {name: np.zeros((records, members, *x.shape[2:]), x.dtype) for name, x in noted.items()}
+        shapes = {name: (records, members, *x.shape[2:]) for name, x in noted.items()}
+        held = sum(math.prod(shape) * noted[name].dtype.itemsize for name, shape in shapes.items())
+        if held > (free := memory.available()):
+            raise InputError(
+                f"the history of {program.steps} steps must fit into {free / 1e9:.3g} GB of memory, "
+                f"got {held / 1e9:.3g} GB"
+            )
+        self.arrays = {name: np.zeros(shape, noted[name].dtype) for name, shape in shapes.items()}
 
     def write(self, start: int, stop: int, kept: dict[str, np.ndarray]) -> None:
         """The records of steps start, ..., stop - 1."""

@@ -17,6 +17,7 @@ import tyro
 from sims.engines.devices import ALL, Machine, every_core, leads, using
 from svtheory.checks import InputError
 from svtheory.reports.command import check_seed, parsed, perform, sentence_errors
+from svtheory.reports.memory import check_arrays
 from svtheory.reports.runs import Outcome
 from svtheory.reports.tables import show, tally
 
@@ -67,6 +68,7 @@ def parse(name: str, scales: Mapping[str, Any], arguments: list[str], descriptio
     )
     chosen = parsed(options, f"python -m sims {name}", description, arguments)
     check_seed(chosen.config)
+    check_arrays(chosen.config)
     return chosen.config, chosen.out, chosen.machine
 
 

@@ -21,6 +21,8 @@ class Precise(Options):
 class Frames(Precise):
     """Options of an experiment on frames of features."""
 
+    ARRAYS = ("n_features n_features", "dim n_features", "dim dim")
+
     dim: Annotated[int, at_least(2)] = 10
     """Dimension D."""
     n_features: int = 20

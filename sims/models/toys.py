@@ -23,6 +23,14 @@ CONTEXTS = 20_000  # sampled contexts behind a size that is predicted at finite 
 class ToyConfig(Options):
     """Size and training of the toys of an experiment."""
 
+    ARRAYS = (
+        "members n_features n_features",
+        "members dim n_features",
+        "members head_dim dim",
+        "batch n_keys n_features",
+        "batch n_keys dim",
+    )
+
     members: Annotated[int, at_least(2)] = 16
     """Members (seeds) of each setting."""
     n_features: Annotated[int, at_least(2)] = 20

@@ -70,6 +70,8 @@ class Recipe(Options):
 class TransformerOptions(Options):
     """Options of an experiment on these models, which it shares with others of the same options."""
 
+    ARRAYS = ("members 100 4096",)
+
     tasks: tuple[str, ...] = ("attributes",)
     """Tasks to train on."""
     members: Annotated[int, at_least(2)] = 2  # a spread takes two

@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ import jax
 import tyro
 
 from svtheory.checks import InputError
-from svtheory.reports import plotting, runs
+from svtheory.reports import memory, plotting, runs
 from svtheory.reports.options import LARGEST_SEED
 from svtheory.reports.page import prose, report
 from svtheory.reports.runs import Outcome
+from svtheory.stopping import handled
 
 # what a disk answers that is full, over its quota, at its limit of a file's size, or not for this user
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -35,7 +35,7 @@ def sentence_errors() -> Iterator[None]:
     for memory that is not there, 128 and the signal's number for Ctrl-C and SIGTERM.
     """
     try:
-        with _terminated():
+        with handled(_interrupt, signal.SIGTERM):  # as Ctrl-C does
             yield
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -73,21 +73,8 @@ def _machine_error(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, where signals may be caught: in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _: Any) -> None:
-        raise KeyboardInterrupt(number)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def perform(name: str, folder: Path, config: Any, line: str, about: str, find: Callable[[Path], Outcome]) -> Outcome:
@@ -96,7 +83,7 @@ def perform(name: str, folder: Path, config: Any, line: str, about: str, find: C
     `line` is the command that asked for it, `about` the docstring that says what it is.
     """
     began = time.perf_counter()
-    with plotting.style(), runs.started(folder, name, config, line):
+    with memory.limited(), plotting.style(), runs.started(folder, name, config, line):
         outcome = find(folder)
         runs.finish(folder, outcome, time.perf_counter() - began)
         page = outcome.page or report(folder, about, outcome)

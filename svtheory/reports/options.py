@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Options:
     A limit is for an int or a float, one of these or None, or a tuple of them that may not be empty. Floats must be
     finite and ints at most LARGEST, those without a limit too. Raises InputError in the spelling of the command line.
 
+    `ARRAYS` says how many numbers the largest arrays hold at least, each as a product of options, the largest value of
+    those that are several, and of factors, "members n_features n_features" or "sequences 64": what there is no memory
+    for is refused before a run begins (`svtheory.reports.memory`).
+
     >>> from typing import Annotated
     >>> @dataclass(frozen=True)
     ... class Config(Options):
@@ -58,6 +62,8 @@ class Options:
     Traceback (most recent call last):
     svtheory.checks.InputError: --n-frames must be a whole number of at least 2, got 1
     """
+
+    ARRAYS: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         hints = get_type_hints(type(self), include_extras=True)

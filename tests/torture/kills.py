@@ -26,10 +26,8 @@ from tests.torture.commands import COMMANDS
 from tests.torture.processes import Child, Ended, command, said
 
 KINDS = ("anywhere",) * 3 + ("saving",) * 6 + ("finishing", "SIGTERM", "SIGINT")
-SLOW, FEWER = (
-    ("calibration", "ledger", "templates"),
-    ("anywhere", "anywhere", "saving", "saving", "finishing", "SIGTERM"),
-)
+FEWER = ("anywhere", "anywhere", "saving", "saving", "finishing", "SIGTERM")
+LONG = 5  # seconds of processor time from which on a run is stopped fewer times
 PLACES = {
     "saving": ("sims.engines.ensemble._save", "sims.models.trained._keep", "sims.calibration.atomic"),
     "finishing": ("svtheory.reports.runs.finish", "svtheory.reports.runs._drop"),
@@ -37,6 +35,7 @@ PLACES = {
 SHORTEST = 0.02  # seconds after the start of a save within which a kill comes, at least
 OF_TRAINER = 120  # kills of the trainer alone
 ATTEMPTS = 4  # at a kill: a run may end before it
+TIMED = "seconds", "wall_s", "processor_s"  # in names
 SENTENCE = "stopped by {}; the same command takes the run up again"
 
 
@@ -46,7 +45,7 @@ def tried(name: str, folder: Path) -> dict[str, Any]:
     if whole.code:
         return {"failures": [f"{name} failed unkilled: {whole.err[-500:]}"]}
     rng, counts, failures = np.random.default_rng([*name.encode()]), dict.fromkeys(KINDS, 0), []
-    for kind in rng.permutation(FEWER if name in SLOW else KINDS):
+    for kind in rng.permutation(FEWER if whole.seconds > LONG else KINDS):
         ended = stopped(name, folder, kind, whole.seconds, rng)
         counts[kind] += ended is not None
         failures += [f"{name}, {kind}: {wrong}" for wrong in wrongly(kind, ended, folder, name)]
@@ -203,6 +202,4 @@ def bits(x: np.ndarray) -> bytes:
 
 def different(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names of what is not the same, or not there; what was timed differs."""
-    return [
-        x for x in one.keys() | other.keys() if one.get(x) != other.get(x) and not ("seconds" in x or x.endswith("_s"))
-    ]
+    return [x for x in one.keys() | other.keys() if one.get(x) != other.get(x) and not any(y in x for y in TIMED)]

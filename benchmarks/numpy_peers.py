@@ -1,6 +1,7 @@
-"""What a user of NumPy would write instead of the instruments: vectorised, in float32, factorisations kept small.
+"""What a user of NumPy would write instead of the instruments, with NumPy's random numbers and LAPACK, in float32.
 
-They compute what the library does, by its definitions, with NumPy's random numbers and LAPACK.
+They compute what the library does: vectorised, products and factorisations kept small, as an expert would write it; and
+of `explain` and `sparseness_test` also by definition, as their docstrings read.
 """
 
 from pathlib import Path
@@ -87,6 +88,47 @@ def _derangement(rng: np.random.Generator, n: int) -> np.ndarray:
             return order
 
 
+def explain_by_definition(
+    W_Q: np.ndarray,
+    W_K: np.ndarray,
+    query: tuple[np.ndarray, np.ndarray],
+    key: tuple[np.ndarray, np.ndarray],
+    template: np.ndarray,
+    draws: int,
+) -> tuple[float, float, np.ndarray]:
+    """The same draw by draw, as the docstring of `explain` says it: matrices of D x D, nothing factored or batched."""
+    rng, ((A, f), (B, g)) = np.random.default_rng(0), (_moments(*side) for side in (query, key))
+    (lam, U), (mu, V) = np.linalg.eigh(A), np.linalg.eigh(B)
+    rates = np.outer(lam, mu)
+    times = np.geomspace(0.01 / rates.max(), 100 / rates.min(), TIMES)
+    A_root, B_root = (E * np.sqrt(values) @ E.T for E, values in ((U, lam), (V, mu)))
+
+    def nearest(omega: np.ndarray, T: np.ndarray) -> float:
+        O, M = U.T @ omega @ V, (U / np.sqrt(lam)).T @ f @ T @ g.T @ (V / np.sqrt(mu))
+        learnt = (M * -np.expm1(-rates * time) for time in times)
+        return max(float((O * P).sum() / np.linalg.norm(O) / np.linalg.norm(P)) for P in learnt)
+
+    omega = W_Q.T @ W_K
+    seen = A_root @ omega @ B_root
+    found, null, rivals = nearest(seen, template), [], []
+    for _ in range(draws):
+        P, Q, R, S = (_rotation(rng, len(a)) for a in (A, B, A, B))
+        null.append((nearest(P @ seen @ Q.T, template), nearest(A_root @ R @ omega @ S.T @ B_root, template)))
+        rivals.append(nearest(seen, template[:, _derangement(rng, template.shape[1])]))
+    beyond = (np.array(null) >= found).sum(axis=0).max()
+    return found, float((1 + beyond) / (1 + draws)), np.array(rivals)
+
+
+def _moments(x: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The covariance of samples (n, D), of mean eigenvalue 1, and theirs with features, (D, N)."""
+    x, f = x - x.mean(axis=0), f - f.mean(axis=0)
+    return x.T @ x / (x**2).sum() * x.shape[1], x.T @ f
+
+
+def _rotation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return _haar(rng, 1, n, n)[0]
+
+
 def sparseness_test(W_Q: np.ndarray, W_K: np.ndarray, x: np.ndarray, draws: int) -> tuple[float, float]:
     """Mean sparseness of a causal head without biases on tokens x (sequences, T, D), and its p-value."""
     rng, (H, D), tokens = np.random.default_rng(0), W_Q.shape, x.reshape(-1, x.shape[-1])
@@ -121,6 +163,37 @@ def sparseness_test(W_Q: np.ndarray, W_K: np.ndarray, x: np.ndarray, draws: int)
         left, right = np.linalg.solve(A, u * np.sqrt(s)), np.linalg.solve(B, vt.T * np.sqrt(s))
         null.append((raw, sparseness(whitened[0] @ P @ left, whitened[1] @ Q @ right)))
     return found, float((1 + (np.array(null) <= found).sum(axis=0).max()) / (1 + draws))
+
+
+def sparseness_by_definition(W_Q: np.ndarray, W_K: np.ndarray, x: np.ndarray, draws: int) -> tuple[float, float]:
+    """The same draw by draw, as the docstring of `sparseness_test` says it: matrices of D x D, decision by decision."""
+    rng, (H, D), tokens = np.random.default_rng(0), W_Q.shape, x.reshape(-1, x.shape[-1])
+    keys = tokens - tokens.mean(axis=0)
+    (A, A_inverse), (B, B_inverse) = (_roots(side.T @ side / len(side)) for side in (tokens, keys))
+
+    def sparseness(omega: np.ndarray) -> float:
+        U, s, Vt = np.linalg.svd(omega)
+        found = []
+        for sequence in x:
+            a, b = sequence @ U[:, :H] * s[:H], sequence @ Vt[:H].T
+            for t in range(1, len(sequence)):
+                terms = a[t] * b[: t + 1]
+                chosen = terms.sum(axis=1).argmax()
+                c = np.abs(terms[chosen] - np.delete(terms, chosen, axis=0).mean(axis=0))
+                found.append(c.mean() ** 2 / (c**2).mean())
+        return float(np.mean(found))
+
+    omega = W_Q.T @ W_K
+    seen, found, null = A @ omega @ B, sparseness(omega), []
+    for _ in range(draws):
+        P, Q, R, S = (_rotation(rng, D) for _ in range(4))
+        null.append((sparseness(P.T @ omega @ Q), sparseness(A_inverse @ R.T @ seen @ S @ B_inverse)))
+    return found, float((1 + (np.array(null) <= found).sum(axis=0).max()) / (1 + draws))
+
+
+def _roots(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    axes, root = _root(moment)
+    return axes * root @ axes.T, axes / root @ axes.T
 
 
 def read_gpt2(folder: Path, tokens: np.ndarray, heads: int) -> dict[str, Any]:

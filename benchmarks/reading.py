@@ -1,10 +1,12 @@
 """Reading heads: a layer's balanced spectra, `explain`, `sparseness_test` and `read_model`, beside users' NumPy.
 
-Both sides compute the same, and a run stops with an error where they disagree: values to rounding, p-values by chance.
+All sides compute the same, and a run stops with an error where they disagree: values to rounding, p-values by chance.
 """
 
 import json
 import tempfile
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from svtheory import explain, read_model, sparseness_test
 from svtheory.heads import Head
 from svtheory.spectra.balanced import balanced, moment_root
 
-DRAWS, KEY = 999, jax.random.key(0)
+DRAWS, FEW, KEY = 999, 25, jax.random.key(0)
 
 
 def measure() -> dict[str, float]:
@@ -27,11 +29,23 @@ def measure() -> dict[str, float]:
     figures = {}
     for name, build in {"balanced": _balanced, "explain": _explain, "sparseness": _sparseness, "read": _read}.items():
         with tempfile.TemporaryDirectory() as folder:
-            ours, peer, agree = build(Path(folder))
+            ours, peer, agree, *definition = build(Path(folder))
             agree(jax.tree.map(np.asarray, ours()), peer())
             seconds = interleaved({"ours": ours, "numpy": peer}, rounds=3)
         figures |= {f"{name}_ratio_numpy": ratio(seconds["numpy"], seconds["ours"]), f"{name}_s": min(seconds["ours"])}
+        for by_definition in definition:
+            figures[f"{name}_ratio_definition"] = _of_all_draws(by_definition) / min(seconds["ours"])
     return figures
+
+
+def _of_all_draws(run: Callable[[int], object]) -> float:
+    """Seconds of DRAWS draws that a peer would take, from those of one and of FEW: each draw costs the same."""
+    seconds = []
+    for draws in (1, FEW):
+        began = time.perf_counter()
+        run(draws)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0] + (seconds[1] - seconds[0]) / (FEW - 1) * (DRAWS - 1)
 
 
 def _drawn(*shape: int) -> np.ndarray:
@@ -76,7 +90,10 @@ def _explain(_: Path):
 
     given = (jnp.asarray(array) for array in (W_Q, W_K, x, f, y, g, T))
     ours = partial(explain, *given, KEY, draws=DRAWS)
-    return ours, partial(numpy_peers.explain, W_Q, W_K, (x, f), (y, g), T, DRAWS), agree
+    peer, definition = (
+        partial(peer, W_Q, W_K, (x, f), (y, g), T) for peer in (numpy_peers.explain, numpy_peers.explain_by_definition)
+    )
+    return ours, partial(peer, DRAWS), agree, definition
 
 
 def _sparseness(_: Path):
@@ -89,7 +106,8 @@ def _sparseness(_: Path):
 
     head, tokens = Head(jnp.asarray(W_Q), jnp.asarray(W_K)), jnp.asarray(x)
     ours = partial(sparseness_test, head, tokens, tokens, KEY, DRAWS)
-    return ours, partial(numpy_peers.sparseness_test, W_Q, W_K, x, DRAWS), agree
+    definition = partial(numpy_peers.sparseness_by_definition, W_Q, W_K, x)
+    return ours, partial(numpy_peers.sparseness_test, W_Q, W_K, x, DRAWS), agree, definition
 
 
 def _read(folder: Path):

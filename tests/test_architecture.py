@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # a wing imports wings to its left, and what stands in no wing
 WINGS = ("geometry", "spectra", "prediction", "criteria", "heads", "checkpoints", "export", "reports", "instruments")
-BASE = ("checks", "progress", "stopping", "pytrees", "numerics", "factorisations", "laws", "targets")
+BASE = ("checks", "progress", "stopping", "pytrees", "numerics", "threefry", "factorisations", "laws", "targets")
 
 
 def module_of(path: Path) -> str:

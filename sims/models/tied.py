@@ -15,10 +15,10 @@ import optax
 from jax import Array
 
 from sims.engines.ensemble import train
-from sims.engines.threefry import uniform
 from sims.models.toy import between
 from svtheory import BernoulliUniform
 from svtheory.geometry.columns import unit_columns
+from svtheory.threefry import uniform
 
 RATE = 1e-2
 

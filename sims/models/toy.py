@@ -16,9 +16,9 @@ import optax
 from flax import nnx
 from jax import Array
 
-from sims.engines.threefry import uniform
 from svtheory import BernoulliUniform
 from svtheory.pytrees import pytree
+from svtheory.threefry import uniform
 
 # products that accelerators would otherwise round to fewer digits
 product = partial(jnp.einsum, precision="highest")

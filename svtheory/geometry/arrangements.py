@@ -14,6 +14,9 @@ from jax import Array
 
 from svtheory.checks import InputError, concrete, random_key, real_array, whole
 from svtheory.numerics import exact_products, inverse
+from svtheory.threefry import normal
+
+SPARE = 32  # coordinates beyond twice the columns, from which Gaussian columns are never nearly dependent
 
 
 def orthonormal(key: Array, dim: int, n_features: int) -> Array:
@@ -31,9 +34,53 @@ def haar_frame(key: Array, inside: Array, columns: int, dtype: Any) -> Array:
 
     Columns beyond the number of such coordinates mean nothing.
     """
-    Q, R = jnp.linalg.qr(jnp.where(inside[:, None], jax.random.normal(key, (len(inside), columns), dtype), 0))
+    return haar_frames(normal(key, (1, len(inside), columns), dtype), inside)[0]
+
+
+def haar_frames(normals: Array, inside: Array) -> Array:
+    """Haar frames that normal numbers G (n, D, K) give in the coordinates that are `inside` (D,), shape (n, D, K).
+
+    `E = G R^{-1}`, R upper triangular, its diagonal positive. A frame in twice as many coordinates as columns, and
+    some, comes from Cholesky's factor, `G^T G = R^T R`: G is far from singular then, and E orthonormal to 1e-5 in
+    float32. Others come from Householder's QR. Columns beyond the number of coordinates mean nothing.
+    """
+    _, D, K = normals.shape
+    G = jnp.where(inside[None, :, None], normals, 0)
+    return _tall_frames(G, inside.sum() >= 2 * K + SPARE) if D >= 2 * K + SPARE else _frames(G)
+
+
+def haar_frames_within(normals: Array, inside: Array) -> tuple[Array, Array]:
+    """Haar frames of all coordinates (n, D, K), and of those of the first r that are `inside` (r,), (n, r, K).
+
+    Each of the two is Haar; together they are not independent, being made of the same normal numbers (n, D, K).
+    """
+    D = normals.shape[1]
+    every = haar_frames(normals, jnp.ones(D, bool))
+    if len(inside) < D:
+        return every, haar_frames(normals[:, : len(inside)], inside)
+    return every, jax.lax.cond(inside.all(), lambda: every, lambda: haar_frames(normals, inside))
+
+
+# one after the other also under vmap, where both branches would run, one beside the other
+@jax.custom_batching.sequential_vmap
+def _tall_frames(G: Array, tall: Array) -> Array:
+    return jax.lax.cond(tall, _tall, _frames, G)
+
+
+def _tall(G: Array) -> Array:
+    L = jnp.linalg.cholesky(G.swapaxes(1, 2) @ G, symmetrize_input=False)
+    one = jnp.broadcast_to(jnp.eye(L.shape[1], dtype=L.dtype), L.shape)
+    return G @ jax.lax.linalg.triangular_solve(L, one, left_side=True, lower=True).swapaxes(1, 2)
+
+
+def _frames(G: Array) -> Array:
+    return jax.lax.map(_frame, G)
+
+
+def _frame(G: Array) -> Array:
+    Q, R = jnp.linalg.qr(G)
     # the signs that the factorisation chooses depend on the first coordinates; those of R's diagonal make it Haar
-    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(dtype)[None, :]
+    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(Q.dtype)[None, :]
 
 
 def antipodal(dim: int) -> Array:

@@ -7,11 +7,11 @@ families of templates stand in one row, a core each; what hypothesis a member be
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from svtheory.heads.batches import after
 from svtheory.heads.fitted_time import learnt
 from svtheory.numerics import positive
 from svtheory.prediction.whitened import Side, Whitened, sampled_side
@@ -111,19 +111,3 @@ def as_seen(W_Q: Array, W_K: Array, asked: Asked) -> tuple[Array, Array]:
     """`U^T Omega U'` and `A^{1/2} Omega B^{1/2}` in the eigenbases, both (r, r')."""
     read = (W_Q @ asked.query.basis).T @ (W_K @ asked.key.basis)
     return read, jnp.sqrt(asked.rates) * read
-
-
-def after(done: object, x: Array) -> Array:
-    """`x`, computed after `done`: two batches of factorisations at once can deadlock on few cores."""
-    last = jax.tree.leaves(jax.lax.stop_gradient(done))[-1]
-    return jnp.where(jnp.isnan(last).any(), jnp.nan, x)
-
-
-def in_batches(x: Array, most: int) -> Array:
-    """Rows (n, ...) in batches of one size, at most `most`, (rounds, each, ...): the last one once more at the end.
-
-    Batches of one size, since what is left over would be computed beside the others: factorisations can deadlock so.
-    """
-    rounds = -(-len(x) // most)
-    each = -(-len(x) // rounds)
-    return x[np.minimum(np.arange(rounds * each), len(x) - 1)].reshape(rounds, each, *x.shape[1:])

@@ -19,9 +19,11 @@ from jax import Array, lax
 
 from svtheory.checks import InputError, real_array
 from svtheory.factorisations import safe_svd
-from svtheory.heads.asked import Asked, in_batches
-from svtheory.heads.turned_heads import haar_frames
+from svtheory.geometry.arrangements import haar_frames
+from svtheory.heads.asked import Asked
+from svtheory.heads.batches import in_batches
 from svtheory.numerics import exact_products, positive, root
+from svtheory.threefry import normal
 
 SHARE = 0.99
 """The share of the square of the difference that its leading directions hold, as many as are read."""
@@ -85,7 +87,8 @@ def recovered(key: Array, draws: int, contrast: Array, factors: tuple[Array, Arr
         return (kept * (grams[0] @ grams[1])).sum() / positive(size * whole)
 
     def random(keys):
-        frames = jax.vmap(lambda key: haar_frames(key, jnp.ones((2, len(U), 1), U.dtype), len(U)))(keys)
+        normals = jax.vmap(lambda key: normal(key, (2, *U.shape), U.dtype))(keys).reshape(-1, *U.shape)
+        frames = haar_frames(normals, jnp.ones(len(U), bool)).reshape(-1, 2, *U.shape)
         return jax.vmap(cosine)(frames[:, 0], frames[:, 1])
 
     drawn = lax.map(random, in_batches(jax.random.split(key, draws), 64)).ravel()[:draws]

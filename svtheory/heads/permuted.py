@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.heads.asked import Asked, Layout, Templates, in_batches, readouts
-from svtheory.heads.fitted_time import of_many_cores
+from svtheory.heads.asked import Asked, Layout, Templates, readouts
+from svtheory.heads.batches import in_batches
+from svtheory.heads.fitted_time import norm, peak, sizes
+from svtheory.numerics import positive
 
 
 def permuted_templates(key: Array, draws: int, O: Array, given: Templates, asked: Asked, layout: Layout) -> Array:
@@ -18,7 +20,8 @@ def permuted_templates(key: Array, draws: int, O: Array, given: Templates, asked
     NaN for repetitions, and for all of a hypothesis with fewer than two key features.
     """
     O, given, asked = lax.stop_gradient((O, given, asked))
-    rows, share = O.reshape(len(O), -1), asked.share
+    share, lengths = asked.share, jax.vmap(norm)(O)
+    at_times = share.reshape(-1, *asked.rates.shape)
     of_orders, of_codes = jax.random.split(key)
     keys, size = jax.random.split(of_orders, len(layout.widths)), given.key.shape[2]
     widths = jnp.array(layout.widths, jnp.uint32)
@@ -28,13 +31,16 @@ def permuted_templates(key: Array, draws: int, O: Array, given: Templates, asked
 
     def of_member(member):
         asking, right, orders, new = member
+        # core `sum_m asking[order[m]] right[m]^T`: its products with a head are sums over M of M x M numbers
+        pairs = lax.map(lambda O: asking @ (O[None] * at_times) @ right[None], O)  # (h, TIMES, M, M)
 
         def rivals(orders):
-            cores = asking[orders].swapaxes(1, 2) @ right.T[None]
-            return of_many_cores(cores.reshape(len(cores), -1), rows, share)
+            cores = (asking[orders].swapaxes(1, 2) @ right.T[None]).reshape(len(orders), -1)
+            products = pairs[:, :, orders, jnp.arange(orders.shape[1])[None]].sum(axis=3).swapaxes(1, 2)
+            return peak(products / positive(sizes(cores, share)[None] * lengths[:, None, None]))
 
-        some = in_batches(orders, 1 + 2**21 // rows.shape[1])
-        found = lax.map(rivals, some).swapaxes(0, 1).reshape(len(rows), -1)
+        some = in_batches(orders, 1 + 2**21 // share.shape[1])
+        found = lax.map(rivals, some).swapaxes(0, 1).reshape(len(O), -1)
         return jnp.where(new[None], found[:, : len(new)], -jnp.inf)
 
     cosines = lax.map(of_member, ((left @ given.templates).swapaxes(1, 2), right, orders[layout.owner], new))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from svtheory.factorisations import tall_svd
-from svtheory.geometry.arrangements import haar_frame
 from svtheory.heads.weights import Head, affine
 from svtheory.numerics import inverse, numerical_rank_tolerance
 
@@ -75,22 +74,20 @@ def whitened(
 
 
 def on_frame(tokens: Tokens, E: Array, shape: tuple[int, ...]) -> Array:
-    """Tokens of a side on a frame, (..., K), as many as `shape` (..., D) has."""
-    return (tokens.coordinates @ E).reshape(*shape[:-1], -1)
+    """Tokens of a side on frames (..., d, K), (..., K), each as many as `shape` (..., D) has."""
+    return (tokens.coordinates @ E).reshape(*E.shape[:-2], *shape[:-1], E.shape[-1])
 
 
-def frame(key: Array, tokens: Tokens, H: int) -> Array:
-    """A Haar frame (d, K) in the range of the tokens, K = min(H, d)."""
-    d, dtype = tokens.coordinates.shape[1], tokens.coordinates.dtype
-    inside = tokens.other > 0 if tokens.other.ndim == 1 else jnp.ones(d, bool)
-    return haar_frame(key, inside, min(H, d), dtype)
+def triangles(Y: Array) -> Array:
+    """R (n, K, K) of `Y = Q R`, for matrices (n, d, K), one after the other."""
+    return lax.map(lambda Y: jnp.linalg.qr(Y, mode="r"), Y)
 
 
-def triangle(E: Array, scale: Array) -> Array:
-    """R of `scale E = Q R`, the identity beyond the dimension of the tokens' range."""
-    R = jnp.linalg.qr(scale[:, None] * E, mode="r")
-    inside = jnp.arange(len(R)) < (scale > 0).sum()
-    return jnp.where(inside[:, None] & inside[None, :], R, jnp.eye(len(R), dtype=R.dtype))
+def scaled_triangles(E: Array, scale: Array) -> Array:
+    """R (n, K, K) of `scale E = Q R`, frames E (n, d, K), the identity beyond the dimension of the tokens' range."""
+    R = triangles(scale[None, :, None] * E)
+    inside = jnp.arange(R.shape[1]) < (scale > 0).sum()
+    return jnp.where((inside[:, None] & inside[None, :])[None], R, jnp.eye(R.shape[1], dtype=R.dtype)[None])
 
 
 def inputs_on_frame(head: Head, factor: Factor, x: Array, positions: Array) -> Array:

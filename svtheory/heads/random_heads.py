@@ -12,7 +12,8 @@ as the head itself is, of which it has its own S: read raw into the singular pai
 `A^{1/2} Omega' B^{1/2}`, whose terms sum to the same scores.
 
 Only H dimensions of a token enter, so that a draw costs one product of the tokens with a Haar frame (D, H) a side and
-null, which heads that read the same tokens share; the rest is in H dimensions.
+null, which heads that read the same tokens share; the rest is in H dimensions. Both nulls' frames of a draw are made of
+the same normal numbers: each null has its own law, and the larger of two p-values holds however they depend.
 """
 
 from functools import partial
@@ -25,12 +26,17 @@ from jax.scipy.linalg import solve_triangular
 
 from svtheory.checks import random_key, whole
 from svtheory.factorisations import safe_svd
-from svtheory.heads.random_frames import frame, on_frame, triangle
+from svtheory.geometry.arrangements import haar_frames_within
+from svtheory.heads.batches import after, in_batches
+from svtheory.heads.random_frames import on_frame, scaled_triangles, triangles
 from svtheory.heads.read_together import FramedHead, ReadTogether, read_together, sparseness_on_frames
 from svtheory.heads.weights import Head, bilinear
 from svtheory.numerics import exact_products, inverse, numerical_rank_tolerance
+from svtheory.threefry import normal
 
 NULLS = ("raw", "balanced")
+AT_ONCE = 2**19
+"""How many numbers of tokens on a frame draws make together: more leave a core's cache."""
 
 
 class SparsenessTest(NamedTuple):
@@ -104,23 +110,27 @@ def compare_with_random_heads(
     found = together.sparseness
     readings, heads, *decisions = found.shape
     wanted = jnp.ones(heads, bool) if wanted is None else wanted
-    undefined = jnp.full((readings, len(NULLS), *decisions), jnp.nan, found.dtype)
 
-    def draw(reached, key):
-        on_frames = _on_frames(together, key)
+    def some(reached, given):
+        keys, counted = given
+        on_frames = _on_frames(together, keys)
+        undefined = jnp.full((readings, len(NULLS), len(keys), *decisions), jnp.nan, found.dtype)
 
         def of_head(given):
             head, wanted = given
-            return lax.cond(wanted, lambda: _random_sparseness(together, on_frames, head), lambda: undefined)
+            of_draw = jax.vmap(lambda drawn: _random_sparseness(together, drawn, head), out_axes=2)
+            return lax.cond(wanted, lambda: of_draw(on_frames), lambda: undefined)
 
         S = jnp.swapaxes(lax.map(of_head, (together.heads, wanted)), 0, 1)
-        as_sparse = (~(found[:, :, None] < S)).astype(reached.dtype)
-        return reached + as_sparse, jnp.nanmean(S.reshape(*S.shape[:3], -1), axis=-1)
+        as_sparse = ~(found[:, :, None, None] < S) & counted.reshape(1, 1, 1, -1, *[1] * len(decisions))
+        return reached + as_sparse.sum(axis=3), jnp.nanmean(S.reshape(*S.shape[:4], -1), axis=-1)
 
     start = jnp.zeros((readings, heads, len(NULLS), *decisions), int)
-    reached, head_null = lax.scan(draw, start, jax.random.split(key, draws))
+    keys = in_batches(jax.random.split(key, draws), 1 + AT_ONCE // _numbers(together))
+    counted = (jnp.arange(keys.size) < draws).reshape(keys.shape)
+    reached, head_null = lax.scan(some, start, (keys, counted))
+    head_null = jnp.moveaxis(head_null, 0, 3).reshape(readings, heads, len(NULLS), -1)[..., :draws]
     head = jnp.nanmean(found.reshape(readings, heads, -1), axis=-1)
-    head_null = jnp.moveaxis(head_null, 0, -1)
 
     def p_value(S, reached):
         share = ((1 + reached).astype(S.dtype) / (1 + draws)).max(axis=2)
@@ -130,11 +140,17 @@ def compare_with_random_heads(
     return SparsenessTest(found, p_value(found, reached), head, head_null, p_value(head, head_reached))
 
 
+def _numbers(together: ReadTogether) -> int:
+    """How many numbers a draw brings of all tokens on a frame, or a head of all scores."""
+    like = together.like
+    return max(like.query.size, like.keys.size, like.visible.size)
+
+
 class _OnFrames(NamedTuple):
-    """What heads share of a draw: query and key tokens on the Haar frames E of either null, (..., K), and triangles.
+    """What heads share of draws: query and key tokens on the Haar frames E of either null, (n, ..., K), and triangles.
 
     triangles  R of `A^{1/2} E = Q R`, query and key side: raw frames as the data see them; None where they are not read
-    back       R (K, K) of `A^{+1/2} E = Q R`: balanced frames among the model's tokens
+    back       R (n, K, K) of `A^{+1/2} E = Q R`: balanced frames among the model's tokens
     """
 
     raw: tuple[Array, Array]
@@ -143,28 +159,32 @@ class _OnFrames(NamedTuple):
     back: tuple[Array, Array]
 
 
-def _on_frames(together: ReadTogether, key: Array) -> _OnFrames:
-    H, (first, second) = together.heads.head.W_Q.shape[-2], jax.random.split(key)
-    query, keys = ((*x.shape[:-1], 0) for x in (together.like.query, together.like.keys))
+def _on_frames(together: ReadTogether, keys: Array) -> _OnFrames:
+    """What heads share of the draws of some keys (n,)."""
+    H, dtype, like = together.heads.head.W_Q.shape[-2], together.sparseness.dtype, together.like
+    D, K = (tokens.coordinates.shape[1] for tokens in together.raw)
+    normals = jax.vmap(lambda key: normal(key, (D + K, H), dtype))(keys)
+    raw_E, E = haar_frames_within(normals[:, :D], together.balanced[0].other > 0)
+    raw_F, F = haar_frames_within(after(E[:, 0], normals[:, D:]), together.balanced[1].other > 0)
 
-    def on_frames(sides):
-        E, F = frame(first, sides[0], H), frame(second, sides[1], H)
-        return (E, F), (on_frame(sides[0], E, query), on_frame(sides[1], F, keys))
+    def on_frames(sides, E, F):
+        return on_frame(sides[0], E, like.query.shape), on_frame(sides[1], F, like.keys.shape)
 
-    raw_frames, raw = on_frames(together.raw)
-    (E, F), balanced = on_frames(together.balanced)
-    back = triangle(E, together.balanced[0].other), triangle(F, together.balanced[1].other)
+    raw, balanced = on_frames(together.raw, raw_E, raw_F), on_frames(together.balanced, E, F)
+    query, key = together.balanced
+    back = scaled_triangles(E, query.other), scaled_triangles(F, key.other)
     if len(together.sparseness) == 1:
         return _OnFrames(raw, balanced, None, back)
-    seen = [jnp.linalg.qr(side.other @ E, mode="r") for side, E in zip(together.raw, raw_frames, strict=True)]
-    return _OnFrames(raw, balanced, (seen[0], seen[1]), back)
+    query, key = together.raw
+    return _OnFrames(raw, balanced, (triangles(query.other @ raw_E), triangles(key.other @ raw_F)), back)
 
 
 def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: FramedHead) -> Array:
     """S of the decisions of one head with random frames, (readings, nulls, ..., T)."""
     raw, balanced = [given.raw_bases], [_raw_bases(on_frames.back, given)]
     if on_frames.triangles is not None:
-        raw.append(_balanced_bases(on_frames.triangles, given))
+        R_query, R_key = on_frames.triangles
+        raw.append(_balanced_bases((R_query, after(balanced[0], R_key)), given))
         balanced.append(given.balanced_bases)
     nulls = (on_frames.raw, given.raw, raw), (on_frames.balanced, given.balanced, balanced)
     return jnp.stack([sparseness_on_frames(together, given.head, *null) for null in nulls], axis=1)

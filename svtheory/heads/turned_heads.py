@@ -2,17 +2,21 @@
 
 Once the whitened form `A^{1/2} Omega B^{1/2}` between independent Haar rotations of the ranges of A and B, which keep
 what the data see of the head's spectrum; once Omega itself between rotations of all D and D' dimensions, which keep its
-singular values. Heads that read the same samples share their rotations.
+singular values. Heads that read the same samples share their rotations, and both nulls of a draw are made of the same
+normal numbers: each has its own law, and the larger of two p-values holds however they depend.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from svtheory.heads.asked import Asked, Layout, after, in_batches
+from svtheory.geometry.arrangements import haar_frames_within
+from svtheory.heads.asked import Asked, Layout
+from svtheory.heads.batches import after, in_batches
 from svtheory.heads.fitted_time import at_best_times
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.spectra import spectrum
+from svtheory.threefry import normal
 
 NULLS = ("whitened", "raw")
 
@@ -24,34 +28,25 @@ def turned_heads(key: Array, draws: int, factors: tuple[Array, Array], asked: As
     """
     factors, asked = lax.stop_gradient((factors, asked))
     q, k, share = asked.query, asked.key, asked.share
-    q_root, k_root = q.scale[:, None], k.scale[:, None]
+    q_root, k_root = q.scale, k.scale
     raw = lax.map(lambda W: spectrum(*W).values, factors)
     seen = lax.map(lambda W: balanced(W[0], W[1], q.moment, k.moment).values, (after(raw, factors[0]), factors[1]))
-    inside = after(seen, _inside(q_root, k_root, len(q.basis), len(k.basis)))
-
-    def draw(key):
-        P, Q, U, V = haar_frames(key, inside, raw.shape[1])
-        of_seen = (P[None, : len(q_root), : seen.shape[1]] * seen[:, None, :]) @ Q[: len(k_root), : seen.shape[1]].T
-        # any coordinates are as good as those in the eigenbasis
-        turned = ((q_root * U[: len(q_root)])[None] * raw[:, None, :]) @ (k_root * V[: len(k_root)]).T
-        return jnp.stack([of_seen, turned], axis=1)
+    D, K = len(q.basis), raw.shape[1]
 
     def some(keys):
-        O = jax.vmap(draw)(keys)
-        return layout.best(at_best_times(asked.flat, O.reshape(-1, share.shape[1]), share)).reshape(*O.shape[:3], -1)
+        normals = jax.vmap(lambda key: normal(key, (D + len(k.basis), K), raw.dtype))(keys)
+        U, P = haar_frames_within(normals[:, :D], q_root > 0)
+        V, Q = haar_frames_within(after(P[:, 0], normals[:, D:]), k_root > 0)
+        of_seen = of_heads(P[:, :, : seen.shape[1]], seen, Q[:, :, : seen.shape[1]])
+        # any coordinates are as good as those in the eigenbasis
+        U, V = q_root[None, :, None] * U[:, : len(q_root)], k_root[None, :, None] * V[:, : len(k_root)]
+        return jnp.stack([of_seen, of_heads(U, raw, V)], axis=2)
+
+    def of_heads(P, values, Q):
+        """Cosines of heads `P diag(values) Q^T`, frames (n, r, K) and (n, r', K), values (h, K); (h, n, A)."""
+        O = (P[None] * values[:, None, None, :]) @ Q.swapaxes(1, 2)[None]
+        return layout.best(at_best_times(asked.flat, O.reshape(-1, share.shape[1]), share)).reshape(*O.shape[:2], -1)
 
     keys = in_batches(jax.random.split(key, draws), 1 + 2**21 // (len(raw) * asked.rates.size))
-    found = lax.map(some, keys)
-    return found.reshape(-1, *found.shape[2:])[:draws].transpose(1, 3, 2, 0)
-
-
-def _inside(q_root: Array, k_root: Array, D: int, K: int) -> Array:
-    """Which coordinates each of the four frames has: of both ranges, then of both whole spaces, (4, max(D, D'), 1)."""
-    spaces = (jnp.sign(q_root), jnp.sign(k_root), jnp.ones((D, 1), q_root.dtype), jnp.ones((K, 1), q_root.dtype))
-    return jnp.stack([jnp.pad(space, ((0, max(D, K) - len(space)), (0, 0))) for space in spaces])
-
-
-def haar_frames(key: Array, inside: Array, pairs: int) -> Array:
-    """Haar frames (n, D, pairs) of the coordinates where `inside` (n, D, 1) is 1; any columns beyond their number."""
-    Q, R = jnp.linalg.qr(inside * jax.random.normal(key, (*inside.shape[:2], pairs), inside.dtype))
-    return Q * jnp.sign(jnp.diagonal(R, axis1=1, axis2=2))[:, None, :]
+    found = lax.map(some, keys)  # (rounds, h, n, 2, A)
+    return jnp.moveaxis(found, 0, 1).reshape(len(raw), -1, *found.shape[3:])[:, :draws].transpose(0, 3, 2, 1)

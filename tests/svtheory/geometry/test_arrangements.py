@@ -21,6 +21,7 @@ from svtheory.geometry import (
     simplex,
     tegum,
 )
+from svtheory.geometry.arrangements import SPARE, haar_frames, haar_frames_within
 
 KEY = jax.random.key(0)
 SIMPLEX = jax.jit(simplex, static_argnums=0)  # as one program, not one an operation
@@ -125,3 +126,45 @@ def test_extremal_pair(dtype, eps):
 def test_bad_input(build, sentence):
     with pytest.raises(InputError, match=sentence):
         build()
+
+
+@pytest.mark.usefixtures("double_unless_told_otherwise")
+@pytest.mark.parametrize(("D", "columns"), [(5, 2), (43, 5), (53, 5)])  # the last by Cholesky's factor
+def test_frames_are_haar_within_some_coordinates(D, columns):
+    """Orthonormal; of mean 0 and second moment `I/n` within 6 standard errors; QR's with R's diagonal positive."""
+    inside, draws = np.arange(D) % 5 != 1, 4000
+    n = inside.sum()
+    normals = np.random.default_rng(0).normal(size=(draws, D, columns))
+    frames = np.asarray(haar_frames(normals, jnp.asarray(inside)))
+    assert np.abs(frames.swapaxes(1, 2) @ frames - np.eye(columns)).max() < 1e-12
+    assert np.abs(frames[:, ~inside]).max() < 1e-15
+    error = 6 / np.sqrt(draws * n)
+    assert np.abs(frames.mean(axis=0)).max() < error
+    moments = np.einsum("nik,njk->kij", frames[:, inside], frames[:, inside]) / draws
+    assert np.abs(moments - np.eye(n) / n).max() < error * np.sqrt(2 / n)
+    Q, R = np.linalg.qr(normals[:, inside])
+    np.testing.assert_allclose(frames[:, inside], Q * np.sign(np.diagonal(R, axis1=1, axis2=2))[:, None], atol=1e-11)
+
+
+@pytest.mark.usefixtures("double_unless_told_otherwise")
+def test_frames_in_fewer_coordinates_than_columns_span_them():
+    inside = np.array([1.0, 0, 1, 1, 0]) > 0
+    crowded = np.asarray(haar_frames(np.random.default_rng(0).normal(size=(1, 5, 4)), jnp.asarray(inside)))[0]
+    np.testing.assert_allclose(crowded[:, :3] @ crowded[:, :3].T, np.diag(1.0 * inside), atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8, 32])
+def test_frames_by_cholesky_are_orthonormal_in_single_precision(columns):
+    """To 3e-6, in as few coordinates as that way of making them takes: `2 K + SPARE`, some of more."""
+    D = 2 * columns + SPARE
+    normals = np.random.default_rng(1).normal(size=(100, D + 3, columns)).astype(np.float32)
+    frames = np.asarray(haar_frames(normals, jnp.arange(D + 3) < D), float)
+    assert np.abs(frames.swapaxes(1, 2) @ frames - np.eye(columns)).max() < 3e-6
+
+
+def test_frames_within_are_those_of_their_own_coordinates():
+    normals = np.random.default_rng(2).normal(size=(3, 6, 2))
+    for inside in (np.ones(6, bool), np.arange(6) != 2, np.arange(4) != 2):
+        every, within = haar_frames_within(normals, jnp.asarray(inside))
+        np.testing.assert_array_equal(every, haar_frames(normals, jnp.ones(6, bool)))
+        np.testing.assert_array_equal(within, haar_frames(normals[:, : len(inside)], jnp.asarray(inside)))

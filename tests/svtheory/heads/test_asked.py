@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from svtheory.heads.asked import Layout, in_batches, stacked
+from svtheory.heads.asked import Layout, stacked
+from svtheory.heads.batches import in_batches
 
 
 def test_members_are_their_hypothesis_own():

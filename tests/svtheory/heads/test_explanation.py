@@ -11,7 +11,6 @@ from scipy.stats import ks_2samp, ortho_group
 from svtheory import InputError, compare, explain, load_heads
 from svtheory.heads.bundles import MODELS
 from svtheory.heads.permuted import derangements
-from svtheory.heads.turned_heads import haar_frames
 
 D, N, M, SAMPLES, DRAWS = 5, 4, 6, 40, 400  # of most tests: one compiled program serves all of one shape
 
@@ -190,19 +189,6 @@ def test_chance_is_random_heads_by_the_definition():
     assert ks_2samp(whitened, turned).pvalue < 1e-3  # the two differ here
     reached = [(1 + (null >= found.functional_cosine).sum()) / (1 + DRAWS) for null in found.null]
     np.testing.assert_allclose(found.p_value, max(reached), atol=2 / (1 + DRAWS))
-
-
-def test_frames_are_haar_also_of_fewer_dimensions_than_columns():
-    inside = np.array([1.0, 0, 1, 1, 0])[:, None]
-    frames_of = jax.jit(haar_frames, static_argnums=2)
-    frames = np.asarray(frames_of(jax.random.key(0), np.broadcast_to(inside, (4000, 5, 1)), 2))
-    np.testing.assert_allclose(frames.swapaxes(1, 2) @ frames, np.broadcast_to(np.eye(2), (4000, 2, 2)), atol=1e-12)
-    assert (frames[:, [1, 4]] == 0).all()
-    moments = np.einsum("nik,njk->kij", frames, frames) / 4000
-    np.testing.assert_allclose(moments[:, [0, 2, 3]][:, :, [0, 2, 3]], np.stack([np.eye(3) / 3] * 2), atol=0.02)
-    np.testing.assert_allclose(frames.mean(axis=0), 0, atol=0.04)
-    crowded = np.asarray(frames_of(jax.random.key(0), inside[None], 4))[0]
-    np.testing.assert_allclose(crowded[:, :3] @ crowded[:, :3].T, np.diag(inside[:, 0]), atol=1e-12)
 
 
 @pytest.fixture(scope="module")

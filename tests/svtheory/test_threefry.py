@@ -5,13 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims.engines.threefry import threefry, uniform
+from svtheory.threefry import normal, threefry, uniform
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 2, 5)])
 def test_numbers_are_those_of_jax_random(shape, dtype):
     key = jax.random.fold_in(jax.random.key(3), 1)
     assert np.array_equal(uniform(key, shape, dtype), jax.random.uniform(key, shape, dtype))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_normal_numbers_are_those_of_jax_random(impl, dtype):
+    key = jax.random.key(5, impl=impl)
+    drawn = jax.jit(normal, static_argnums=(1, 2))(key, (4000,), dtype)
+    np.testing.assert_allclose(drawn, jax.random.normal(key, (4000,), dtype), rtol=4 * jnp.finfo(dtype).eps)
 
 
 def test_other_keys_are_left_to_jax_random():

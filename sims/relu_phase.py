@@ -61,7 +61,7 @@ COLUMNS = "features", "T19", "p -> 0", "s.e.", "off", "coarse p -> 0", "linear",
 class Config(Precise):
     """Size of the experiment."""
 
-    ARRAYS = ("couplings starts dims dims", "searches dims dims", "batch dims 6", "tokens dims 6")
+    ARRAYS = ("couplings starts dims dims", "searches dims dims", "batch dims 6", "tokens dims 6 cores")
 
     dims: Annotated[tuple[int, ...], at_least(4)] = (4,)
     """Dimensions D; there are 2D features, and 2D - 2."""

@@ -57,7 +57,7 @@ class Config(Frames):
         *Frames.ARRAYS,
         "frames n_offsets n_features n_features",
         "frames dim n_features",
-        "turns starts n_offsets 64",
+        "turns starts n_offsets 32",
     )
 
     frequencies: Annotated[tuple[float, ...], FINITE] = (1.0, 0.6, 0.3, 0.1)

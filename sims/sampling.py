@@ -63,7 +63,7 @@ class Config(Precise):
 
     ARRAYS = (
         "frames heads dim dim contexts",
-        "frames heads limit dim",
+        "frames limit dim",
         "dim dim dim dim",
         "samples dim",
         "noisy_heads noisy_contexts",

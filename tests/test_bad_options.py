@@ -92,7 +92,7 @@ def test_most_options_are_among_them():
         ("phase --dim 90000000", "--couplings x --starts x --dim x --dim x --crowding must be at most "),
         ("robustness --features 90000000", "--members x --features x --features must be at most "),
         ("relu_phase --dims 9999999 --tokens 90000000", "--couplings x --starts x --dims x --dims must be at most "),
-        ("relu_phase --tokens 100000000 --dims 9999", "--tokens x --dims x 6 must be at most "),
+        ("relu_phase --tokens 100000000 --dims 9999", "--tokens x --dims x 6 x cores must be at most "),
         (
             "spectra x --resamples 1000000000000",
             "--resamples must be a whole number of at least 2 and at most 100000000, got 1000000000000",

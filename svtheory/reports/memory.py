@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ def check_arrays(options: Any, free: float | None = None) -> None:
     width = 8 if getattr(options, "dtype", "float32") == "float64" else 4
     room = (available() if free is None else free) / width
     for names in map(str.split, getattr(options, "ARRAYS", ())):
-        sizes = [int(name) if name.isdigit() else _largest(getattr(options, name)) for name in names]
+        sizes = [_size(options, name) for name in names]
         if math.prod(sizes) > room:
-            asked = " x ".join(name if name.isdigit() else f"--{name.replace('_', '-')}" for name in names)
+            asked = " x ".join(f"--{name.replace('_', '-')}" if hasattr(options, name) else name for name in names)
             got = " x ".join(f"{size:g}" for size in sizes)
             raise InputError(
                 f"{asked} must be at most {room:.3g}, numbers for which there is memory ({room * width / 1e9:.3g} GB), "
@@ -36,8 +37,11 @@ def check_arrays(options: Any, free: float | None = None) -> None:
             )
 
 
-def _largest(value: Any) -> float:
-    """An option, or the largest of several; none ask for nothing."""
+def _size(options: Any, name: str) -> float:
+    """A factor, how many cores there are, an option, or the largest of several; none ask for nothing."""
+    if name.isdigit():
+        return int(name)
+    value = (os.cpu_count() or 1) if name == "cores" else getattr(options, name)
     return max(value, default=0) if isinstance(value, tuple) else value
 
 

@@ -51,8 +51,8 @@ class Options:
     finite and ints at most LARGEST, those without a limit too. Raises InputError in the spelling of the command line.
 
     `ARRAYS` says how many numbers the largest arrays hold at least, each as a product of options, the largest value of
-    those that are several, and of factors, "members n_features n_features" or "sequences 64": what there is no memory
-    for is refused before a run begins (`svtheory.reports.memory`).
+    those that are several, and of factors: "members n_features n_features", "sequences 64", "tokens 6 cores" where each
+    core holds one. What there is no memory for is refused before a run begins (`svtheory.reports.memory`).
 
     >>> from typing import Annotated
     >>> @dataclass(frozen=True)

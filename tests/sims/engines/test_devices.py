@@ -16,12 +16,14 @@ from sims import single_pair
 from sims.engines.devices import (
     Machine,
     check_memory,
+    each,
     mesh,
     together,
     using,
 )
 from sims.engines.ensemble import train
 from svtheory.checks import InputError
+from svtheory.reports import memory
 
 # trains five toys, an odd number, of each dtype, in the folder and on the machine that the arguments ask for
 TOYS = """
@@ -162,6 +164,20 @@ def test_memory_is_asked_for_before_it_is_taken():
         InputError, match=r"^training must fit into \S+ GB of memory a device, got 1e\+06 GB; --max-memory"
     ):
         check_memory(1e15, over)
+
+
+def test_what_is_read_of_members_and_what_is_noted_of_them_must_fit(monkeypatch):
+    members, keys = np.zeros((2, 4), np.float32), jax.random.split(jax.random.key(0), 2)
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
+
+    def large(x):
+        return jax.numpy.arange(1_000_000.0)[:, None] * x[None, :]  # 16 MB
+
+    with pytest.raises(InputError, match=r"^what is read of each member must fit into \S+ GB of memory a device, got "):
+        each(large, members)
+    sentence = r"^the history of 900000 steps must fit into 0\.001 GB of memory, got 0\.0072 GB$"
+    with pytest.raises(InputError, match=sentence):  # two members and a float32 of each
+        train(lambda x, key: (x, {"length": x.sum()}), members, keys, 900_000)
 
 
 def test_waves_change_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """Memory: what options ask for is refused before it is taken, and a run that takes more than there is gets an error."""
 
+import os
 import resource
 import sys
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from svtheory.reports.options import Options
 
 @dataclass(frozen=True)
 class Config(Options):
-    ARRAYS = ("members n_keys n_keys", "sizes 100")
+    ARRAYS = ("members n_keys n_keys", "sizes 100", "tokens cores")
 
     members: int = 2
     n_keys: int = 8
     sizes: tuple[int, ...] = (1, 3)
+    tokens: int = 1
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ class Config(Options):
         ({"n_keys": 36}, "--members x --n-keys x --n-keys", "2 x 36 x 36"),
         ({"members": 40}, "--members x --n-keys x --n-keys", "40 x 8 x 8"),
         ({"sizes": (1, 26, 2)}, "--sizes x 100", "26 x 100"),
+        ({"tokens": 2501}, "--tokens x cores", f"2501 x {os.cpu_count()}"),
     ],
 )
 def test_the_largest_arrays_must_fit(options, asked, got):

@@ -181,8 +181,10 @@ def test_a_bug_keeps_its_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_is_one_sentence_and_the_manifest_says_so(tmp_path, capsys, name, code):
+def test_a_signal_is_one_sentence_and_the_manifest_says_so(tmp_path, capsys, request, name, code):
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs in the background ignores
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     with pytest.raises(SystemExit) as stopped:
         main(["--fails", name, "--out", str(tmp_path)])
     assert stopped.value.code == code

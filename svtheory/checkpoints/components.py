@@ -8,8 +8,8 @@ query and key, whose own norms are held likewise (T23):
     q = R_p t s E sum_c c + bias,    E = diag(gain_q) W_Q diag(gain) C,
 
 C the LayerNorm's centring, s and t the held scales. Norms behind attention and MLPs are held too. The norm's bias and
-the head's own, `W_Q beta + b_Q`, are the last component. Biases that a model does not have are no components. Vectors
-are float64, but what heads took is mapped in the dtype of the weights, as in the pass.
+the head's own, `W_Q beta + b_Q`, are the last component. Biases that a model does not have, or that are 0, are no
+components. Vectors are float64, but what heads took is mapped in the dtype of the weights, as in the pass.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Record:
     mixed: np.ndarray
     hidden: np.ndarray | None
 
-    @property
+    @cached_property
     def biases(self) -> tuple[bool, bool]:
         """Whether attention adds a bias, of values, outputs or the norm behind, and whether the MLP does."""
         w = self.weights
@@ -156,7 +156,8 @@ def _labels(
 
 
 def _biased(w: dict[str, Any], norm: str, *names: str) -> bool:
-    return "bias" in w.get(norm, {}) or any(name in w for name in names)
+    given = w.get(norm, {}).get("bias", 0), *(w.get(name, 0) for name in names)
+    return any(bool(np.any(x)) for x in given)
 
 
 class Reader:

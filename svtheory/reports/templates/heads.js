@@ -357,12 +357,14 @@ function tableOf(d) {
   const names = (side) => [...d.sides[side].components.map((c) => (c[0] === "head" ? `${c[1]}.${c[2]} from ${c[3]}` : c[1] < 0 ? c[0] : `${c[0]} ${c[1]}`)), "others"];
   const [queries, keys] = [names("query"), names("key")];
   const rows = d.table.map((row, i) => [i, row]).filter(([i]) => i < queries.length - 1 || i === d.table.length - 1);
+  const size = Math.max(...d.table.flat().map(Math.abs));
+  const told = (x) => (Math.abs(x) < size / 1000 ? "~0" : number(x, 2));
   const kept = (list, count) => list.filter((_, j) => j < count - 1 || j === list.length - 1);
   return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "query components by key components" },
-    h("table", { class: "cells" }, h("caption", { class: "note" }, "Rows: what is read at the query; columns: at the key"),
+    h("table", { class: "cells" }, h("caption", { class: "note" }, "Rows: what is read at the query; columns: at the key; ~0 is below a thousandth of the largest"),
       h("thead", {}, h("tr", {}, h("th"), keys.map((key) => h("th", { scope: "col" }, key)))),
       h("tbody", {}, rows.map(([, row], i) => h("tr", {}, h("th", { scope: "row" }, queries[i]),
-        kept(row, keys.length).map((value) => h("td", {}, number(value, 2))))))));
+        kept(row, keys.length).map((value) => h("td", {}, told(value))))))));
 }
 
 function byMode(d) {

@@ -5,7 +5,7 @@ the query's and the key's side, the tokens in context of the largest and of the 
 both sides of a mode belong together, as do the bottom ends; top with bottom lowers the score. A block of several modes
 has lengths, and no bottom. Balanced, coordinates are in standard deviations. Tokens are taken less their mean on a side
 that is read so (T6). Rotary heads are read at offset 0, heads with query-key norms by the tokens that each rescales for
-itself (T23). --queries and --keys read tokens at some positions alone.
+itself (T23). --queries and --keys read tokens at some positions alone, --heads some heads.
 
 "of variance" is a block's share of the sum of squared values: balanced, of the variance of scores over independent
 tokens, raw, over isotropic ones. "of decisions" is the share of decisions, the key that a query attends most, that are
@@ -89,8 +89,8 @@ COLUMNS = {
     "feature, query": "Nearest feature of that side's pattern, its cosine, and the largest that chance gives.",
     "feature, key": "The same on the key's side.",
     "reads to write": "Attended tokens that move most what is written, along the first axis of it.",
-    "writes": "Tokens whose logits this raises most.",
-    "writes least": "Tokens whose logits it lowers most.",
+    "writes": "Tokens whose logits this raises most, of those above chance.",
+    "writes least": "Tokens whose logits it lowers most, of those above chance.",
 }
 LOGIT = "logit before the scale of the final norm"
 DEVIATION = "standard deviations; raw, of unit vectors"
@@ -138,8 +138,6 @@ VARIABLES: Labels = {
 class Settings(Options):
     """Which heads are read, and what is kept of each."""
 
-    heads: tuple[str, ...] = ()
-    """Heads that are read, each as LAYER.HEAD; none: all."""
     modes: Annotated[int, at_least(1)] = 5
     """Modes of each head, or blocks of near-equal ones."""
     contexts: Annotated[int, at_least(1)] = 10
@@ -152,6 +150,8 @@ class Settings(Options):
     """Positions of keys that are read; queries attend to all. None is all."""
     seed: int = 0
     """Seed of the random directions behind chance levels."""
+    heads: tuple[str, ...] = ()
+    """Heads that are read, each as LAYER.HEAD; none: all."""
 
 
 @dataclass(frozen=True)
@@ -297,14 +297,12 @@ def carries(here: xr.Dataset) -> str:
 
 def writes(here: xr.Dataset) -> str:
     """The tokens whose logits the first axis of what one head writes raises most, of those above chance."""
-    first = here.sel(mode=1, end="top").transpose("question", "near", ...)
+    first = here.sel(reading="balanced", mode=1).drop_vars("probe")
     if first.ov_value.isnull():
         return "It writes nothing."
-    names = first["ov_written_piece" if "ov_written_piece" in first else "ov_written_token"].values
-    above = first.ov_logit.values > first.ov_logit_chance.values[:, None]
     axis = f"The first axis of what it writes, {float(first.ov_variance_share):.0%} of the variance, raises"
-    each = [", ".join(f'"{name}"' for name in x[k][:SHOWN]) for x, k in zip(names, above, strict=True) if k.any()]
-    return f"{axis} the logits of {'; '.join(each)} most." if each else f"{axis} no token's logit above chance."
+    names = _written(_arrays(first), 0)
+    return f"{axis} no token's logit above chance." if names == "-" else f"{axis} the logits of {names} most."
 
 
 def _left_out(results: xr.Dataset) -> list[str]:
@@ -318,7 +316,7 @@ def _rows(results: xr.Dataset, around: int) -> list[dict[str, Any]]:
 
 
 def _row(results: xr.Dataset, head: xr.Dataset, around: int) -> dict[str, Any]:
-    here = {str(name): x.values for name, x in head.items()}  # of axes side, end and context or near, in this order
+    here = _arrays(head)
     row = {
         **{name: head[name].item() for name in PLACE},
         "of variance": float(here["variance_share"]),
@@ -355,10 +353,15 @@ def _nearest(here: dict[str, np.ndarray], kind: str, side: int) -> str:
 
 
 def _written(here: dict[str, np.ndarray], end: int) -> str:
-    """The tokens at one end of what is written, of each question."""
+    """The tokens at one end of what is written, of each question, that are above chance."""
     names = here["ov_written_piece" if "ov_written_piece" in here else "ov_written_token"][:, end, :SHOWN]
-    known = here["ov_written_token"][:, end, :SHOWN] >= 0
-    return "; ".join(", ".join(map(repr, x[k].tolist())) for x, k in zip(names, known, strict=True)) or "-"
+    above = np.abs(here["ov_logit"][:, end, :SHOWN]) > here["ov_logit_chance"][:, None]
+    return "; ".join(", ".join(map(repr, x[k].tolist())) for x, k in zip(names, above, strict=True) if k.any()) or "-"
+
+
+def _arrays(head: xr.Dataset) -> dict[str, np.ndarray]:
+    """What is found of one head, of axes side, end and context or near, in this order."""
+    return {str(name): x.values for name, x in head.items()}
 
 
 def summary(results: xr.Dataset) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def read_inputs(bundle: HeadBundle) -> np.ndarray:
 def chosen_heads(option: str, names: Sequence[str], bundle: HeadBundle) -> list[tuple[int, int]]:
     """Layer and head of those that are named, LAYER.HEAD, in order, of none all; raises InputError for strange ones."""
     every = {f"{layer}.{head}": (layer, head) for layer, head in np.ndindex(*bundle.W_Q.shape[:2])}
-    named = [name for given in names for name in given.split(",")]
+    named = [name.strip() for given in names for name in given.split(",")]
     if strange := [name for name in named if name not in every]:
         first, last = next(iter(every)), next(reversed(every))
         raise InputError(f"{option} must be among {first} to {last}, as LAYER.HEAD, got {strange[0]!r}")

@@ -145,9 +145,11 @@ def test_what_is_said_of_a_head(found):
     here = found.sel(layer=0, head=0)
     first = here.sel(mode=1, end="top", question=0)
     above = first.ov_written_token.values[first.ov_logit.values > float(first.ov_logit_chance)]
-    assert readout.writes(here).endswith("the logits of " + ", ".join(f'"{token}"' for token in above) + " most.")
+    assert readout.writes(here).endswith(f"the logits of {', '.join(map(str, above))} most.")
     below = here.assign(ov_logit_chance=np.inf * here.ov_logit_chance)
     assert readout.writes(below).endswith("% of the variance, raises no token's logit above chance.")
+    rows = readout.rows(found.assign(ov_logit_chance=np.inf * found.ov_logit_chance))
+    assert {row[name] for row in rows for name in ("writes", "writes least")} == {"-"}
     share = here.decision_share.sel(reading="balanced", mode=1)
     assert readout.carries(here).endswith(f"{float(share):.0%} of decisions are another key without it.")
 

@@ -300,9 +300,10 @@ function trace(name, decision) {
   const links = own.map((d) => h("a", { href: `#${address(d)}`, "aria-current": d === chosen ? "true" : null },
     `${d.sequence}: ${d.query} → ${d.key}`));
   const [layer, head] = name.split(".");
+  const model = page.calls.trace?.includes("model=model") ? ", model=model" : "";
   const content = chosen ? tracedView(chosen) : !decision ? h("p", {}, "Choose a decision, above or here.")
     : h("p", {}, unseen(name, ...decision) ?? ["This decision was not traced; ",
-      h("code", {}, `trace.survey(bundle, decisions=[[${[layer, head, ...decision].join(", ")}]])`), " does."]);
+      h("code", {}, `trace.survey(bundle, decisions=[[${[layer, head, ...decision].join(", ")}]]${model})`), " does."]);
   return part("trace", "Trace of a decision", name, content,
     links.length > 0 && h("p", { class: "links" }, "Traced of this head, sequence: query → key. ", links));
 }

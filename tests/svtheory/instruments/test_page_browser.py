@@ -258,8 +258,9 @@ def test_no_trace_is_advised_of_a_key_outside_the_window(browser, tree, tmp_path
     found, window = parts["trace"], ("layer", [2, T])
     parts["attention"] = parts["attention"].assign(window=window)
     traced = {tuple(map(int, x)) for x in zip(*(found[name].values for name in trace.PLACE), strict=True)}
+    parts["trace"] = found.assign_attrs(call="trace.survey(bundle, model=model)")
     path = written(xr.DataTree.from_dict(parts), tmp_path)
-    for layer, said in enumerate(("lies outside its window of 2 positions", f"trace.survey(bundle, decisions=[[{1}")):
+    for layer, said in enumerate(("lies outside its window of 2 positions", "]], model=model) does.")):
         query, key = next((q, k) for q in range(T) for k in range(q - 1) if (layer, 0, 0, q, k) not in traced)
         with opened(browser, path, f"#{layer}.0/0/{query}/{key}") as tab:
             assert said in tab.inner_text("#trace")

@@ -20,12 +20,11 @@ from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.rescaled import without_norms
 from svtheory.heads.weights import Head
 from svtheory.instruments.threads import in_threads
+from svtheory.reports import memory
 from svtheory.reports.tables import picked
 
 PLACE = ("layer", "head")
 EPSILON = float(np.finfo(np.float32).eps)
-LARGEST = 16
-"""GiB that options may ask for of one thing."""
 Axes = Mapping[str, tuple[str, ...]]
 
 
@@ -52,10 +51,10 @@ def chosen_heads(option: str, names: Sequence[str], bundle: HeadBundle) -> list[
 
 
 def check_room(options: str, what: str, numbers: int) -> None:
-    """Raise InputError where `options` ask for more than LARGEST GiB of something, at 8 bytes a number."""
-    size = 8 * numbers / 2**30
-    if size > LARGEST:
-        raise InputError(f"{options} must ask for at most {LARGEST} GiB of {what}, got up to {size:.3g} GiB")
+    """Raise InputError where `options` ask for more of something than there is memory for, at 8 bytes a number."""
+    size, room = 8e-9 * numbers, 1e-9 * memory.available()
+    if size > room:
+        raise InputError(f"{options} must ask for at most {room:.3g} GB of {what}, got up to {size:.3g} GB")
 
 
 def stacked_heads(bundle: HeadBundle) -> list[Head]:

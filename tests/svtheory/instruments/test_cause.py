@@ -17,6 +17,7 @@ from svtheory.instruments.caused import donors
 from svtheory.instruments.command import run as command
 from svtheory.instruments.effects import Tally, compared
 from svtheory.instruments.removals import Removal, at_random, isotropic, of_modes, one_sided, removed_variance
+from svtheory.reports import memory
 from svtheory.spectra.balanced import Root
 
 LAYERS, HEADS, H, D, V, SEQUENCES, T = 2, 2, 3, 8, 7, 12, 5
@@ -297,7 +298,7 @@ REFUSED = {
     ),
     "draws": (
         lambda: cause.survey(BUNDLE, settings=cause.Settings(draws=10**8)),
-        "--draws must ask for at most 16 GiB",
+        "--draws must ask for at most 16 GB",
     ),
     "resamples": (lambda: cause.survey(BUNDLE, settings=cause.Settings(resamples=10**8)), "--resamples must ask for"),
     "keys": (lambda: cause.survey(BUNDLE, keys=WRONG[:, 1:]), r"keys must be whole numbers \(12, 5\).*got int64"),
@@ -324,7 +325,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_asked_is_one_sentence(name):
+def test_what_cannot_be_asked_is_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 16e9)
     call, sentence = REFUSED[name]
     with pytest.raises(InputError, match=sentence):
         call()

@@ -14,6 +14,7 @@ from svtheory.checks import InputError
 from svtheory.instruments import nearest, readout
 from svtheory.instruments.command import run as command
 from svtheory.instruments.spelled import marked, spelled
+from svtheory.reports import memory
 
 HEADS, H, D, V, S, T = 2, 3, 10, 7, 6, 8
 RNG = np.random.default_rng(5)
@@ -215,11 +216,12 @@ def test_some_heads_alone():
     ("asked", "sentence"),
     [
         ({"heads": ("0.0", "0.2")}, r"--heads must be among 0.0 to 0.1, as LAYER.HEAD, got '0.2'"),
-        ({"contexts": 10**8}, r"--contexts must ask for at most 16 GiB of contexts at 48 ends, got up to 107 GiB"),
-        ({"nearest": 10**8}, r"--nearest must ask for at most 16 GiB"),
+        ({"contexts": 10**8}, r"--contexts must ask for at most 16 GB of contexts at 48 ends, got up to 115 GB"),
+        ({"nearest": 10**8}, r"--nearest must ask for at most 16 GB"),
     ],
 )
-def test_what_there_is_no_room_for_is_one_sentence(asked, sentence):
+def test_what_there_is_no_room_for_is_one_sentence(asked, sentence, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 16e9)
     with pytest.raises(InputError, match=sentence):
         readout.survey(planted(), settings=readout.Settings(**asked))
 

@@ -11,8 +11,9 @@ from svtheory import HeadBundle, read_bundle, save_heads
 from svtheory.checkpoints import forward, network
 from svtheory.checks import InputError
 from svtheory.heads.bundles import MODELS
-from svtheory.instruments import survey, trace
+from svtheory.instruments import trace
 from svtheory.instruments.command import run
+from svtheory.reports import memory
 
 V, N = 5, 6  # symbols and positions
 TOKEN, POSITION, BEFORE = np.arange(V), V + np.arange(N), V + N + np.arange(V)
@@ -109,8 +110,8 @@ def test_a_head_of_zeros_has_nothing(tmp_path):
 
 def test_tables_that_there_is_no_room_for(monkeypatch):
     """A table has a row and a column more than the 2 (6 + 3) + 3 components that there may be in this model."""
-    monkeypatch.setattr(survey, "LARGEST", 1e-6)
-    sentence = r"--depth must ask for at most 1e-06 GiB of tables of decisions \(1\), got up to 3.61e-06 GiB"
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    sentence = r"--depth must ask for at most 1e-06 GB of tables of decisions \(1\), got up to 3.87e-06 GB"
     with pytest.raises(InputError, match=sentence):
         trace.survey(induction(), settings=trace.Settings(top=10**6), decisions=[[1, 0, 0, 5, 2]])
 

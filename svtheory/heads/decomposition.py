@@ -79,7 +79,7 @@ class Decomposition:
     @property
     def explained(self) -> Array:
         """`c_k` of the key `index`, shape (K,) or (..., T, K)."""
-        return self.query * self.over_keys(self._chosen())
+        return self.query * self._chosen()
 
     @property
     @exact_products
@@ -101,10 +101,11 @@ class Decomposition:
 
     def relative_key(self) -> Array:
         """`b_index - mean of the other visible b`, shape (K,) or (..., T, K); 0 for a query that sees no other key."""
-        chosen = self._chosen()
-        others = jnp.where(self.visible, 1 - chosen, 0)
-        count = others.sum(axis=-1, keepdims=True)
-        return self.over_keys(jnp.where(count > 0, chosen - others / jnp.maximum(count, 1), 0))
+        visible, chosen = self.visible.astype(self.keys.dtype), self._chosen()
+        seen = jnp.take_along_axis(visible, self.index[..., None], axis=-1)
+        others = visible.sum(axis=-1, keepdims=True) - seen
+        mean = (self.over_keys(visible) - seen * chosen) * inverse(others)
+        return jnp.where(others > 0, chosen - mean, 0)
 
     @property
     def size(self) -> Array:
@@ -113,12 +114,22 @@ class Decomposition:
         return (jnp.abs(self.query) * largest).max(axis=-1)
 
     @property
+    @exact_products
     def most_attended(self) -> Array:
         """The visible key of the largest score, shape () or (..., T)."""
-        return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
+        if self.query.ndim < self.keys.ndim:
+            return jnp.where(self.visible, self.scores, -jnp.inf).argmax(axis=-1)
+        # keys before queries: a CPU takes a maximum over the last axis number by number
+        scores = jnp.where(self.visible.swapaxes(-1, -2), self.keys @ self.query.swapaxes(-1, -2), -jnp.inf)
+        m = scores.shape[-2]
+        places = jnp.arange(m).reshape((1,) * (scores.ndim - 2) + (m, 1))
+        return jnp.where(scores == scores.max(axis=-2, keepdims=True), places, m).min(axis=-2, initial=m - 1)
 
     def _chosen(self) -> Array:
-        return jax.nn.one_hot(self.index, self.keys.shape[-2], dtype=self.keys.dtype)
+        """The b of the key `index`, shape (K,) or (..., T, K)."""
+        if self.query.ndim < self.keys.ndim:
+            return jnp.take_along_axis(self.keys, self.index[..., None, None], axis=-2)[..., 0, :]
+        return jnp.take_along_axis(self.keys, self.index[..., None], axis=-2)
 
 
 def without_padding(decomposition: Decomposition, real: Array) -> Decomposition:

@@ -126,8 +126,8 @@ class Head:
         turned, rest = vectors[..., : 2 * planes], vectors[..., 2 * planes :]
         axis, shape = (-1, (planes, 2)) if self.pairing == "adjacent" else (-2, (2, planes))
         a, b = jnp.moveaxis(turned.reshape(*turned.shape[:-1], *shape).astype(dtype), axis, 0)
-        p = jnp.broadcast_to(jnp.asarray(positions).astype(dtype), vectors.shape[:-1])
-        angle = _angles(self.turns.astype(dtype), p)
+        p = jnp.asarray(positions).astype(dtype)
+        angle = _angles(self.turns.astype(dtype), p.reshape((1,) * (vectors.ndim - 1 - p.ndim) + p.shape))
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         both = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis).astype(vectors.dtype)
         return jnp.concatenate([both.reshape(turned.shape), rest], axis=-1)

@@ -37,16 +37,19 @@ def haar_frame(key: Array, inside: Array, columns: int, dtype: Any) -> Array:
     return haar_frames(normal(key, (1, len(inside), columns), dtype), inside)[0]
 
 
-def haar_frames(normals: Array, inside: Array) -> Array:
+def haar_frames(normals: Array, inside: Array | None = None) -> Array:
     """Haar frames that normal numbers G (n, D, K) give in the coordinates that are `inside` (D,), shape (n, D, K).
 
     `E = G R^{-1}`, R upper triangular, its diagonal positive. A frame in twice as many coordinates as columns, and
-    some, comes from Cholesky's factor, `G^T G = R^T R`: G is far from singular then, and E orthonormal to 1e-5 in
-    float32. Others come from Householder's QR. Columns beyond the number of coordinates mean nothing.
+    some, comes from Cholesky's factor, `G^T G = R^T R`: G is far from singular then, and E orthonormal to 3e-6 in
+    float32. Others come from Householder's QR. Columns beyond the number of coordinates mean nothing. Without `inside`
+    all coordinates are.
     """
     _, D, K = normals.shape
-    G = jnp.where(inside[None, :, None], normals, 0)
-    return _tall_frames(G, inside.sum() >= 2 * K + SPARE) if D >= 2 * K + SPARE else _frames(G)
+    G = normals if inside is None else jnp.where(inside[None, :, None], normals, 0)
+    if D < 2 * K + SPARE:
+        return _frames(G)
+    return _tall(G) if inside is None else _tall_frames(G, inside.sum() >= 2 * K + SPARE)
 
 
 def haar_frames_within(normals: Array, inside: Array) -> tuple[Array, Array]:
@@ -55,7 +58,7 @@ def haar_frames_within(normals: Array, inside: Array) -> tuple[Array, Array]:
     Each of the two is Haar; together they are not independent, being made of the same normal numbers (n, D, K).
     """
     D = normals.shape[1]
-    every = haar_frames(normals, jnp.ones(D, bool))
+    every = haar_frames(normals)
     if len(inside) < D:
         return every, haar_frames(normals[:, : len(inside)], inside)
     return every, jax.lax.cond(inside.all(), lambda: every, lambda: haar_frames(normals, inside))

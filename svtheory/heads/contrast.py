@@ -88,7 +88,7 @@ def recovered(key: Array, draws: int, contrast: Array, factors: tuple[Array, Arr
 
     def random(keys):
         normals = jax.vmap(lambda key: normal(key, (2, *U.shape), U.dtype))(keys).reshape(-1, *U.shape)
-        frames = haar_frames(normals, jnp.ones(len(U), bool)).reshape(-1, 2, *U.shape)
+        frames = haar_frames(normals).reshape(-1, 2, *U.shape)
         return jax.vmap(cosine)(frames[:, 0], frames[:, 1])
 
     drawn = lax.map(random, in_batches(jax.random.split(key, draws), 64)).ravel()[:draws]

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from svtheory.checks import InputError, concrete, random_key, real_array, whole
+from svtheory.factorisations import after
 from svtheory.numerics import exact_products, inverse
 from svtheory.threefry import normal
 
@@ -59,6 +60,7 @@ def haar_frames_within(normals: Array, inside: Array) -> tuple[Array, Array]:
     """
     D = normals.shape[1]
     every = haar_frames(normals)
+    normals = after(every[:, 0], normals)
     if len(inside) < D:
         return every, haar_frames(normals[:, : len(inside)], inside)
     return every, jax.lax.cond(inside.all(), lambda: every, lambda: haar_frames(normals, inside))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svtheory.heads.batches import after
+from svtheory.factorisations import after
 from svtheory.heads.fitted_time import learnt
 from svtheory.numerics import positive
 from svtheory.prediction.whitened import Side, Whitened, sampled_side

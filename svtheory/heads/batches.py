@@ -1,15 +1,7 @@
-"""Batches: what is done many times, so many at once as fit, and never two batches of factorisations side by side."""
+"""Batches: what is done many times, so many at once as fit."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-
-def after(done: object, x: Array) -> Array:
-    """`x`, computed after `done`: two batches of factorisations at once can deadlock on few cores."""
-    last = jax.tree.leaves(jax.lax.stop_gradient(done))[-1]
-    return jnp.where(jnp.isnan(last).any(), jnp.nan, x)
 
 
 def in_batches(x: Array, most: int) -> Array:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from svtheory.checks import InputError, flag, held, random_key, real_array, whole
+from svtheory.factorisations import after
 from svtheory.heads.asked import Layout, Templates, as_seen, ask
-from svtheory.heads.batches import after
 from svtheory.heads.fits import fitted, prediction, reaching, resampled, unit, unvisited
 from svtheory.heads.fitted_time import at_best_times
 from svtheory.heads.permuted import permuted_templates

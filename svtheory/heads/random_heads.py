@@ -25,9 +25,9 @@ from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
 from svtheory.checks import random_key, whole
-from svtheory.factorisations import safe_svd
+from svtheory.factorisations import after, safe_svd
 from svtheory.geometry.arrangements import haar_frames_within
-from svtheory.heads.batches import after, in_batches
+from svtheory.heads.batches import in_batches
 from svtheory.heads.random_frames import on_frame, scaled_triangles, triangles
 from svtheory.heads.read_together import FramedHead, ReadTogether, read_together, sparseness_on_frames
 from svtheory.heads.weights import Head, bilinear

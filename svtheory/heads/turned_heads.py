@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from svtheory.factorisations import after
 from svtheory.geometry.arrangements import haar_frames_within
 from svtheory.heads.asked import Asked, Layout
-from svtheory.heads.batches import after, in_batches
+from svtheory.heads.batches import in_batches
 from svtheory.heads.fitted_time import at_best_times
 from svtheory.spectra.balanced import balanced
 from svtheory.spectra.spectra import spectrum

@@ -85,7 +85,7 @@ def over_heads(
 
     `axes` names the further axes of each array. Arrays in `of_layer` have a first axis of layers, those in `of_head`
     axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head,
-    a layer on every core.
+    several layers at a time.
     What it is `doing` stands beside the progress. Weights of a layer are with JAX while it is read, and what is found
     is written where it stays: of large models all of the one, or two of the other, would be too many.
     """

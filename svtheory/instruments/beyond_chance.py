@@ -14,7 +14,6 @@ from svtheory.instruments.hypothesised import Reading
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.leads import TABLE
 from svtheory.instruments.survey import adjusted
-from svtheory.instruments.threads import in_threads
 from svtheory.progress import rounds
 
 ROUND = 99
@@ -49,17 +48,15 @@ def beyond_chance(parts: Sequence[Part], shape: tuple[int, int, int], key: Array
     def draw(number: int, wanted: np.ndarray) -> np.ndarray:
         next(counted, None)
         wanted, reached = wanted.reshape(shape), np.zeros((*shape, len(NULLS), ROUND), bool)
-
-        def turn(part: Part) -> None:
+        for part in parts:
+            if not wanted[part.layer, part.heads].any():
+                continue
             at = jax.random.fold_in(jax.random.fold_in(key, number), part.layer)
             null = np.asarray(part.reading.turned(at, ROUND))
             # what is undefined counts as reached
             reached[part.layer, part.heads] = ~(null < np.asarray(part.reading.held.least)[..., None, None])
             if number == 0:
                 first[part.layer, part.heads] = null
-
-        some = [part for part in parts if wanted[part.layer, part.heads].any()]
-        in_threads(turn, some, doing="explain: random heads")
         return reached.reshape(tests, len(NULLS), ROUND)
 
     def for_all(p: np.ndarray) -> np.ndarray:

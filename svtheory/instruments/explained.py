@@ -26,7 +26,7 @@ from svtheory.instruments.leads import VARIABLES as LEAD_VARIABLES
 from svtheory.instruments.modes import VARIABLES as MODE_VARIABLES
 from svtheory.instruments.modes import first_modes
 from svtheory.instruments.survey import PLACE, places
-from svtheory.instruments.threads import in_threads
+from svtheory.progress import track
 
 VARIABLES: Labels = {
     **LEAD_VARIABLES,
@@ -105,14 +105,12 @@ class Question:
 def explained(question: Question, key: Array, draws: int, resamples: int) -> xr.Dataset:
     """All that is read of every head: see `svtheory.instruments.explain`."""
     of_random, of_permuted, of_samples, of_subspaces = jax.random.split(key, 4)
-    parts = list(question.parts())
+    parts, records = [], []
     shape = len(question.layers), len(question.heads), len(question.hypotheses)
-
-    def record(number: int, part: Part) -> dict[str, np.ndarray]:
+    for number, part in enumerate(track(question.parts(), "explain: layers", shape[0])):
         keys = [jax.random.fold_in(key, number) for key in (of_permuted, of_samples, of_subspaces)]
-        return _record(part.reading, keys, draws, resamples)
-
-    records = in_threads(record, range(len(parts)), parts, doing="explain: layers")
+        records.append(_record(part.reading, keys, draws, resamples))
+        parts.append(part)
     data = {name: _placed([record[name] for record in records], parts, shape) for name in records[0]}
     coords: dict[str, Any] = {"layer": list(question.layers), "head": list(question.heads)}
     coords |= {"hypothesis": [h.name for h in question.hypotheses], "random_head": list(NULLS)}

@@ -11,7 +11,6 @@ Of models of Gaussian heads alone, 7 of 200 (24 heads of 8 x 32) and 0 of 60 (12
 called of low rank: S is not quite normal.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -33,8 +32,7 @@ from svtheory.heads.sequential import sequential_p_values
 from svtheory.heads.weights import Head
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.survey import EPSILON, PLACE, adjusted, listed, over_heads, read_inputs, stacked_heads
-from svtheory.instruments.threads import in_threads
-from svtheory.progress import rounds
+from svtheory.progress import rounds, track
 
 LEVEL = 0.05
 LOW = 0.01
@@ -116,14 +114,10 @@ class _Compared:
         self._options = {"readings": readings, "real": real}
         heads = len(stacked[0].W_Q)
         self._alike = [slice(None)] if scales is None else [slice(head, head + 1) for head in range(heads)]
-        layers = (stacked, read) if scales is None else ([], [])
+        layers = list(zip(stacked, read, strict=True)) if scales is None else []
+        self._kept = [read_together(heads, x, x, **self._options) for heads, x in track(layers, "reading heads")]
 
-        def read_layer(heads: Head, x: Array) -> ReadTogether:
-            return read_together(heads, x, x, **self._options)
-
-        self._kept = in_threads(read_layer, *layers, doing="reading heads")
-
-    def round(self, layer: int, wanted: np.ndarray, number: int) -> SparsenessTest:
+    def round(self, layer: int, number: int, wanted: np.ndarray) -> SparsenessTest:
         """One round of a layer, fields with first axes (head, reading); NaN of heads read apart and not wanted."""
         at = jax.random.fold_in(jax.random.fold_in(self._key, number), layer)
         tests = [
@@ -169,8 +163,7 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
     layers, heads = bundle.W_Q.shape[:2]
     length = min(ROUND, most)
     compared = _Compared(stacked, read, scales, real, readings, first, length)
-    first_round = partial(compared.round, number=0, wanted=np.ones(heads, bool))
-    everyone = in_threads(first_round, range(layers), doing="random heads")
+    everyone = [compared.round(layer, 0, np.ones(heads, bool)) for layer in track(range(layers), "random heads")]
     counted = rounds("more random heads", length, most - length)
     start = {name: np.stack([getattr(x, name) for x in everyone]) for name in everyone[0]._fields}
     zero = largest < EPSILON  # decides nothing
@@ -183,17 +176,14 @@ def tested(bundle: HeadBundle, key: Array, most: int, readings: int) -> xr.Datas
         else:
             next(counted, None)
             null = np.full((*S.shape, len(NULLS), length), np.nan)
-            some = np.flatnonzero(heads_wanted.any(axis=1)).tolist()
-            of_layer = partial(compared.round, number=number)
-            drawn = in_threads(of_layer, some, heads_wanted[some], doing="more random heads")
-            for layer, found in zip(some, drawn, strict=True):
-                null[layer] = found.head_null
+            for layer in np.flatnonzero(heads_wanted.any(axis=1)).tolist():
+                null[layer] = compared.round(layer, number, heads_wanted[layer]).head_null
         # what is undefined counts as reached: neither a head of zeros nor a random one is evidence
         return ~(S[..., None, None] < null).reshape(S.size, len(NULLS), length)
 
     tally = sequential_p_values(draw, S.size, len(NULLS), LEVEL, most)
     counted.close()
-    gaussian = in_threads(partial(compared.gaussian, key=third), range(layers), doing="Gaussian heads")
+    gaussian = [compared.gaussian(layer, third) for layer in track(range(layers), "Gaussian heads")]
     keys = jnp.stack([jax.random.split(jax.random.fold_in(second, layer), heads) for layer in range(layers)])
     of_kinds: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "low", "high", "p_value"), ("kind",))
     kinds = over_heads(_diagnostics, bundle, of_kinds, (read,), (scales, keys), (real,), "rotations")

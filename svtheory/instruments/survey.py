@@ -19,7 +19,7 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.rescaled import without_norms
 from svtheory.heads.weights import Head
-from svtheory.instruments.threads import in_threads
+from svtheory.progress import track
 from svtheory.reports import memory
 from svtheory.reports.tables import picked
 
@@ -84,23 +84,19 @@ def over_heads(
     """What `read(head, *of_layer, *of_head, *shared)` finds of every head, arrays by name, with axes layer and head.
 
     `axes` names the further axes of each array. Arrays in `of_layer` have a first axis of layers, those in `of_head`
-    axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head,
-    several layers at a time.
-    What it is `doing` stands beside the progress. Weights of a layer are with JAX while it is read, and what is found
-    is written where it stays: of large models all of the one, or two of the other, would be too many.
+    axes (layers, heads), of which `read` gets its own; it is compiled once a layer's shape and runs head after head.
+    What it is `doing` stands beside the progress. Weights of one layer are with JAX at a time, and what is found is
+    written where it stays: of large models two of either would be too many.
     """
     bundle, _ = without_norms(bundle)
     layers, data = len(bundle.W_Q), {}
-
-    def of(i: int) -> None:
-        given = jax.tree.map(lambda x: x[i], (of_layer, of_head))
+    for i in track(range(layers), doing):
+        given = jax.tree.map(lambda x, i=i: x[i], (of_layer, of_head))
         found = over_layer(read, heads_of(bundle, i), *given, shared)
-        for name in axes:
-            if name not in data:  # the first layer, which is read alone
-                data[name] = np.empty((layers, *found[name].shape), found[name].dtype)
-            data[name][i] = found[name]
-
-    in_threads(of, range(layers), doing=doing)
+        if i == 0:
+            data = {name: np.empty((layers, *found[name].shape), found[name].dtype) for name in axes}
+        for name, x in data.items():
+            x[i] = found[name]
     places = dict(zip(PLACE, map(range, bundle.W_Q.shape[:2]), strict=True))
     return xr.Dataset({name: ((*PLACE, *axes[name]), x) for name, x in data.items()}, places)
 

@@ -73,9 +73,13 @@ def _tall_frames(G: Array, tall: Array) -> Array:
 
 
 def _tall(G: Array) -> Array:
-    L = jnp.linalg.cholesky(G.swapaxes(1, 2) @ G, symmetrize_input=False)
-    one = jnp.broadcast_to(jnp.eye(L.shape[1], dtype=L.dtype), L.shape)
-    return G @ jax.lax.linalg.triangular_solve(L, one, left_side=True, lower=True).swapaxes(1, 2)
+    return G @ jax.lax.map(_inverse_factor, G.swapaxes(1, 2) @ G)
+
+
+def _inverse_factor(gram: Array) -> Array:
+    """`R^{-1}` of `G^T G = R^T R`; one after the other, as batches of factorisations can wait for one another."""
+    L, one = jnp.linalg.cholesky(gram, symmetrize_input=False), jnp.eye(len(gram), dtype=gram.dtype)
+    return jax.lax.linalg.triangular_solve(L, one, left_side=True, lower=True).T
 
 
 def _frames(G: Array) -> Array:

@@ -118,8 +118,8 @@ def compare_with_random_heads(
 
         def of_head(given):
             head, wanted = given
-            of_draw = jax.vmap(lambda drawn: _random_sparseness(together, drawn, head), out_axes=2)
-            return lax.cond(wanted, lambda: of_draw(on_frames), lambda: undefined)
+            of_draw = jax.vmap(lambda drawn, bases: _random_sparseness(together, drawn, head, bases), out_axes=2)
+            return lax.cond(wanted, lambda: of_draw(on_frames, _bases(on_frames, head)), lambda: undefined)
 
         S = jnp.swapaxes(lax.map(of_head, (together.heads, wanted)), 0, 1)
         as_sparse = ~(found[:, :, None, None] < S) & counted.reshape(1, 1, 1, -1, *[1] * len(decisions))
@@ -179,12 +179,35 @@ def _on_frames(together: ReadTogether, keys: Array) -> _OnFrames:
     return _OnFrames(raw, balanced, (triangles(query.other @ raw_E), triangles(key.other @ raw_F)), back)
 
 
-def _random_sparseness(together: ReadTogether, on_frames: _OnFrames, given: FramedHead) -> Array:
+Bases = tuple[Array, Array]
+
+
+def _bases(on_frames: _OnFrames, given: FramedHead) -> tuple[Bases, Bases | None]:
+    """Of random heads of balanced frames the raw bases (n, K, K), and of raw frames the balanced ones, where read.
+
+    One draw after the other: a batch of LAPACK's waits for threads of XLA's pool while it holds one, and two batches at
+    once, as of two devices of a CPU, for one another forever (seen with jaxlib 0.10.2 on two cores).
+    """
+
+    def of_draw(drawn):
+        back, triangles = drawn
+        raw = _raw_bases(back, given)
+        if triangles is None:
+            return raw, None
+        R_query, R_key = triangles
+        return raw, _balanced_bases((R_query, after(raw, R_key)), given)
+
+    return lax.map(of_draw, (on_frames.back, on_frames.triangles))
+
+
+def _random_sparseness(
+    together: ReadTogether, on_frames: _OnFrames, given: FramedHead, bases: tuple[Bases, Bases | None]
+) -> Array:
     """S of the decisions of one head with random frames, (readings, nulls, ..., T)."""
-    raw, balanced = [given.raw_bases], [_raw_bases(on_frames.back, given)]
-    if on_frames.triangles is not None:
-        R_query, R_key = on_frames.triangles
-        raw.append(_balanced_bases((R_query, after(balanced[0], R_key)), given))
+    (of_balanced, of_raw), raw = bases, [given.raw_bases]
+    balanced = [of_balanced]
+    if of_raw is not None:
+        raw.append(of_raw)
         balanced.append(given.balanced_bases)
     nulls = (on_frames.raw, given.raw, raw), (on_frames.balanced, given.balanced, balanced)
     return jnp.stack([sparseness_on_frames(together, given.head, *null) for null in nulls], axis=1)

@@ -1,5 +1,6 @@
 """The sparseness test: its random heads by hand, its level under random heads, its power, and what must not matter."""
 
+import re
 from functools import partial
 
 import jax
@@ -293,6 +294,22 @@ def test_what_makes_no_difference():
         np.testing.assert_allclose(same.sparseness, plain.sparseness, rtol=2e-3)
         np.testing.assert_allclose(same.head_null, plain.head_null, rtol=2e-3)
         assert same.head_p_value == plain.head_p_value
+
+
+def test_no_batch_of_factorisations_waits_for_another():
+    """Two programs with batches of LAPACK's, one on each device of a CPU of two cores, can wait for ever."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 20, 40)).astype(np.float32)  # wide enough for Cholesky's factors
+    W_Q, W_K = rng.normal(size=(2, 1, 2, 40)).astype(np.float32)
+    heads = jax.tree.map(lambda x: x[None], Head(W_Q[0], W_K[0]))
+    assert jax.default_backend() != "cpu" or not batches_of_lapack(read_together(heads, x, x, readings=2))
+
+
+def batches_of_lapack(together):
+    program = compare_with_random_heads.lower(together, jax.random.key(0), 3).compile().as_text()
+    calls = [line for line in program.splitlines() if "lapack_" in line]
+    assert calls
+    return [line for line in calls if re.search(r"= \(?f32\[\d+,\d+,\d+", line)]
 
 
 def test_limiting_cases():

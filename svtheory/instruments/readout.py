@@ -235,7 +235,8 @@ def _survey(
 
 def _check_room(wanted: Wanted, shape: tuple[int, ...]) -> None:
     """Raise InputError where there is no room for all ends of all modes, in each reading and on each side."""
-    ends = 8 * len(wanted.heads) * min(wanted.modes, *shape[2:])
+    layers, heads = (len(set(places)) for places in zip(*wanted.heads, strict=True))
+    ends = 8 * layers * heads * min(wanted.modes, *shape[2:])
     check_room("--contexts", f"contexts at {ends} ends", 3 * ends * wanted.contexts)
     check_room("--nearest", f"names at {ends} ends", WORD * ends * wanted.near)
 

@@ -17,9 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
+from svtheory.reports.plotting import STYLE
 
 REMEDY = "give another --out or remove it"
 # what trains heads need not be there
@@ -148,14 +151,25 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
         path.write_bytes(storable(outcome.results).to_netcdf(engine="h5netcdf"))
     (folder / "figures").mkdir(exist_ok=True)
     for name, exhibit in outcome.figures.items():
-        for kind in ("png", "pdf"):
-            with atomic(folder / "figures" / f"{name}.{kind}") as path:
-                exhibit.figure.savefig(path, format=kind)
-            exhibit.figure.set_layout_engine("none")  # it has been laid out
+        _print(exhibit.figure, folder / "figures" / name)
     captions = {name: exhibit.caption for name, exhibit in outcome.figures.items()}
     manifest = read_manifest(folder) | {"status": "finished", "wall_time_s": round(seconds, 2), "captions": captions}
     write_json(folder / "manifest.json", manifest)
     _drop(checkpoints(folder))
+
+
+def _print(figure: Figure, stem: Path) -> None:
+    """Write PNG and PDF, laid out once; `savefig` draws a figure twice for each, to lay it out before."""
+    canvas, dpi = figure.canvas, figure.dpi
+    figure.set_dpi(STYLE["savefig.dpi"])
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    for kind, of_kind in {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf}.items():
+        with atomic(stem.with_name(f"{stem.name}.{kind}")) as path:
+            getattr(of_kind(figure), f"print_{kind}")(path)
+    figure.set_canvas(canvas)
+    figure.set_dpi(dpi)
 
 
 def storable(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:

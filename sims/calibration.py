@@ -79,11 +79,33 @@ SCALES = {"quick": Config(), "paper": Config(repetitions=500), "full": Config(re
 
 
 class Group(NamedTuple):
-    """Cases of one shape: `draw(case, key)` gives p-values by name; a label for each case, and the cases stacked."""
+    """Every head on every kind of token, asked for every template: cases of one shape, drawn by one program.
+
+    `draw(case, key)` gives p-values by name.
+    """
 
     draw: Callable[[Case, Array], dict[str, Array]]
-    labels: list[dict[str, str]]
-    cases: Case
+    n_features: int
+    asked: Mapping[str, Array]
+    kinds: Sequence[str] = TOKENS
+    heads: Sequence[str] = HEADS
+
+    def labels(self) -> list[dict[str, str]]:
+        """A label for each case."""
+        return [dict(zip(LABELS[1:], cell, strict=True)) for cell in product(self.asked, self.kinds, self.heads)]
+
+    def cases(self) -> Case:
+        """The cases, stacked."""
+        worlds = {kind: world(kind, D, self.n_features, jax.random.key(self.n_features)) for kind in self.kinds}
+        made = [
+            Case(
+                worlds[label["tokens"]],
+                jnp.asarray((*HEADS, *PLANTED).index(label["heads"])),
+                self.asked[label["asked"]],
+            )
+            for label in self.labels()
+        ]
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *made)
 
 
 def run(config: Config, folder: Path) -> Outcome:
@@ -92,7 +114,7 @@ def run(config: Config, folder: Path) -> Outcome:
     for number, (name, group) in enumerate(groups(config).items()):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         found = repeated(group, key, config.repetitions, checkpoints(folder) / f"{name}.npz", name)
-        labels += [{"p-value": p_value, **label} for p_value in found for label in group.labels]
+        labels += [{"p-value": p_value, **label} for p_value in found for label in group.labels()]
         columns += [column for p in found.values() for column in p.T]
     results = labelled(labels, np.stack(columns))
     rows = [row(case) for case in places(results, "case")]
@@ -110,33 +132,19 @@ def groups(config: Config) -> dict[str, Group]:
         8: {"8 matched": jnp.eye(8), "a pair of 8": single_pair(8, 8, 0, 1), "2 blocks of 4": BLOCKS},
         20: {"20 matched": jnp.eye(20)},
     }
-    found = {f"explain-{N}": cases(partial(explained, size), N, asked) for N, asked in matches.items()}
-    found["explain-family"] = cases(partial(explained, size), 8, {"a family of 12 orders": jnp.asarray(ORDERS, float)})
-    found["explain-planted"] = cases(partial(explained, size, planted=True), 8, matches[8], heads=list(PLANTED)[-1:])
+    found = {f"explain-{N}": Group(partial(explained, size), N, asked) for N, asked in matches.items()}
+    found["explain-family"] = Group(partial(explained, size), 8, {"a family of 12 orders": jnp.asarray(ORDERS, float)})
+    found["explain-planted"] = Group(partial(explained, size, planted=True), 8, matches[8], heads=list(PLANTED)[-1:])
     for choice in CHOICES:
-        found[f"sparse-{choice}"] = cases(partial(sparse, size, choice), 8, {choice: jnp.eye(8)})
+        found[f"sparse-{choice}"] = Group(partial(sparse, size, choice), 8, {choice: jnp.eye(8)})
     test = partial(sparse, size, CHOICES[0], planted=True)
-    found["sparse-planted"] = cases(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), list(PLANTED))
-    found["sparse-family"] = cases(partial(family, size), 8, {CHOICES[0]: jnp.eye(8)}, TOKENS[:2], HEADS[1:])
-    found["align"] = cases(partial(aligned, size), 8, {"8 features": jnp.eye(8)})
+    found["sparse-planted"] = Group(test, 8, {CHOICES[0]: jnp.eye(8)}, ("one-hot",), list(PLANTED))
+    found["sparse-family"] = Group(partial(family, size), 8, {CHOICES[0]: jnp.eye(8)}, TOKENS[:2], HEADS[1:])
+    found["align"] = Group(partial(aligned, size), 8, {"8 features": jnp.eye(8)})
     nulls = dict.fromkeys(["under its own null"], jnp.eye(8))
-    found["rotations"] = cases(partial(rotated, size), 8, nulls, ("isotropic", "zipf"), ("raw",))
-    found["cosines"] = cases(partial(cosine, size), 8, nulls, ("isotropic",), ("raw",))
+    found["rotations"] = Group(partial(rotated, size), 8, nulls, ("isotropic", "zipf"), ("raw",))
+    found["cosines"] = Group(partial(cosine, size), 8, nulls, ("isotropic",), ("raw",))
     return found
-
-
-def cases(
-    draw: Any, N: int, asked: Mapping[str, Array], kinds: Sequence[str] = TOKENS, heads: Sequence[str] = HEADS
-) -> Group:
-    """Every head on every kind of token, asked for every template."""
-    worlds = {kind: world(kind, D, N, jax.random.key(N)) for kind in kinds}
-    labels: list[dict[str, str]] = [dict(zip(LABELS[1:], cell, strict=True)) for cell in product(asked, kinds, heads)]
-    numbers = [(*HEADS, *PLANTED).index(label["heads"]) for label in labels]
-    made = [
-        Case(worlds[label["tokens"]], jnp.asarray(number), asked[label["asked"]])
-        for label, number in zip(labels, numbers, strict=True)
-    ]
-    return Group(draw, labels, jax.tree.map(lambda *leaves: jnp.stack(leaves), *made))
 
 
 def repeated(group: Group, key: Array, repetitions: int, file: Path, label: str) -> dict[str, np.ndarray]:
@@ -148,16 +156,18 @@ def repeated(group: Group, key: Array, repetitions: int, file: Path, label: str)
         except Exception as error:  # whatever zipfile and numpy throw on a file; each array has its checksum
             raise InputError(f"{file} cannot be read ({type(error).__name__}); {REMEDY}") from error
 
+    cases, number = group.cases(), len(group.labels())
+
     @jax.jit
     def some(keys):
         def once(key):
-            keys = jax.random.split(key, len(group.labels))
-            return jax.lax.map(lambda given: group.draw(*given), (group.cases, keys))
+            return jax.lax.map(lambda given: group.draw(*given), (cases, jax.random.split(key, number)))
 
         return jax.lax.map(once, keys)
 
     keys = jax.random.split(key, repetitions)
-    rounds = [keys[first : first + ROUND] for first in range(0, repetitions, ROUND)]
+    size = -(-repetitions // -(-repetitions // ROUND))  # rounds of about one size, which are one program
+    rounds = [keys[first : first + size] for first in range(0, repetitions, size)]
     parts = [jax.tree.map(np.asarray, some(keys)) for keys in track(rounds, label)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     file.parent.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """The same ensemble on one device, on eight simulated ones, in waves and in two processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import toys_on_devices
 import xarray as xr
 from jax.sharding import Mesh
 
@@ -25,41 +27,6 @@ from sims.engines.ensemble import train
 from svtheory.checks import InputError
 from svtheory.reports import memory
 
-# trains five toys, an odd number, of each dtype, in the folder and on the machine that the arguments ask for
-TOYS = """
-import sys, jax, numpy as np
-import jax.numpy as jnp
-from sims.engines.devices import Machine, using, leads
-from sims.engines import ensemble
-from sims.models.toy import Problem, Toy, start_and_update
-from svtheory import BernoulliUniform, single_pair
-
-out, folder, dtypes, chunks, machine = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), eval(sys.argv[5])
-M, N = 5, 4
-advance, calls = ensemble._advance, []
-def dies(*arguments):
-    calls.append(0)
-    if len(calls) > chunks:
-        sys.exit(7)
-    return advance(*arguments)
-ensemble._advance = dies
-def trained(dtype):
-    with jax.enable_x64(dtype == "float64"):
-        build = lambda rngs: Toy(N, 2, 2, rngs=rngs)
-        start, update = start_and_update(build, objective="softmax", n_keys=3, batch=32, rate=1e-2, steps=100)
-        keys = jax.random.split(jax.random.key(0), M)
-        problems = Problem(jax.vmap(lambda p: BernoulliUniform(p, N))(np.full(M, 0.3)),
-                           np.broadcast_to(single_pair(N, N, 0, 1, 3.0), (M, N, N)), np.ones(M))
-        problems = jax.tree.map(lambda x: jnp.asarray(x, dtype), problems)
-        members, history = ensemble.train(update, jax.vmap(start)(keys), keys, 100, problems, every=10, chunk=50,
-                                          checkpoint=None if folder == "-" else __import__("pathlib").Path(folder))
-    return {**members["parameters"], **history}
-with using(Machine(**machine)):
-    for dtype in dtypes.split():
-        found = trained(dtype)
-        if leads():
-            np.savez(out.replace("DTYPE", dtype), **found, devices=jax.device_count())
-"""
 TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 
 
@@ -71,15 +38,11 @@ def descent(member, key):
     return (x + updates, state), {"loss": (x**2).sum()}
 
 
-def spawn(out, folder="-", dtype="float32", chunks=9, devices=1, **machine):
+def spawn(out, *jobs, devices=1, **machine):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    arguments = [str(out), str(folder), dtype, str(chunks), repr(machine)]
-    return subprocess.Popen([sys.executable, "-c", TOYS, *arguments], env=environment)
-
-
-def toys(*arguments, code=0, **options):
-    assert spawn(*arguments, **options).wait(timeout=120) == code
+    arguments = [str(out / "DTYPE.npz"), json.dumps(jobs, default=str), json.dumps(machine)]
+    return subprocess.Popen([sys.executable, toys_on_devices.__file__, *arguments], env=environment)
 
 
 def free_address():
@@ -88,43 +51,50 @@ def free_address():
         return f"localhost:{free.getsockname()[1]}"
 
 
-def assert_same(a, b, dtype):
-    with np.load(a) as one, np.load(b) as other:
-        assert one["W"].dtype == dtype
-        for name in {*one.files} - {"devices"}:
+def assert_same(one, other, dtype):
+    with np.load(other / f"{dtype}.npz") as other:
+        assert other["W"].dtype == one["W"].dtype == dtype
+        for name in {*other.files} - {"devices"}:
             assert np.abs(one[name] - other[name]).max() <= TOLERANCE[dtype]
         return int(other["devices"])
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The toys of one device, by dtype."""
-    folder = tmp_path_factory.mktemp("alone")
-    toys(folder / "DTYPE.npz", dtype=" ".join(TOLERANCE))
-    return {dtype: folder / f"{dtype}.npz" for dtype in TOLERANCE}
+def alone():
+    """The toys of this process's one device, by dtype."""
+    return {dtype: toys_on_devices.trained(dtype) for dtype in TOLERANCE}
 
 
-def test_eight_devices_give_the_same(tmp_path, alone):
-    toys(tmp_path / "eight.npz", dtype="float64", devices=8)
-    assert assert_same(alone["float64"], tmp_path / "eight.npz", "float64") == 8
+@pytest.fixture(scope="module")
+def of_eight(tmp_path_factory):
+    """A folder with those of eight devices in float64, and, of a process that was killed, the checkpoint in float32."""
+    folder = tmp_path_factory.mktemp("eight")
+    jobs = ("float64", None, 9), ("float32", folder / "c", 2)
+    assert spawn(folder, *jobs, devices=8).wait(timeout=120) == 7
+    return folder
 
 
-def test_a_sweep_killed_on_eight_devices_continues_on_two(tmp_path, alone):
-    toys(tmp_path / "none.npz", tmp_path / "c", chunks=2, devices=8, code=7)
-    assert not (tmp_path / "none.npz").exists()
-    toys(tmp_path / "two.npz", tmp_path / "c", chunks=2, devices=2)
-    assert assert_same(alone["float32"], tmp_path / "two.npz", "float32") == 2
+def test_eight_devices_give_the_same(alone, of_eight):
+    assert assert_same(alone["float64"], of_eight, "float64") == 8
+
+
+def test_a_sweep_killed_on_eight_devices_continues_on_two(tmp_path, alone, of_eight):
+    assert not (of_eight / "float32.npz").exists()
+    assert spawn(tmp_path, ("float32", of_eight / "c", 2), devices=2).wait(timeout=120) == 0
+    assert assert_same(alone["float32"], tmp_path, "float32") == 2
 
 
 def test_two_processes_give_the_same(tmp_path, alone):
-    address = free_address()
+    address, places = free_address(), [tmp_path / "0", tmp_path / "1"]
+    for place in places:
+        place.mkdir()
     both = [
-        spawn(tmp_path / f"{i}.npz", tmp_path / "c", devices=2, coordinator=address, processes=2, process=i)
-        for i in range(2)
+        spawn(place, ("float32", tmp_path / "c", 9), devices=2, coordinator=address, processes=2, process=i)
+        for i, place in enumerate(places)
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    assert assert_same(alone["float32"], tmp_path / "0.npz", "float32") == 4
-    assert not (tmp_path / "1.npz").exists()
+    assert assert_same(alone["float32"], places[0], "float32") == 4
+    assert not list(places[1].iterdir())
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import xarray as xr
 from safetensors.numpy import save_file
 
 from svtheory import Head, HeadBundle, chance_alignment, load_heads, save_heads
+from svtheory.instruments import align
 from svtheory.instruments.command import run as command
 from svtheory.instruments.directions import ROUND, gaussian_heads, in_parts, of_head, token_moments
+from svtheory.instruments.sources import Source
 
 LAYERS, HEADS, H, D, N = 2, 2, 4, 16, 30
 RNG = np.random.default_rng(0)
@@ -21,6 +23,12 @@ SCALES = np.geomspace(0.3, 3, D)
 def run(folder, *options):
     with jax.numpy_rank_promotion("raise"):
         return command("align", [str(folder / "a.safetensors"), "--out", str(folder / "runs"), *options])
+
+
+def read(folder, **settings):
+    """The results of the command alone, without its folder and figures."""
+    with jax.numpy_rank_promotion("raise"):
+        return align.requested(Source(source=str(folder / "a.safetensors")), align.Request(**settings))
 
 
 def saved(folder, queries, keys, **options):
@@ -50,13 +58,13 @@ def tokens(mean=0.0):
 def with_tokens(tmp_path_factory):
     """Queries along features; keys along whitened features, as a trained head's; tokens of unequal variances."""
     folder = tmp_path_factory.mktemp("align")
-    read = tokens()
-    flat = read[0].reshape(-1, D).astype(float)
+    inputs = tokens()
+    flat = inputs[0].reshape(-1, D).astype(float)
     K = np.cov(flat.T, bias=True)
     whitened = np.linalg.solve(K, X[:, 5])
     keys = np.linalg.qr(np.column_stack([whitened, np.random.default_rng(3).normal(size=(D, H - 1))]))[0]
-    read[1] = read[0]
-    options = {"attn_in": read, "b_Q": np.full((LAYERS, HEADS, H), 0.1, np.float32)}
+    inputs[1] = inputs[0]
+    options = {"attn_in": inputs, "b_Q": np.full((LAYERS, HEADS, H), 0.1, np.float32)}
     saved(folder, X[:, :H], keys, metadata={"licence": "MIT"}, **options)
     np.savez(folder / "x.npz", features=X.astype(np.float32))
     return run(folder, "--features", str(folder / "x.npz"), "--draws", "99"), folder, K, keys
@@ -127,13 +135,13 @@ def test_random_heads_are_not_beyond_chance(tmp_path):
 
 def test_gaussian_heads_are_read_as_heads_are():
     """The best cosines of a Gaussian head are those that the same weights have as a head of a bundle."""
-    key, moments = jax.random.key(0), token_moments(tokens(mean=2.0)[0].reshape(-1, D))
+    key, moments = jax.random.key(0), jax.jit(token_moments)(tokens(mean=2.0)[0].reshape(-1, D))
     features = in_parts(X)
     found = gaussian_heads(key, H, features, moments)[0]
     W_Q, W_K = np.asarray(jax.random.normal(jax.random.split(key, ROUND)[0], (2, H, D)))
+    best_cosine = jax.jit(lambda head: of_head(head, moments, features, 1e-7)["best_cosine"])
     for biased in (0, 1):
-        head = Head(W_Q, W_K, np.full(H, biased, np.float32))
-        best = of_head(head, moments, features, 1e-7)["best_cosine"]
+        best = np.asarray(best_cosine(Head(W_Q, W_K, np.full(H, biased, np.float32))))
         assert np.allclose(found[biased], best.max(axis=-1), atol=1e-5)
 
 
@@ -147,7 +155,7 @@ def test_vectors_along_what_hardly_varies_are_no_finding(tmp_path):
     bias = np.ones((LAYERS, HEADS, H), np.float32)
     save_heads(tmp_path / "a.safetensors", HeadBundle(made[0], made[1], bias, attn_in=made[2]))
     np.savez(tmp_path / "x.npz", features=filled(np.eye(D, D // 2)))  # what varies least
-    raw = run(tmp_path, "--features", str(tmp_path / "x.npz")).results.sel(reading="raw")
+    raw = read(tmp_path, features=str(tmp_path / "x.npz")).sel(reading="raw")
     # the other levels of chance take most of these heads for findings
     assert (raw.isotropic_p <= 0.05).sum() > raw.isotropic_p.size / 2
     assert (raw.largest_cosine > raw.matched_chance_of_a_head).all()
@@ -159,7 +167,7 @@ def test_features_outside_all_tokens_are_compared_with_isotropic_directions(tmp_
     drawn = np.random.default_rng(10).normal(size=(LAYERS, 40, 50, D)) * (np.arange(D) < 3)
     folder = saved(tmp_path, random_vectors(11), random_vectors(12), attn_in=drawn.astype(np.float32))
     np.savez(tmp_path / "x.npz", features=filled(np.eye(D)[:, 4:]))
-    raw = run(folder, "--features", str(tmp_path / "x.npz")).results.sel(reading="raw")
+    raw = read(folder, features=str(tmp_path / "x.npz")).sel(reading="raw")
     assert float(raw.matched_chance_of_a_head.max()) < 1e-3
     assert (raw.random_p > 0.05).all()
 
@@ -167,13 +175,13 @@ def test_features_outside_all_tokens_are_compared_with_isotropic_directions(tmp_
 def test_a_mean_is_projected_out_of_queries_without_a_bias(tmp_path):
     """K u of a query head is its feature plus the mean token (T15): removed from both sides of the comparison."""
     mean = np.random.default_rng(8).normal(size=D)
-    read = tokens(3 * mean)
-    flat = read[0].reshape(-1, D).astype(float)
+    inputs = tokens(3 * mean)
+    flat = inputs[0].reshape(-1, D).astype(float)
     moment = flat.T @ flat / len(flat)
     probe = np.linalg.solve(moment, X[:, 7])
     vectors = np.linalg.qr(np.column_stack([probe, np.random.default_rng(9).normal(size=(D, H - 1))]))[0]
-    folder = saved(tmp_path, vectors, random_vectors(7), attn_in=read, others={"W_E": X.T.astype(np.float32)})
-    results = run(folder, "--features", "W_E", "--draws", "19").results
+    folder = saved(tmp_path, vectors, random_vectors(7), attn_in=inputs, others={"W_E": X.T.astype(np.float32)})
+    results = read(folder, draws=19)
     here = results.sel(layer=0, head=0, side="query", pair=1)
     assert float(here.best_cosine.sel(reading="unwhitened")) == pytest.approx(1, abs=1e-3)
     assert int(here.best_feature.sel(reading="unwhitened")) == 7
@@ -225,8 +233,8 @@ def test_a_dead_feature_is_the_best_of_none(tmp_path):
     """A vector orthogonal to every live feature still names none that is dead, in either reading."""
     W = np.zeros((LAYERS, HEADS, H, D), np.float32)
     W[..., 0, 0] = 1
-    read = np.random.default_rng(2).normal(size=(LAYERS, 40, 50, D)).astype(np.float32)
-    save_heads(tmp_path / "a.safetensors", HeadBundle(W, W, attn_in=read))
+    inputs = np.random.default_rng(2).normal(size=(LAYERS, 40, 50, D)).astype(np.float32)
+    save_heads(tmp_path / "a.safetensors", HeadBundle(W, W, attn_in=inputs))
     features = filled(np.eye(D))
     features[:, 0] = 0
     np.savez(tmp_path / "x.npz", features=features)
@@ -241,9 +249,9 @@ def test_one_side_of_many_is_found_and_draws_stop_where_nothing_is_left_to_decid
     layers, heads, D = 4, 3, 12
     W_Q, W_K = rng.normal(size=(2, layers, heads, 1, D)).astype(np.float32)
     W_Q[3, 2, 0] = np.eye(D)[4]
-    read = (rng.normal(size=(layers, 20, 20, D)) * np.geomspace(1, 3, D)).astype(np.float32)
+    inputs = (rng.normal(size=(layers, 20, 20, D)) * np.geomspace(1, 3, D)).astype(np.float32)
     save_heads(
-        tmp_path / "a.safetensors", HeadBundle(W_Q, W_K, attn_in=read, others={"W_E": np.eye(D, dtype=np.float32)})
+        tmp_path / "a.safetensors", HeadBundle(W_Q, W_K, attn_in=inputs, others={"W_E": np.eye(D, dtype=np.float32)})
     )
     outcome = run(tmp_path, "--draws", "19")
     raw = outcome.results.sel(reading="raw")
@@ -256,14 +264,14 @@ def test_one_side_of_many_is_found_and_draws_stop_where_nothing_is_left_to_decid
 
 
 def test_queries_are_centred_head_by_head_by_a_bias_that_is_not_zero(tmp_path):
-    read = tokens(3 * np.random.default_rng(8).normal(size=D))
-    options = {"attn_in": read, "others": {"W_E": X.T.astype(np.float32)}}
+    inputs = tokens(3 * np.random.default_rng(8).normal(size=D))
+    options = {"attn_in": inputs, "others": {"W_E": X.T.astype(np.float32)}}
     b_Q, results = np.zeros((LAYERS, HEADS, H), np.float32), {}
     second = b_Q + np.array([[0], [0.1]])
     for name, bias in {"none": None, "zero": b_Q, "second head": second, "all": b_Q + 0.1}.items():
         given = {} if bias is None else {"b_Q": bias.astype(np.float32)}
         (tmp_path / name).mkdir()
-        results[name] = run(saved(tmp_path / name, random_vectors(6), random_vectors(7), **given, **options)).results
+        results[name] = read(saved(tmp_path / name, random_vectors(6), random_vectors(7), **given, **options), draws=99)
     for name in ("best_cosine", "mean_removed", "random_p", "matched_chance"):
         found = {key: here[name].sel(reading="unwhitened") for key, here in results.items()}
         np.testing.assert_allclose(found["zero"], found["none"], rtol=1e-6)
@@ -289,18 +297,25 @@ def test_a_bundle_without_the_default_dictionary_asks_for_one(tmp_path, capsys):
     assert "--features must be given, a FILE or an array of the bundle, which has no W_E, only W_Q, W_K, W_U" in error
 
 
-@pytest.mark.parametrize(("features", "read"), [(2.0**100, 2.0**75), (2.0**-100, 2.0**-85)])
-def test_the_sizes_of_features_and_tokens_do_not_matter(tmp_path, features, read):
+def sized(folder, features, inputs):
+    """Random heads beside features and tokens of these sizes."""
+    others = {"W_E": (features * X.T).astype(np.float32)}
+    read_in = np.float32(inputs) * tokens(1.0)
+    return read(saved(folder, random_vectors(6), random_vectors(7), attn_in=read_in, others=others), draws=19)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return sized(tmp_path_factory.mktemp("plain"), 1, 1)
+
+
+@pytest.mark.parametrize(("features", "inputs"), [(2.0**100, 2.0**75), (2.0**-100, 2.0**-85)])
+def test_the_sizes_of_features_and_tokens_do_not_matter(tmp_path, plain, features, inputs):
     """Their squares overflow or vanish in float32; powers of 2 leave the digits, and so the random heads, alone."""
-    found = []
-    for name, a, b in (("plain", 1, 1), ("sized", features, read)):
-        (tmp_path / name).mkdir()
-        others = {"W_E": (a * X.T).astype(np.float32)}
-        saved(tmp_path / name, random_vectors(6), random_vectors(7), attn_in=np.float32(b) * tokens(1.0), others=others)
-        found.append(run(tmp_path / name, "--draws", "19").results)
+    found = sized(tmp_path, features, inputs)
     for name in ("best_cosine", "random_p", "matched_chance", "balanced_chance_of_a_head"):
-        np.testing.assert_allclose(found[1][name], found[0][name], atol=1e-4, err_msg=name)
-    assert found[1].best_cosine.max() <= 1 + 1e-6
+        np.testing.assert_allclose(found[name], plain[name], atol=1e-4, err_msg=name)
+    assert found.best_cosine.max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -313,8 +328,8 @@ def test_the_sizes_of_features_and_tokens_do_not_matter(tmp_path, features, read
 def test_heads_that_nothing_can_be_said_of_are_one_sentence(tmp_path, capsys, size, spread, message):
     """Constant tokens give random heads no directions: whatever a vector is, it would be better aligned."""
     W = np.random.default_rng(0).normal(size=(2, 1, 1, H, D)).astype(np.float32) * np.float32(size)
-    read = 1 + spread * tokens()[:1]
-    save_heads(tmp_path / "a.safetensors", HeadBundle(*W, attn_in=read, others={"W_E": X.T.astype(np.float32)}))
+    inputs = 1 + spread * tokens()[:1]
+    save_heads(tmp_path / "a.safetensors", HeadBundle(*W, attn_in=inputs, others={"W_E": X.T.astype(np.float32)}))
     with pytest.raises(SystemExit):
         run(tmp_path)
     assert message in capsys.readouterr().err

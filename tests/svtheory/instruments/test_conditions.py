@@ -15,16 +15,17 @@ from svtheory.instruments.sources import Source
 from svtheory.prediction.whitened import whiten
 
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 5))
-T = np.zeros((6, 5))
+# of the sizes of the tests of criteria, whose compiled programs serve here too
+X, Y = RNG.normal(size=(4, 7)), RNG.normal(size=(4, 6))
+T = np.zeros((7, 6))
 T[0, 1], T[2, 3] = 3.0, 2.0
 ARRAYS = {"query_features": X, "key_features": Y, "target": T}
-PROBABILITIES = {"query_probabilities": np.full(6, 0.3), "key_probabilities": np.full(5, 0.4)}
+PROBABILITIES = {"query_probabilities": np.full(7, 0.3), "key_probabilities": np.full(6, 0.4)}
 MOMENTS = {
-    "query_mean": np.ones(6),
-    "query_covariance": np.eye(6),
-    "key_mean": np.zeros(5),
-    "key_covariance": np.diag(1.0 + np.arange(5)),
+    "query_mean": np.ones(7),
+    "query_covariance": np.eye(7),
+    "key_mean": np.zeros(6),
+    "key_covariance": np.diag(1.0 + np.arange(6)),
 }
 
 
@@ -83,18 +84,21 @@ def test_numbers_are_those_of_the_formula(tmp_path):
 
 def test_orthonormal_features_hold_every_condition(tmp_path):
     outcome = run(
-        saved(tmp_path, query_features=np.eye(6), key_features=np.eye(6, 5), **PROBABILITIES, query_mean=None)
+        saved(tmp_path, query_features=np.eye(4, 7), key_features=np.eye(4, 6), **PROBABILITIES, query_mean=None)
     )
     assert outcome.summary["cosine_query_lowest"] == pytest.approx(1)
     assert [row["margin"] > 0 for row in outcome.rows if "no mean" in row["condition"]] == [True, True]
 
 
-@pytest.mark.parametrize("laws", [PROBABILITIES, MOMENTS])
-def test_safetensors_laws_and_options(tmp_path, laws):
+@pytest.mark.parametrize(
+    ("laws", "options", "theorems"),
+    [(PROBABILITIES, ["--head-dim", "2"], {"T6", "T7"}), (MOMENTS, [], {"T6"})],
+)
+def test_safetensors_laws_and_options(tmp_path, laws, options, theorems):
     path = tmp_path / "arrays.safetensors"
     save_file({**ARRAYS, **laws}, path)
-    outcome = run(path, "--objective", "softmax", "--query-bias", "--head-dim", "2")
-    assert {row["theorem"] for row in outcome.rows} >= {"T6", "T7"}
+    outcome = run(path, "--objective", "softmax", "--query-bias", *options)
+    assert {row["theorem"] for row in outcome.rows} >= theorems
     assert "a mean drops out: the tokens are centred" in [row["condition"] for row in outcome.rows]
 
 
@@ -103,7 +107,7 @@ def test_safetensors_laws_and_options(tmp_path, laws):
     [
         ({"target": None}, [], "FILE must hold query_features, key_features, target, got one without target"),
         ({"weights": np.ones(2)}, [], "got also weights"),
-        ({"target": np.ones((6, 4))}, [], r"target must have shape (6, 5)"),
+        ({"target": np.ones((7, 4))}, [], r"target must have shape (7, 6)"),
         ({"query_features": X * np.nan}, [], "query_features must be finite"),
         (
             {name: ARRAYS[name].T for name in ("query_features", "key_features")},
@@ -114,7 +118,7 @@ def test_safetensors_laws_and_options(tmp_path, laws):
         ({"query_features": np.array([{"a": 1}], dtype=object)}, [], "FILE must hold whole arrays of numbers"),
         ({"query_mean": np.ones(6)}, [], "FILE must hold query_mean and query_covariance together"),
         ({**PROBABILITIES, **MOMENTS}, [], "query_probabilities or query_mean and query_covariance, got both"),
-        ({"query_probabilities": np.full(6, 2.0)}, [], "probability must lie in (0, 1]"),
+        ({"query_probabilities": np.full(7, 2.0)}, [], "probability must lie in (0, 1]"),
         (
             {},
             ["--objective", "softmax"],

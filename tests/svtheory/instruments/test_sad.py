@@ -200,7 +200,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_first_query_counts_where_it_sees_other_keys(causal, tmp_path):
     rng = np.random.default_rng(0)
     W_Q, W_K = rng.normal(size=(2, 1, 1, H, D)).astype(np.float32)
@@ -229,13 +229,15 @@ def test_the_first_query_counts_where_it_sees_other_keys(causal, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weights", "positions", "match"), [(1, 1, "at least 2 positions"), (1e25, 3, "float32 holds")]
+    ("weights", "positions", "match"), [(1, 1, "at least 2 positions"), (1e25, T, "float32 holds")]
 )
 def test_heads_without_decisions_are_refused_in_a_sentence(weights, positions, match, tmp_path, capsys):
+    """Of the size of the test before, whose compiled programs serve."""
     rng = np.random.default_rng(0)
     W = (weights * rng.normal(size=(1, 1, H, D))).astype(np.float32)
-    tokens = rng.normal(size=(1, 2, positions, D)).astype(np.float32)
-    save_heads(tmp_path / "given.safetensors", HeadBundle(W, W, attn_in=tokens))
+    tokens = rng.normal(size=(1, 3, positions, D)).astype(np.float32)
+    said = {"causal": str(positions == 1), "score_divisor": "1"}
+    save_heads(tmp_path / "given.safetensors", HeadBundle(W, W, attn_in=tokens, metadata=said))
     with pytest.raises(SystemExit):
         run(tmp_path / "given.safetensors", tmp_path, "--draws", "19")
     assert match in capsys.readouterr().err

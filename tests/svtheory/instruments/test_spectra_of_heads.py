@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,8 +19,10 @@ from svtheory import (
     save_heads,
 )
 from svtheory.heads.bundles import MODELS
+from svtheory.instruments import spectra
 from svtheory.instruments.command import run as command
 from svtheory.instruments.moments import layer_moments
+from svtheory.instruments.survey import by_head
 from svtheory.instruments.token_bounds import token_bounds
 from svtheory.prediction import training_condition_number
 
@@ -31,6 +34,13 @@ real_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no trained heads 
 def run(bundle, out, *options):
     with jax.numpy_rank_promotion("raise"):
         return command("spectra", [str(bundle), "--out", str(out), *SMALL, *options])
+
+
+def read(bundle):
+    """What the command says of a bundle, without its folder and figures."""
+    with jax.numpy_rank_promotion("raise"):
+        found = spectra.survey(bundle, spectra.Settings(resamples=8, gaussians=8))
+    return SimpleNamespace(results=found, rows=by_head(spectra.rows(found)), summary=spectra.summary(found))
 
 
 def factors(values, seed):
@@ -174,10 +184,9 @@ def test_the_run_folder(with_inputs):
     assert outcome.rows[0]["directions named"] == "4 of 4"
 
 
-def test_directions_without_a_gap_are_never_given(tmp_path):
+def test_directions_without_a_gap_are_never_given():
     """Equal values fix only a subspace; a gap below rounding names nothing."""
-    save_heads(tmp_path / "a.safetensors", bundle((4.0, 2.0, 2.0, 1e-7)))
-    outcome = run(tmp_path / "a.safetensors", tmp_path)
+    outcome = read(bundle((4.0, 2.0, 2.0, 1e-7)))
     assert outcome.results.named.values[0, 0, 0].tolist() == [True, False, False, False]
     for vectors in (outcome.results.query_pattern, outcome.results.key_probe):
         assert np.isnan(vectors.values).all(axis=3)[0, 0, 0].tolist() == [False, True, True, True]
@@ -198,20 +207,18 @@ def test_coarser_weights_name_less(tmp_path):
     assert single.results.named.values.all()
 
 
-def test_scores_are_divided_layer_by_layer(tmp_path):
+def test_scores_are_divided_layer_by_layer():
     by_layer = ", ".join(str(2.0**layer) for layer in range(LAYERS))
-    save_heads(tmp_path / "a.safetensors", bundle(metadata={"score_divisor": by_layer}))
-    save_heads(tmp_path / "b.safetensors", bundle(metadata={"score_divisor": "1"}))
-    found, one = (run(tmp_path / f"{n}.safetensors", tmp_path / n).results.largest_score.values for n in "ab")
+    found, one = (
+        read(bundle(metadata={"score_divisor": given})).results.largest_score.values for given in (by_layer, "1")
+    )
     np.testing.assert_allclose(found, one / 2.0 ** np.arange(LAYERS)[:, None], rtol=1e-6)
 
 
-def test_numerically_zero_is_a_matter_of_scores(tmp_path):
+def test_numerically_zero_is_a_matter_of_scores():
     """sigma_1 = 1e-8: zero for unit inputs, not for inputs of norm 100; never a direction."""
     tiny = bundle((1e-8, 5e-9, 2e-9, 1e-9))
-    save_heads(tmp_path / "unit.safetensors", tiny)
-    save_heads(tmp_path / "large.safetensors", HeadBundle(tiny.W_Q, tiny.W_K, attn_in=30 * tokens(2.0)))
-    unit, large = (run(tmp_path / f"{name}.safetensors", tmp_path / name) for name in ("unit", "large"))
+    unit, large = read(tiny), read(HeadBundle(tiny.W_Q, tiny.W_K, attn_in=30 * tokens(2.0)))
     assert unit.summary["heads_numerically_zero"] == LAYERS * HEADS
     assert {row["directions named"] for row in unit.rows} == {"none: numerically zero"}
     assert np.isnan(unit.results.query_pattern).all()
@@ -228,21 +235,19 @@ def test_a_zero_matrix(tmp_path):
     assert run(tmp_path / "a.safetensors", tmp_path).summary["heads_numerically_zero"] == LAYERS * HEADS
 
 
-def test_tokens_on_a_subspace_have_the_condition_number_of_their_range(tmp_path):
+def test_tokens_on_a_subspace_have_the_condition_number_of_their_range():
     flat = tokens(20.0)
     flat[..., -1] = flat[..., 0]
-    save_heads(tmp_path / "a.safetensors", bundle(attn_in=flat))
-    condition = run(tmp_path / "a.safetensors", tmp_path).results.condition.sel(layer=0, side="key")
+    condition = read(bundle(attn_in=flat)).results.condition.sel(layer=0, side="key")
     values = np.linalg.eigvalsh(np.cov(flat[0].reshape(-1, D).T.astype(float)))
     assert float(condition) == pytest.approx(values[-1] / values[1], rel=1e-3)
 
 
-def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head(tmp_path):
+def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head():
     """All heads of layer 0 have one, in layer 1 only the last."""
     b_Q = np.zeros((LAYERS, HEADS, H), np.float32)
     b_Q[0, :, 1] = b_Q[1, -1, 0] = 0.1
-    save_heads(tmp_path / "a.safetensors", bundle(attn_in=tokens(20.0), b_Q=b_Q))
-    outcome = run(tmp_path / "a.safetensors", tmp_path)
+    outcome = read(bundle(attn_in=tokens(20.0), b_Q=b_Q))
     condition = outcome.results.condition
     assert outcome.results.centred.values.tolist() == [[True, True], [False, True]]
     assert condition.sel(layer=0, side="query") == condition.sel(layer=0, side="key")
@@ -251,13 +256,12 @@ def test_a_query_bias_that_is_not_zero_centres_the_queries_of_its_head(tmp_path)
     assert same == {(i, j): bool(b_Q[i, j].any()) for i in range(LAYERS) for j in range(HEADS)}
 
 
-def test_a_bound_below_chance_is_called_so(tmp_path):
-    read = tokens(20.0)
-    read[1, ..., 0] *= 1000
-    save_heads(tmp_path / "a.safetensors", bundle(attn_in=read))
-    outcome = run(tmp_path / "a.safetensors", tmp_path)
+def test_a_bound_below_chance_is_called_so():
+    inputs = tokens(20.0)
+    inputs[1, ..., 0] *= 1000
+    outcome = read(bundle(attn_in=inputs))
     expected = set()
-    for layer, flat in enumerate(read.reshape(LAYERS, -1, D).astype(float)):
+    for layer, flat in enumerate(inputs.reshape(LAYERS, -1, D).astype(float)):
         for side, moment in (("query", flat.T @ flat / len(flat)), ("key", np.cov(flat.T, bias=True))):
             m, *_, L = np.linalg.eigvalsh(moment)
             if 2 * np.sqrt(L / m) / (1 + L / m) < chance_alignment(D):
@@ -293,8 +297,8 @@ def test_all_heads_of_tinystories(tmp_path):
 
 
 @real_models
-def test_a_head_that_decayed_is_zero_and_no_direction(tmp_path):
-    outcome = run("modadd59_p99zdpze5l", tmp_path)
+def test_a_head_that_decayed_is_zero_and_no_direction():
+    outcome = read(load_heads(MODELS / "modadd59_p99zdpze5l.safetensors"))
     assert outcome.summary["heads_numerically_zero"] == outcome.summary["heads"] == 4
     assert outcome.summary["directions_named"] == 0
     assert {row["directions named"] for row in outcome.rows} == {"none: numerically zero"}
@@ -303,15 +307,15 @@ def test_a_head_that_decayed_is_zero_and_no_direction(tmp_path):
 
 
 @real_models
-def test_a_head_of_rank_one(tmp_path):
-    outcome = run("modadd59_l8k1hzciux", tmp_path)
+def test_a_head_of_rank_one():
+    outcome = read(load_heads(MODELS / "modadd59_l8k1hzciux.safetensors"))
     assert {(row["rank"], row["directions named"]) for row in outcome.rows} == {(1, "1 of 32")}
     assert all(row["effective rank"] == pytest.approx(1, abs=1e-3) for row in outcome.rows)
 
 
 @real_models
-def test_an_induction_head_names_its_strong_directions_only(tmp_path):
-    named = run(MODELS / "induction_ft000.safetensors", tmp_path).results.named.sel(reading="raw")
+def test_an_induction_head_names_its_strong_directions_only():
+    named = read(load_heads(MODELS / "induction_ft000.safetensors")).results.named.sel(reading="raw")
     assert named.isel(pair=slice(0, 5)).all()
     assert not named.isel(pair=slice(40, None)).any()
 

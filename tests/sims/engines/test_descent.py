@@ -17,8 +17,10 @@ def product_loss(weights, target):
     return ((jnp.outer(weights["W_Q"], weights["W_K"]) - target) ** 2).sum() / 2
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def two_by_two(start, dtype, members=3):
+@partial(jax.jit, static_argnums=1)
+def two_by_two(start, dtype):
+    """Of one size and number, with as many steps asked for, so that one program of each precision serves all."""
+    members = 8
     keys = jax.random.split(jax.random.key(0), members)
     W = jax.vmap(lambda key: start * jax.random.normal(key, (2, 2), dtype))(keys)
     targets = jnp.tile(jnp.diag(jnp.array([2.0, 1.0], dtype))[None], (members, 1, 1))
@@ -54,7 +56,7 @@ def test_heads_stay_at_the_minimum_that_they_have_reached():
 def test_a_small_start_is_no_minimum(precision, start):
     """The saddle at W = 0 has as small a gradient; the best head of one row keeps the larger value (Eckart, Young)."""
     with jax.enable_x64(precision == 64):
-        weights, keys, targets = two_by_two(start, jnp.dtype(f"float{precision}"), members=8)
+        weights, keys, targets = two_by_two(start, jnp.dtype(f"float{precision}"))
         _, history = descend(product_loss, weights, keys, 300, targets)
     last = history["loss"][-1]
     assert (last < 1).all()  # L-BFGS is slow where the factors differ much in size, in one member of some eight
@@ -64,7 +66,7 @@ def test_a_small_start_is_no_minimum(precision, start):
 def test_a_start_at_the_minimum_stays():
     with jax.enable_x64(True):
         weights, keys, targets = two_by_two(1.0, float)
-        best = jax.tree.map(lambda W: jnp.asarray(np.tile([[2**0.5, 0.0]], (3, 1))), weights)
+        best = jax.tree.map(lambda W: jnp.asarray(np.tile([[2**0.5, 0.0]], (len(W), 1))), weights)
         weights, history = descend(product_loss, best, keys, 300, targets)
     assert np.abs(np.asarray(weights["W_Q"]) - np.asarray(best["W_Q"])).max() < 1e-6
     assert np.allclose(history["loss"], 0.5, rtol=1e-9)
@@ -97,7 +99,7 @@ def test_a_memory_of_rounding_noise_is_not_followed():
 def test_a_loss_that_is_not_finite_at_the_start_stops_the_run():
     weights, keys, targets = two_by_two(1e30, jnp.dtype("float32"))
     with pytest.raises(FloatingPointError, match="is not finite at step 1 of member 0"):
-        descend(product_loss, weights, keys, 5, targets)
+        descend(product_loss, weights, keys, 300, targets)
 
 
 def test_members_that_end_above_their_least_loss_are_reported():

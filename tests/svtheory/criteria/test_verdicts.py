@@ -23,6 +23,11 @@ from svtheory import (
 pytestmark = pytest.mark.usefixtures("double_unless_told_otherwise")
 
 
+def padded(X, columns=N):
+    """With features of zeros, so that tests share a shape and with it a compiled program."""
+    return np.pad(X, ((0, 0), (0, columns - X.shape[1])))
+
+
 def promises(found, side, feature):
     """What the rows about the trained head's singular vectors promise a feature of a side."""
     rows = [
@@ -35,17 +40,19 @@ def promises(found, side, feature):
 
 @given(seeds, st.sampled_from([5.0, 3.0, 1e-3, 1e-6]))
 def test_a_pair_that_a_narrow_head_drops_is_promised_nothing(seed, dropped):
-    """Orthonormal features: the head keeps the stronger pair; what it has of the other is rounding."""
+    """Orthonormal features: the head keeps the two stronger pairs; what it has of the third is rounding."""
     X = np.linalg.qr(np.random.default_rng(seed).normal(size=(D, D)))[0]
-    T = np.asarray(matching(D, D, [0, 1], [1, 0], np.array([5.5, dropped])))
-    found = conditions(Scenario(X, X, T, head_dim=1))
+    T = np.asarray(matching(N, M, [0, 1, 2], [1, 0, 3], np.array([5.5, dropped, 7])))
+    found = conditions(Scenario(padded(X), padded(X, M), T, head_dim=2))
     for column in found.pairs[:4]:
         assert column[1, 0] == 0
-    for side, kept, lost in (("query", 0, 1), ("key", 1, 0)):
+    for side, kept, lost in (("query", [0, 2], 1), ("key", [1, 3], 0)):
         assert np.isnan(promises(found, side, lost)).all()
         np.testing.assert_allclose(promises(found, side, kept), 1, atol=1e-12)
-        np.testing.assert_allclose(of(found, "T17", side, "fully").margin[np.array([kept, lost])], [0, 1], atol=1e-12)
-    wanted = "the singular vectors of 1 pair are features exactly; no singular vectors can be named for 1 pair; chance"
+        np.testing.assert_allclose(
+            of(found, "T17", side, "fully").margin[np.array([*kept, lost])], [0, 0, 1], atol=1e-12
+        )
+    wanted = "the singular vectors of 2 pairs are features exactly; no singular vectors can be named for 1 pair; chance"
     assert found.verdict().startswith(f"Fully trained, {wanted}")
 
 
@@ -68,15 +75,16 @@ def test_near_a_tie_no_promise_exceeds_the_truth(c, gap):
 
 
 def test_equal_strengths_fix_a_plane_and_nothing_in_it():
-    T = np.diag([5.0, 5.0, 0.0])
-    found = conditions(Scenario(np.eye(3), np.eye(3), T))
+    T = np.asarray(matching(N, M, [0, 1], [0, 1], np.array([5.0, 5])))
+    features = np.eye(D, N), np.eye(D, M)
+    found = conditions(Scenario(*features, T))
     assert np.isnan(promises(found, "query", 0)).all()
     np.testing.assert_allclose(found.pairs.query[[0, 1], [0, 1]], 1, rtol=1e-12)
     wanted = "Fully trained, the values of 2 pairs fix only a space of vectors, which holds its features exactly;"
     assert found.verdict().startswith(wanted)
-    T[2, 2] = 1
+    T = np.asarray(matching(N, M, [0, 1, 2], [0, 1, 2], np.array([5.0, 5, 1])))
     wanted = "Fully trained, the singular vectors of 1 pair are features exactly; the values of 2 pairs fix only a"
-    assert conditions(Scenario(np.eye(3), np.eye(3), T)).verdict().startswith(wanted)
+    assert conditions(Scenario(*features, T)).verdict().startswith(wanted)
 
 
 def test_pairs_that_mix_may_share_a_vector_and_the_verdict_says_so():
@@ -160,23 +168,32 @@ def test_a_mean_that_the_head_sees_mixes_patterns_and_is_told():
 
 
 def test_a_tie_at_the_head_dimension_is_no_pair():
-    T = np.asarray(matching(D, D, [0, 1, 2], [0, 1, 2], np.array([5.0, 3.0, 3.0])))
+    T = np.asarray(matching(N, M, [0, 1, 2], [0, 1, 2], np.array([5.0, 3.0, 3.0])))
     X = np.linalg.qr(np.random.default_rng(1).normal(size=(D, D)))[0]
-    found = conditions(Scenario(X, X, T, head_dim=2))
+    found = conditions(Scenario(padded(X), padded(X, M), T, head_dim=2))
     np.testing.assert_allclose(found.pairs.value[[0, 1, 2], [0, 1, 2]], [5, 0, 0], atol=1e-12)
     assert np.isfinite(promises(found, "query", 0)).all()
     assert np.isnan([promises(found, "query", i) for i in (1, 2)]).all()
 
 
-@pytest.mark.parametrize("dim", [2, 768])
+@pytest.mark.parametrize(
+    ("dtype", "dim"),
+    [
+        ("float32", 768),
+        ("float64", D),
+        pytest.param("float32", D, marks=pytest.mark.slow),
+        pytest.param("float64", 768, marks=pytest.mark.slow),
+    ],
+    indirect=["dtype"],
+)
 @pytest.mark.parametrize("tilt", [1e-2, 7.4])
 def test_a_tilt_is_not_exact(dtype, dim, tilt):
     """Two features of a plane whose first is `tilt` degrees from its singular vector: `x~_0` is orthogonal to x_1."""
     angle = np.radians(tilt)
     X = np.zeros((dim, 2))
     X[0], X[1, 1] = [1, np.sin(angle)], np.cos(angle)
-    T = np.asarray(single_pair(2, 2, 0, 0, 1.0), dtype)
-    found = conditions(Scenario(jnp.asarray(X, dtype), jnp.asarray(X, dtype), T, head_dim=1))
+    T = np.asarray(single_pair(N, M, 0, 0, 1.0), dtype)
+    found = conditions(Scenario(jnp.asarray(padded(X), dtype), jnp.asarray(padded(X, M), dtype), T, head_dim=2))
     np.testing.assert_allclose(found.pairs.query_sine[0, 0], np.sin(angle), rtol=1e-2)
     assert "exactly" not in found.verdict()
     assert ("|cos| >= 0.9917" if tilt > 1 else "|cos| >= 1 - 1.5e-08") in found.verdict()
@@ -186,7 +203,8 @@ def test_below_chance_the_verdict_says_so():
     """One feature nearly in the hyperplane of the others' mean direction: the cosines are no more than chance."""
     X = frame(0)
     X[:, 1] = X[:, 0] + 1e-2 * X[:, 1]
-    found = conditions(Scenario(X[:, :4], X[:, :4], np.asarray(single_pair(4, 4, 0, 1, 1.0))))
+    T = np.asarray(single_pair(N, M, 0, 1, 1.0))
+    found = conditions(Scenario(padded(X[:, :4]), padded(X[:, :4], M), T))
     dual = np.linalg.inv(X[:, :4].T)
     least = min(cosine(dual[:, 0], X[:, 0]), cosine(dual[:, 1], X[:, 1]))
     assert least < 0.4

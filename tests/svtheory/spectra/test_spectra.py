@@ -92,17 +92,16 @@ import jax, jax.numpy as jnp, numpy as np
 from svtheory import spectrum
 rng = np.random.default_rng(0)
 heads = [jnp.asarray(rng.normal(size=(144, 64, 768)), jnp.float32) for _ in range(2)]
-along = {"map": lambda q, k: jax.lax.map(lambda head: spectrum(*head), (q, k)), "vmap": jax.vmap(spectrum)}
-s = jax.block_until_ready(jax.jit(along[sys.argv[1]])(*heads))
 exact = np.linalg.svd(np.asarray(heads[0][-1], float).T @ np.asarray(heads[1][-1], float), compute_uv=False)
-assert np.abs(np.asarray(s.values[-1]) - exact[:64]).max() <= 1e-5 * exact[0]
+for along in (lambda q, k: jax.lax.map(lambda head: spectrum(*head), (q, k)), jax.vmap(spectrum)):
+    s = jax.block_until_ready(jax.jit(along)(*heads))
+    assert np.abs(np.asarray(s.values[-1]) - exact[:64]).max() <= 1e-5 * exact[0]
 """
 
 
-@pytest.mark.parametrize("along", ["map", "vmap"])
-def test_all_heads_of_a_model_without_a_hang(along):
-    """Two batched factorisations at once were seen to wait for each other for ever on two cores."""
-    subprocess.run([sys.executable, "-c", MANY_HEADS, along], check=True, timeout=120)
+def test_all_heads_of_a_model_without_a_hang():
+    """One after the other and batched: two batches of factorisations were seen to wait for each other for ever."""
+    subprocess.run([sys.executable, "-c", MANY_HEADS], check=True, timeout=240)
 
 
 @pytest.mark.parametrize("size", [1e-18, 1e-10, 1e10, 1e18])

@@ -1,7 +1,8 @@
 """Contrastive covariance against its definition, pair by pair, and what it recovers of heads made to match."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,16 +41,17 @@ def test_what_it_recovers_by_the_definition():
     other[:, N:, N:6] = np.eye(N) * 2
     Q = np.linalg.qr(rng.normal(size=(H, H)))[0]
     with jax.enable_x64(True):
+        given, layout = stacked([f], [g], [np.eye(N)[None]])
+        asked = jax.jit(partial(ask, layout=layout, centre_query=True))(x, y, given)
+        seen, found_of = (jax.jit(function) for function in (as_seen, partial(recovered, jax.random.key(0), 200)))
         for W in (Q @ matched, Q @ (matched + other)):
-            given, layout = stacked([f], [g], [np.eye(N)[None]])
-            asked = ask(jnp.asarray(x), jnp.asarray(y), given, layout, True)
             contrast = contrastive_covariance(x @ W[0].T, f, y @ W[1].T, g, np.eye(N))
-            found = recovered(jax.random.key(0), 200, contrast, tuple(map(jnp.asarray, W)), asked)
+            found = jax.tree.map(np.asarray, found_of(contrast, tuple(W), asked))
             U, values, Vt = np.linalg.svd(np.asarray(contrast))
             k = 1 + int(np.searchsorted(np.cumsum(values**2) / (values**2).sum(), 0.99))
             assert found.size == k
-            whole = np.asarray(as_seen(*map(jnp.asarray, W), asked)[1])
-            kept = np.asarray(as_seen(W[0], U[:, :k] @ U[:, :k].T @ Vt[:k].T @ Vt[:k] @ W[1], asked)[1])
+            whole = np.asarray(seen(*W, asked)[1])
+            kept = np.asarray(seen(W[0], U[:, :k] @ U[:, :k].T @ Vt[:k].T @ Vt[:k] @ W[1], asked)[1])
             expected = (whole * kept).sum() / np.linalg.norm(whole) / np.linalg.norm(kept)
             np.testing.assert_allclose(found.cosine, expected, rtol=1e-6)
             # of k random directions a side, some share of the head

@@ -30,19 +30,25 @@ def made(rng, values=None):
     return Head(*(jnp.asarray(root[:, None] * W.T, np.float32) for W in (U, V)))
 
 
+@jax.jit
+def sparseness_of(d):
+    return treves_rolls(relative_attention(d))
+
+
 def test_means_are_those_of_the_leading_terms():
     rng = np.random.default_rng(0)
     values = np.linspace(2, 1, K)
     x = jnp.asarray(rng.normal(size=(T, D)), np.float32)
     d = decompose(made(rng, values), x, x, jnp.zeros(T, int))
     common, independent = (rotation_null(d, jax.random.key(0), 200, kind) for kind in ("common", "independent"))
-    np.testing.assert_allclose(common.sparseness[1:], treves_rolls(relative_attention(d))[1:])
-    a, z = d.query, d.relative_key()
-    rho = (a * z).sum(axis=1) / jnp.linalg.norm(a, axis=1) / jnp.where(jnp.arange(T) > 0, jnp.linalg.norm(z, axis=1), 1)
+    np.testing.assert_allclose(np.asarray(common.sparseness)[1:], np.asarray(sparseness_of(d))[1:])
+    a, z = np.asarray(d.query), np.asarray(jax.jit(lambda d: d.relative_key())(d))
+    rho = (a * z).sum(axis=1) / np.linalg.norm(a, axis=1) / np.where(np.arange(T) > 0, np.linalg.norm(z, axis=1), 1)
     # the leading terms are exceeded by about 4 parts in K, and 3 in the effective number
-    expected = common_rotation_sparseness(rho)[1:] * (1 + 4 / K)
+    expected = np.asarray(jax.jit(common_rotation_sparseness)(rho))[1:] * (1 + 4 / K)
+    common, independent = (jax.tree.map(np.asarray, null) for null in (common, independent))
     np.testing.assert_allclose(common.null_sparseness[1:], expected, rtol=0.06)
-    leading = independent_rotation_sparseness(jnp.asarray(values))
+    leading = jax.tree.map(np.asarray, jax.jit(independent_rotation_sparseness)(values))
     np.testing.assert_allclose(
         independent.null_sparseness[1:], leading.sparseness * (1 + 3 / leading.effective_number), rtol=0.06
     )
@@ -101,7 +107,7 @@ def test_gaussian_inputs_have_the_moments_and_choose_their_key():
     x = jnp.asarray(0.3 + rng.exponential(size=(5, T, D)) * np.geomspace(1, 0.1, D), np.float32)
     d = decompose(made(rng, values), x, x, None)
     found = rotation_null(d, jax.random.key(0), 400, "gaussian")
-    np.testing.assert_allclose(found.sparseness[:, 1:], treves_rolls(relative_attention(d))[:, 1:])
+    np.testing.assert_allclose(np.asarray(found.sparseness)[:, 1:], np.asarray(sparseness_of(d))[:, 1:])
     sides = [np.asarray(side, float).reshape(-1, K) for side in (d.query, d.keys)]
 
     def drawn():

@@ -147,7 +147,14 @@ def value_and_slope(energy, D, v, g):
     return jax.value_and_grad(lambda v: energy(unit(v.reshape(D, -1)), g))(v)
 
 
-@pytest.mark.parametrize(("N", "D", "energy"), [*((*size, phase_energy) for size in SIZES), (20, 10, adaptive_energy)])
+@pytest.mark.parametrize(
+    ("N", "D", "energy"),
+    [
+        *((*size, phase_energy) for size in SIZES[::2]),  # below, at and above 2 D
+        (20, 10, adaptive_energy),
+        *(pytest.param(*size, phase_energy, marks=pytest.mark.slow) for size in SIZES[1::2]),
+    ],
+)
 def test_second_order_stationarity_flips_at_the_threshold(N, D, energy):
     """By the Hessian on unit features; its lowest eigenvalue is `2 (g - g_c)` below the threshold, and 0 above."""
     W = orthogonalised_features(N, D)

@@ -46,8 +46,18 @@ def direct_scores(h, x):
     return q @ k.T
 
 
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("rotary", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "biased", "rotary"),
+    [
+        *(("float32", biased, rotary) for biased in (True, False) for rotary in (True, False)),
+        ("float64", True, True),
+        *(
+            pytest.param("float64", *kind, marks=pytest.mark.slow)
+            for kind in ((True, False), (False, True), (False,) * 2)
+        ),
+    ],
+    indirect=["dtype"],
+)
 def test_terms_sum_to_the_score_in_every_convention(dtype, biased, rotary):
     h, x = head(dtype, biased=biased, rotary=rotary), tokens(dtype, T)
     expected = direct_scores(h, x)

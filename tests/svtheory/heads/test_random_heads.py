@@ -71,8 +71,14 @@ def roots(x, centre):
     return E * np.sqrt(values) @ E.T, E / np.sqrt(values) @ E.T, mean
 
 
-@pytest.mark.parametrize("given", [None, np.arange(T) // 2])
-@pytest.mark.parametrize(("bias", "rotary"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("bias", "rotary", "given"),
+    [
+        *((bias, rotary, None) for bias in (False, True) for rotary in (False, True)),
+        *((both, both, np.arange(T) // 2) for both in (False, True)),
+        *(pytest.param(bias, not bias, np.arange(T) // 2, marks=pytest.mark.slow) for bias in (False, True)),
+    ],
+)
 def test_random_heads_are_those_of_the_definition(bias, rotary, given):
     """Means over rotations of D x D matrices in numpy, and over draws, agree within their standard errors."""
     rng = np.random.default_rng(0)
@@ -262,7 +268,7 @@ def test_sparseness_is_that_of_the_decomposition(dtype):
     assert {x.dtype for x in found} == {dtype}
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_heads_read_together_are_tested_as_each_alone(rotary):
     rng = np.random.default_rng(6)
     heads = jax.tree.map(lambda *x: np.stack(x), *(some_head(rng, bias=True, rotary=rotary) for _ in range(3)))

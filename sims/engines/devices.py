@@ -21,7 +21,7 @@ from svtheory.reports import memory
 
 MEMBERS = PartitionSpec("members")
 ADDRESS = r"([^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}"
-CACHE = 1_000_000  # bytes of one array, of several that a step holds, that a core keeps at hand
+CACHE = 200_000  # bytes of one array, of a dozen that a step holds, that a core keeps at hand
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,17 @@ def max_bytes() -> float:
     return 1e9 * _used.get().max_memory
 
 
-def check_memory(needed: float, over: Mesh, what: str = "training", remedy: str = "--max-memory makes waves") -> None:
-    """Raise InputError where CPU devices are to take more bytes each than there are: an allocation would not say so."""
-    free = memory.available() / over.size
-    if over.devices.flat[0].platform == "cpu" and needed > free:
+def check_memory(
+    needed: float, over: Mesh, held: Any, what: str = "training", remedy: str = "--max-memory makes waves"
+) -> None:
+    """Raise InputError where CPU devices are to take more bytes each than there are: an allocation would not say so.
+
+    Of what is needed, the arrays `held` are there already, split among the devices.
+    """
+    room = (memory.available() + sum(x.nbytes for x in jax.tree.leaves(held))) / over.size
+    if over.devices.flat[0].platform == "cpu" and needed > room:
         got = f"{needed / 1e9:.3g} GB; {remedy}"
-        raise InputError(f"{what} must fit into {free / 1e9:.3g} GB of memory a device, got {got}")
+        raise InputError(f"{what} must fit into {room / 1e9:.3g} GB of memory a device, got {got}")
 
 
 def samples_at_once() -> int | None:
@@ -152,7 +157,7 @@ def each(function: Callable[..., Any], *stacked: Any) -> Any:
     run = jax.shard_map(of_core, mesh=cores, in_specs=MEMBERS, out_specs=MEMBERS, check_vma=False)
     placed = spread(stacked, cores)
     program = jax.jit(run).lower(placed).compile()
-    check_memory(bytes_of(program), cores, "what is read of each member", "ask for smaller sizes")
+    check_memory(bytes_of(program), cores, placed, "what is read of each member", "ask for smaller sizes")
     return first_of(jax.tree.map(np.asarray, program(placed)), size)
 
 

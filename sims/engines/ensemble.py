@@ -167,7 +167,7 @@ def _wave(
         done, members = _restore(saved, members, keys, history)
         members = devices.spread(members, mesh)  # a copy, which is donated: the caller's arrays stay
         needed = program.needed(members, keys, given)
-        devices.check_memory(needed, mesh)
+        devices.check_memory(needed, mesh, (members, keys, given))
         show(done, f"{needed / 1e6:.0f} MB a device")
         for start, stop in program.chunks(done):
             began = time.perf_counter()

@@ -48,7 +48,8 @@ def read_course(scenario: Scenario, flows: dict[str, Array]) -> dict[str, Array]
 
 def by_progress(scenario: Scenario, omega: Array) -> Array:
     """Mean over sides of |cos| of leading vectors with features 0 along Omega (R, D, D), by progress; NaN beyond it."""
-    U, _, Vt = jnp.linalg.svd(omega)
+    # one after the other: batches of factorisations on two devices of a small CPU can wait for one another forever
+    U, _, Vt = jax.lax.map(jnp.linalg.svd, omega)
     left = alignment(U[:, :, 0].T, scenario.query_features[:, :1])[:, 0]
     right = alignment(Vt[:, 0].T, scenario.key_features[:, :1])[:, 0]
     return at_progress(scenario, omega, (left + right) / 2)

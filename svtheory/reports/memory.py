@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -15,11 +15,18 @@ import numpy as np
 from svtheory.checks import InputError
 
 SPARED = 0.8  # of what is free a run may ask for so much: the rest moves with what others do
+ROOT = Path("/")
+# where control groups lie, by the controller that Linux names of them (none since version 2), the files of their limit
+# and their use, and the part of that use which gives way: pages of files that nobody has read lately
+GROUPS = {
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+}
 
 
 def available() -> float:
-    """Bytes of memory that a run may ask for now; endlessly many where the system does not say."""
-    return SPARED * _told("MemAvailable") or np.inf
+    """Bytes that a run may ask for now, of the machine and its container; endlessly many where Linux says of none."""
+    return SPARED * min([_told("MemAvailable") or np.inf, *(limit - used for limit, used in _groups())])
 
 
 def check_arrays(options: Any, free: float | None = None) -> None:
@@ -47,7 +54,7 @@ def _size(options: Any, name: str) -> float:
 
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
-    """Let the process hold no more than the machine has, in this block: Linux gives more, and kills who uses it.
+    """Let the process hold no more than its machine or container has in this block: Linux kills who uses more.
 
     What asks for more gets an error (`sentence_errors`). Drivers of accelerators set aside addresses that nobody uses,
     so that there is a limit only where jax computes on the CPU.
@@ -59,7 +66,7 @@ def limited() -> Iterator[None]:
     import resource  # which Windows lacks
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(there + _told("SwapTotal"))
+    limit = int(min([there + _told("SwapTotal"), *(limit for limit, _ in _groups())]))
     resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
     try:
         yield
@@ -67,8 +74,25 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def _groups() -> Iterator[tuple[float, float]]:
+    """Limit and use in bytes of each control group, of containers or batch jobs, that this process counts in."""
+    for controllers, path in re.findall(r"^\d+:([^:]*):/(.*)$", _read("proc/self/cgroup"), re.M):
+        for top, limit, used, cache in (GROUPS[name] for name in controllers.split(",") if name in GROUPS):
+            for folder in (PurePosixPath(top, path), *PurePosixPath(top, path).parents):
+                # a container sees its own group at the top, wherever the host has it
+                if re.fullmatch(r"\d+\n?", most := _read(folder / limit)):  # not "max"
+                    idle = re.search(rf"^{cache} (\d+)", _read(folder / "memory.stat"), re.M)
+                    yield float(most), float(_read(folder / used) or 0) - (float(idle[1]) if idle else 0)
+
+
 def _told(name: str) -> float:
     """Bytes of which Linux says this in its file on memory; 0 where there is none."""
-    path = Path("/proc/meminfo")
-    found = re.search(rf"{name}:\s+(\d+) kB", path.read_text()) if path.exists() else None
+    found = re.search(rf"{name}:\s+(\d+) kB", _read("proc/meminfo"))
     return 1024 * float(found[1]) if found else 0.0
+
+
+def _read(path: str | PurePosixPath) -> str:
+    """A file of Linux about itself; nothing where there is none."""
+    with contextlib.suppress(OSError):
+        return (ROOT / path).read_text()
+    return ""

@@ -25,6 +25,7 @@ from svtheory.checks import InputError
 from svtheory.reports.plotting import STYLE
 
 REMEDY = "give another --out or remove it"
+CONTINUES = "the same command takes the run up again"
 # what trains heads need not be there
 PACKAGES = ("svtheory", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 # attributes of netCDF's own
@@ -97,6 +98,8 @@ def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path
                 _remove_empty(created)
             raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(CONTINUES)
             with suppress(OSError):
                 write_json(manifest, content | {"status": "stopped", "reason": type(error).__name__})
             raise

@@ -118,8 +118,8 @@ def test_an_experiment_of_two_processes(tmp_path):
 def test_how_many_members_go_together():
     """On a CPU as many as a core's cache holds, a number that divides them if there is one; at least one."""
     over = Mesh(np.array(jax.devices("cpu")[:1]), ("members",))
-    assert [together(size, 64, over) for size in (1, 184_320, 300_000, 10**9)] == [64, 4, 2, 1]
-    assert together(100_000, 31, over) == 10
+    assert [together(size, 64, over) for size in (1, 46_080, 90_000, 10**9)] == [64, 4, 2, 1]
+    assert together(20_000, 31, over) == 10
     assert together(0, 8, over) == 8
 
 
@@ -129,11 +129,11 @@ def test_no_more_devices_than_members():
 
 def test_memory_is_asked_for_before_it_is_taken():
     over = mesh(1)
-    check_memory(1e6, over)
+    check_memory(1e6, over, ())
     with pytest.raises(
         InputError, match=r"^training must fit into \S+ GB of memory a device, got 1e\+06 GB; --max-memory"
     ):
-        check_memory(1e15, over)
+        check_memory(1e15, over, ())
 
 
 def test_what_is_read_of_members_and_what_is_noted_of_them_must_fit(monkeypatch):
@@ -148,6 +148,26 @@ def test_what_is_read_of_members_and_what_is_noted_of_them_must_fit(monkeypatch)
     sentence = r"^the history of 900000 steps must fit into 0\.001 GB of memory, got 0\.0072 GB$"
     with pytest.raises(InputError, match=sentence):  # two members and a float32 of each
         train(lambda x, key: (x, {"length": x.sum()}), members, keys, 900_000)
+
+
+@pytest.mark.parametrize("taken", [6_000_000, 2_000_000])
+def test_what_is_held_is_not_asked_for_again(monkeypatch, taken):
+    """Programs that take `taken` bytes besides 8 MB of arguments are run where 4 MB are free, if these are enough."""
+    member, keys = np.ones((1, taken // 4), np.float32), jax.random.split(jax.random.key(0), 1)
+    read = np.ones((1, (8_000_000 - member.nbytes) // 4), np.float32)
+    monkeypatch.setattr(memory, "available", lambda: 4e6)
+
+    def shifted(x, key, read):  # in place, but for a copy that the loop makes
+        return x + 1, {"sum": read.sum()}
+
+    def trained():
+        return train(shifted, member, keys, 2, read)[0]
+
+    if taken > 4e6:
+        with pytest.raises(InputError, match=r"must fit into 0.012 GB of memory a device, got 0\.01\d+ GB"):
+            trained()
+    else:
+        assert (trained() == 3).all()
 
 
 def test_waves_change_nothing(tmp_path):

@@ -5,6 +5,7 @@ import resource
 import sys
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
 
@@ -54,3 +55,60 @@ def test_more_memory_than_the_machine_has_is_an_error_within_a_run_alone():
         with pytest.raises(MemoryError):  # in parts, each of which Linux would give
             _ = [np.empty(limit // 4, np.uint8) for _ in range(5)]
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+MACHINE = {"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\nSwapTotal: 1000000 kB\n"}
+SECOND, FIRST = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+
+
+def group(folder: str, limit: str, used: int, idle: int) -> dict[str, str]:
+    """Files of a control group, of whichever version the folder is."""
+    first = folder.startswith(FIRST)
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if first else ("memory.max", "memory.current")
+    stat = f"inactive_file {0 if first else idle}\nactive_file 77\n" + f"total_inactive_file {idle}\n" * first
+    return {
+        f"{folder}/{name}": text for name, text in zip((*names, "memory.stat"), (limit, f"{used}\n", stat), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "free", "most"),
+    [
+        ({}, 8_192_000_000, 17_408_000_000),  # no groups
+        ({"proc/self/cgroup": "0::/job\n"} | group(f"{SECOND}/job", "max\n", 1, 0), 8_192_000_000, 17_408_000_000),
+        # a container's own group lies at the top: version 2, and version 1, which names where the host has it
+        ({"proc/self/cgroup": "0::/\n"} | group(SECOND, "4000\n", 3000, 500), 1500, 4000),
+        ({"proc/self/cgroup": "4:memory:/docker/af\n0::/\n"} | group(FIRST, "4000\n", 3000, 500), 1500, 4000),
+        ({"proc/self/cgroup": "3:cpu,memory:/a\n"} | group(f"{FIRST}/a", "4000\n", 3000, 500), 1500, 4000),
+        # groups within groups: the least room need not be where the least limit is
+        (
+            {"proc/self/cgroup": "0::/jobs/one\n"}
+            | group(f"{SECOND}/jobs/one", "4000\n", 1000, 0)
+            | group(f"{SECOND}/jobs", "9000\n", 7500, 300)
+            | group(f"{SECOND}/other", "10\n", 10, 0),
+            1800,
+            4000,
+        ),
+        # no limit, as version 1 writes it, and another controller's group
+        ({"proc/self/cgroup": "4:memory:/\n"} | group(FIRST, f"{2**63 - 4096}\n", 1, 0), 8_192_000_000, 17_408_000_000),
+        ({"proc/self/cgroup": "4:pids:/\n"} | group(FIRST, "10\n", 1, 0), 8_192_000_000, 17_408_000_000),
+    ],
+)
+def test_a_container_has_no_more_than_its_limit(tmp_path, monkeypatch, files, free, most):
+    for name, text in (MACHINE | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.available() == memory.SPARED * free
+    asked = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits[0]))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with memory.limited():
+        pass
+    if sys.platform == "linux" and jax.default_backend() == "cpu":
+        assert asked == [most, resource.RLIM_INFINITY]
+
+
+def test_a_system_that_says_nothing_has_no_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.available() == np.inf

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
@@ -154,25 +153,25 @@ def finish(folder: Path, outcome: Outcome, seconds: float) -> None:
         path.write_bytes(storable(outcome.results).to_netcdf(engine="h5netcdf"))
     (folder / "figures").mkdir(exist_ok=True)
     for name, exhibit in outcome.figures.items():
-        _print(exhibit.figure, folder / "figures" / name)
+        _lay_out(exhibit.figure)
+        for kind in ("png", "pdf"):
+            with atomic(folder / "figures" / f"{name}.{kind}") as path:
+                exhibit.figure.savefig(path, format=kind)
     captions = {name: exhibit.caption for name, exhibit in outcome.figures.items()}
     manifest = read_manifest(folder) | {"status": "finished", "wall_time_s": round(seconds, 2), "captions": captions}
     write_json(folder / "manifest.json", manifest)
     _drop(checkpoints(folder))
 
 
-def _print(figure: Figure, stem: Path) -> None:
-    """Write PNG and PDF, laid out once; `savefig` draws a figure twice for each, to lay it out before."""
-    canvas, dpi = figure.canvas, figure.dpi
-    figure.set_dpi(STYLE["savefig.dpi"])
+def _lay_out(figure: Figure) -> None:
+    """Lay a figure out as it will be saved, once: `savefig` would draw it twice for every file."""
     if (layout := figure.get_layout_engine()) is not None:
+        shown = figure.dpi
+        figure.set_dpi(STYLE["savefig.dpi"])
         layout.execute(figure)
-        figure.set_layout_engine("none")
-    for kind, of_kind in {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf}.items():
-        with atomic(stem.with_name(f"{stem.name}.{kind}")) as path:
-            getattr(of_kind(figure), f"print_{kind}")(path)
-    figure.set_canvas(canvas)
-    figure.set_dpi(dpi)
+        figure.set_dpi(shown)
+        with mpl.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
 
 
 def storable(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:

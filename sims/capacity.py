@@ -137,6 +137,7 @@ def _scenario(config: Config, objective: str, kind: Array, number: Array, key: A
 def _read(config: Config, scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Shares of all pairs in the predicted, the trained and the cut-off head, and how far modes H, H + 1 are apart."""
     _, first = _blocks(config.copies)
+    scenario = replace(scenario, weight_decay=0.0)  # known to be 0 while JAX traces: no program for others
     wide = replace(scenario, head_dim=None)
     best, modes = predict(wide), mode_strengths(wide)
     cut = jax.tree.map(lambda leaf: leaf[..., : config.room], best)

@@ -255,6 +255,7 @@ def test_a_head_whose_singular_vectors_are_the_features_is_found(choose):
     assert (found.head_null > found.head_sparseness + 0.05).all()
 
 
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_sparseness_is_that_of_the_decomposition(dtype):
     rng = np.random.default_rng(5)
     head = jax.tree.map(lambda x: np.asarray(x).astype(dtype), some_head(rng, bias=True, rotary=True))

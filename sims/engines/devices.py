@@ -21,7 +21,7 @@ from svtheory.reports import memory
 
 MEMBERS = PartitionSpec("members")
 ADDRESS = r"([^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}"
-CACHE = 1_000_000  # bytes of one array, of several that a step holds, that a core keeps at hand
+CACHE = 200_000  # bytes of one array, of a dozen that a step holds, that a core keeps at hand
 
 
 @dataclass(frozen=True)

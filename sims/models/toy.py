@@ -40,7 +40,19 @@ def between(left: Array, right: Array, f: Array) -> Array:
 
 @jax.custom_vjp
 def inner(a: Array, b: Array) -> Array:
-    """`sum_n a_nb b_njb`, shape (m, B); term by term, for XLA's own sum and its gradient copy `a` m times first."""
+    """`sum_n a_nb b_njb`, shape (m, B); term by term, for XLA's own sum and its gradient copy `a` m times first.
+
+    On a CPU in a loop: written out, the terms become part of the sums that read them, and all b is copied for those.
+    """
+    return jax.lax.platform_dependent(a, b, cpu=_looped, default=_written_out)
+
+
+def _looped(a: Array, b: Array) -> Array:
+    nothing = jnp.zeros(b.shape[1:], b.dtype)
+    return jax.lax.fori_loop(0, len(a), lambda n, total: total + a[n][None] * b[n], nothing)
+
+
+def _written_out(a: Array, b: Array) -> Array:
     return sum((x[None] * y for x, y in zip(a[1:], b[1:], strict=True)), a[0][None] * b[0])
 
 

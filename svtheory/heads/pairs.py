@@ -20,10 +20,10 @@ from jax import Array
 
 from svtheory.checks import InputError, index
 from svtheory.heads.dictionaries import Dictionary, chunks
+from svtheory.heads.read_together import SIDES
 from svtheory.heads.weights import Head, Norm
 from svtheory.numerics import exact_products
 
-SIDES = ("query", "key")
 FACTORS, BIASES = ({"query": f"{name}_Q", "key": f"{name}_K"} for name in "Wb")
 SAME = 1e-3
 """Of its largest entry: how far a stream may be from what was normalised."""

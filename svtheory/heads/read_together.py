@@ -27,6 +27,7 @@ from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products
 
 READINGS = ("raw", "balanced")
+SIDES = ("query", "key")
 
 
 class FramedHead(NamedTuple):

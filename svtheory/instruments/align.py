@@ -47,9 +47,9 @@ from matplotlib.figure import Figure
 
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
+from svtheory.heads.read_together import SIDES
 from svtheory.instruments.aligned import AXES, LEVEL, VARIABLES, compared, nulls
 from svtheory.instruments.dictionaries import EMBEDDING, Place, dictionary, named
-from svtheory.instruments.directions import SIDES
 from svtheory.instruments.labels import labelled
 from svtheory.instruments.sources import Source
 from svtheory.instruments.survey import PLACE, by_head, called, places

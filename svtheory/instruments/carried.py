@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from jax import Array
 
-from svtheory.heads.read_together import READINGS
+from svtheory.heads.read_together import READINGS, SIDES
 from svtheory.instruments.labels import Labels
 from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.balanced import BalancedSpectrum, Root, balanced
@@ -23,7 +23,6 @@ from svtheory.spectra.spectra import Spectrum
 
 CARRYING = 0.9
 """Share of the scores' variance."""
-SIDES = ("query", "key")
 Both = tuple[Spectrum, BalancedSpectrum]
 VARIABLES: Labels = {
     "variance_share": "share of the variance of the head's scores that a raw pair's, or a balanced mode's, term has",

@@ -12,6 +12,7 @@ from jax import Array
 from svtheory.factorisations import symmetric_root
 from svtheory.geometry.arrangements import haar_frame
 from svtheory.geometry.columns import unit_columns
+from svtheory.heads.read_together import SIDES
 from svtheory.heads.weights import Head
 from svtheory.numerics import exact_products, inverse
 from svtheory.spectra.balanced import Root, balanced, moment_root
@@ -20,7 +21,6 @@ from svtheory.spectra.readings import READINGS
 from svtheory.spectra.spectra import Spectrum, spectrum
 from svtheory.spectra.unwhitening import remove_direction, unwhiten
 
-SIDES = ("query", "key")
 ROUND = 50  # random heads drawn at once
 TOGETHER = 2048  # features compared at once: tables of tens of thousands, and copies of them, would be large
 

@@ -13,11 +13,11 @@ from jax import Array
 from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.hypotheses import Hypothesis
+from svtheory.heads.read_together import SIDES
 from svtheory.heads.turned_heads import NULLS
 from svtheory.heads.weights import bilinear
 from svtheory.instruments.beyond_chance import P_VALUES, Part, beyond_chance
 from svtheory.instruments.beyond_chance import VARIABLES as CHANCE_VARIABLES
-from svtheory.instruments.carried import SIDES
 from svtheory.instruments.grades import best, grades, sentence
 from svtheory.instruments.hypothesised import Factors, Reading, side_by_side
 from svtheory.instruments.labels import SCORE, Labels, labelled

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from svtheory.heads.read_together import SIDES
 from svtheory.instruments.beyond_chance import Part
-from svtheory.instruments.carried import SIDES, both_readings, carried
 from svtheory.instruments.carried import VARIABLES as CARRIED_VARIABLES
+from svtheory.instruments.carried import both_readings, carried
 from svtheory.instruments.grades import UNEXPLAINED, best, foremost
 from svtheory.instruments.hypothesised import Reading
 from svtheory.instruments.labels import SCORE, Labels

@@ -13,7 +13,8 @@ from svtheory.checks import InputError
 from svtheory.heads.bundles import HeadBundle
 from svtheory.heads.decomposition import attention, visible_keys
 from svtheory.heads.dictionaries import Dictionary
-from svtheory.heads.pairs import PARTS, SIDES, Reading, Side, parts_of, read_tokens, scores_of, side_of, table_of
+from svtheory.heads.pairs import PARTS, Reading, Side, parts_of, read_tokens, scores_of, side_of, table_of
+from svtheory.heads.read_together import SIDES
 from svtheory.heads.weights import Head
 from svtheory.instruments.labels import Labels
 from svtheory.instruments.survey import PLACE

@@ -14,7 +14,7 @@ import xarray as xr
 
 from svtheory.checkpoints.networks import Network
 from svtheory.heads.bundles import HeadBundle
-from svtheory.heads.read_together import READINGS
+from svtheory.heads.read_together import READINGS, SIDES
 from svtheory.heads.rescaled import without_norms
 from svtheory.instruments import sparser
 from svtheory.instruments.head_modes import reader
@@ -25,7 +25,6 @@ from svtheory.instruments.threads import in_threads
 from svtheory.instruments.weights_out import embedding_table, output_weights, unembedding_tables
 from svtheory.progress import track
 
-SIDES = ("query", "key")
 ENDS = ("top", "bottom")
 DRAWS = 32
 """Random directions behind a chance level."""

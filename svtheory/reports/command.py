@@ -39,8 +39,8 @@ def sentence_errors() -> Iterator[None]:
             yield
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        name = signal.Signals(number).name
-        print(f"stopped by {name}; the same command takes the run up again", file=sys.stderr)
+        sentence = "; ".join([f"stopped by {signal.Signals(number).name}", *getattr(stop, "__notes__", ())])
+        print(sentence, file=sys.stderr)
         raise SystemExit(128 + number) from None
     except OSError as error:
         if error.errno not in UNWRITABLE:

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from svtheory.checks import InputError
 
 REMEDY = "give another --out or remove it"
+CONTINUES = "the same command takes the run up again"
 # what trains heads need not be there
 PACKAGES = ("svtheory", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
 # attributes of netCDF's own
@@ -94,6 +95,8 @@ def started(folder: Path, name: str, config: Any, command: str) -> Iterator[Path
                 _remove_empty(created)
             raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(CONTINUES)
             with suppress(OSError):
                 write_json(manifest, content | {"status": "stopped", "reason": type(error).__name__})
             raise

@@ -19,7 +19,7 @@ TEXT = {
 (anywhere), while it saves and while it writes its results, and stopped by SIGTERM and Ctrl-C, which have to be answered
 by one sentence and a manifest that says so. The same command takes the run up after each. Once it has ended, its
 results, headline figures and images are those of a run that was left alone, bit for bit; otherwise it counts as
-failed. Each is stopped six to twelve times, long ones fewer.""",
+failed. Each is stopped seven to twelve times, long ones fewer.""",
     "faults": """Each fault is refused, in one sentence and before anything is lost, or the run goes on to the results
 of one that was left alone, bit for bit. After what can be mended is mended, the same command ends with these too.""",
     "mutations": """Each mutation of a file is refused by one sentence (InputError), read as before (it says nothing

@@ -9,6 +9,7 @@ import xarray as xr
 
 from sims.lab.command import parse
 from svtheory.checks import InputError
+from svtheory.reports.runs import CONTINUES, write_json
 from tests.torture import kills, mutations
 from tests.torture.commands import COMMANDS
 from tests.torture.processes import Ended
@@ -49,6 +50,14 @@ def test_another_bit_of_a_result_is_seen_and_what_was_timed_is_not_compared(tmp_
 )
 def test_how_a_run_was_stopped_is_judged(tmp_path, kind, code, err, wrong):
     assert len(kills.wrongly(kind, Ended(code, "", err, 1.0), tmp_path, "demo")) == wrong
+
+
+@pytest.mark.parametrize(("err", "wrong"), [("stopped by SIGTERM\n", 0), (f"stopped by SIGTERM; {CONTINUES}\n", 1)])
+def test_a_finished_run_does_not_go_on(tmp_path, err, wrong):
+    folder = tmp_path / "killed" / "demo"
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {"status": "finished"})
+    assert len(kills.wrongly("SIGTERM", Ended(143, "", err, 1.0), tmp_path, "demo")) == wrong
 
 
 def fails(error):

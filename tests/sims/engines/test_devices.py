@@ -148,8 +148,8 @@ def test_an_experiment_of_two_processes(tmp_path):
 def test_how_many_members_go_together():
     """On a CPU as many as a core's cache holds, a number that divides them if there is one; at least one."""
     over = Mesh(np.array(jax.devices("cpu")[:1]), ("members",))
-    assert [together(size, 64, over) for size in (1, 184_320, 300_000, 10**9)] == [64, 4, 2, 1]
-    assert together(100_000, 31, over) == 10
+    assert [together(size, 64, over) for size in (1, 46_080, 90_000, 10**9)] == [64, 4, 2, 1]
+    assert together(20_000, 31, over) == 10
     assert together(0, 8, over) == 8
 
 

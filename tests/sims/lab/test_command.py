@@ -194,6 +194,15 @@ def test_a_signal_is_one_sentence_and_the_manifest_says_so(tmp_path, capsys, req
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_after_the_run_says_nothing_of_taking_it_up(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sims.lab.command.show", lambda *shown: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--out", str(tmp_path)])
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+    assert read_manifest(tmp_path / NAME)["status"] == "finished"
+
+
 def test_a_disk_that_is_full_is_one_sentence_and_leaves_nothing_half_written(tmp_path, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

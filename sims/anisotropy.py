@@ -15,7 +15,7 @@ Rules, set before the run: mean |predicted - measured| cosine at most 0.01, at t
 cosine below the bound by more than 0.001; the constructed frames within 0.001 of it; factors within 0.05 of the filter.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from sims.lab.curves import by_label
 from sims.lab.knobs import matched
 from sims.lab.rules import Rule, judged, standard_error
 from sims.lab.sizes import Frames
-from sims.lab.sweep import Batch, each, grid, sweep
+from sims.lab.sweep import Batch, each, grid, sweep, without_decay
 from svtheory import (
     Scenario,
     Spectrum,
@@ -127,8 +127,8 @@ def _scenario(config: Config, condition: Array, random: Array, key: Array) -> Sc
 
 def _read(scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Cosines of the matched features with the first singular vectors, and of predicted with trained vectors."""
-    predicted = predict(replace(scenario, weight_decay=0.0))  # known to be 0 while JAX traces: no program for others
-    agreement = compare(predicted, trained, (scenario.query_features, scenario.key_features))
+    features = scenario.query_features, scenario.key_features
+    agreement = compare(predict(without_decay(scenario)), trained, features)
     return {
         "predicted": jnp.stack([agreement.predicted_left[0, 0], agreement.predicted_right[0, 0]]),
         "measured": jnp.stack([agreement.measured_left[0, 0], agreement.measured_right[0, 0]]),

@@ -28,7 +28,7 @@ from sims.engines.simulation import Training, simulate_ensemble
 from sims.lab.command import command
 from sims.lab.curves import by_label, with_error
 from sims.lab.sizes import Precise
-from sims.lab.sweep import Batch, each, grid, sweep
+from sims.lab.sweep import Batch, each, grid, sweep, without_decay
 from svtheory import BernoulliUniform, Scenario, Spectrum, matching, mode_strengths, predict
 from svtheory.geometry import antipodal, simplex, tegum
 from svtheory.reports.options import at_least
@@ -137,7 +137,7 @@ def _scenario(config: Config, objective: str, kind: Array, number: Array, key: A
 def _read(config: Config, scenario: Scenario, trained: Spectrum) -> dict[str, Array]:
     """Shares of all pairs in the predicted, the trained and the cut-off head, and how far modes H, H + 1 are apart."""
     _, first = _blocks(config.copies)
-    scenario = replace(scenario, weight_decay=0.0)  # known to be 0 while JAX traces: no program for others
+    scenario = without_decay(scenario)
     wide = replace(scenario, head_dim=None)
     best, modes = predict(wide), mode_strengths(wide)
     cut = jax.tree.map(lambda leaf: leaf[..., : config.room], best)

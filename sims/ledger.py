@@ -17,7 +17,7 @@ Conditions that are not about the vectors of one head on given features have exp
 `phase` (T10), `sad_toy` (T11), `rotary` (T13) and `explain` (T16).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,7 @@ from sims.lab.knobs import D
 from sims.lab.ledger_rows import ROWS, TARGET, TARGETS, Row
 from sims.lab.shortfall import foreseen, is_sampling, mean_z, z_cell, z_values
 from sims.lab.sizes import Precise
-from sims.lab.sweep import Batch, each, grid, sweep
+from sims.lab.sweep import Batch, each, grid, sweep, without_decay
 from svtheory import (
     Law,
     Scenario,
@@ -229,7 +229,7 @@ def _sampled(scenario: Any, trained: Any) -> dict[str, Array]:
     if not isinstance(trained, Sampled):
         none: dict[str, Array] = dict.fromkeys(DRIFTS, jnp.array(jnp.nan))
         return none | dict.fromkeys(("sin2", "leading_cosine"), jnp.full(2, jnp.nan))
-    leading = predict(replace(scenario, weight_decay=0.0))  # known to be 0 while JAX traces: no program for others
+    leading = predict(without_decay(scenario))
     agreement = compare(leading, trained.trained)
     queries = trained.predicted.left[:, 0], trained.drifted, trained.trained.left[:, 0]
     turned = (alignment(u[:, None], leading.left[:, :1])[0, 0] for u in queries)

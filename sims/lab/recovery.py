@@ -1,13 +1,13 @@
 """Recovery: how much of a feature a singular vector shows, before and after unwhitening (T15)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from sims.lab.shortfall import SANDWICH
+from sims.lab.sweep import without_decay
 from svtheory import Law, Scenario, Spectrum, alignment, compare, predict, sampling_error, unwhiten
 from svtheory.spectra.unwhitening import remove_direction
 
@@ -21,7 +21,7 @@ def compared(contexts: int, key: Array, scenario: Scenario, trained: Spectrum) -
     By side, and recoveries by reading, (2, 3); with the `E sin^2` that so many contexts leave a softmax head, by side,
     NaN under the squared objective, which is trained without.
     """
-    prediction = predict(replace(scenario, weight_decay=0.0))  # known to be 0 while JAX traces: no program for others
+    prediction = predict(without_decay(scenario))
     (predicted, seen), (predicted_share, share) = recoveries((prediction, trained), scenario)
     agreement, sin2 = compare(prediction, trained), jnp.full(2, jnp.nan)
     if scenario.objective == "softmax":

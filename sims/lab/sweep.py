@@ -5,6 +5,7 @@ An experiment says what is its own: the cells, how a cell becomes a scenario, ho
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import xarray as xr
 from jax import Array
 
 from sims.engines.devices import each
+from svtheory import Scenario
 
 
 class Batch(NamedTuple):
@@ -29,6 +31,11 @@ class Batch(NamedTuple):
     given: Any
     key: Array
     labels: Mapping[str, Any]
+
+
+def without_decay(scenario: Scenario) -> Scenario:
+    """The same scenario, its weight decay known to be 0 while JAX traces: `predict` compiles nothing for others."""
+    return replace(scenario, weight_decay=0.0)
 
 
 def grid(**axes: Iterable[Any]) -> dict[str, np.ndarray]:

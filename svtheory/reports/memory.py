@@ -26,7 +26,7 @@ GROUPS = {
 
 def available() -> float:
     """Bytes that a run may ask for now, of the machine and its container; endlessly many where Linux says of none."""
-    return SPARED * min([_told("MemAvailable") or np.inf, *(limit - used for limit, used in _groups())])
+    return SPARED * min([_told("MemAvailable") or np.inf, *(max(limit - used, 0) for limit, used in _groups())])
 
 
 def check_arrays(options: Any, free: float | None = None) -> None:
